@@ -1,0 +1,56 @@
+"""jaxode: parameter-shared transformer language models run as neural ODEs over depth, in JAX."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from jaxode.config import Config, DataConfig, DepthConfig, ModelConfig, OptimizerConfig, TrainConfig, UserError
+    from jaxode.depth import Schedule, integrate
+    from jaxode.model import Block, CausalLM, MaskedLM, SequenceClassifier, make_model
+
+_HOMES = {
+    "jaxode.config": (
+        "Config",
+        "DataConfig",
+        "DepthConfig",
+        "ModelConfig",
+        "OptimizerConfig",
+        "TrainConfig",
+        "UserError",
+    ),
+    "jaxode.depth": ("Schedule", "integrate"),
+    "jaxode.model": ("Block", "CausalLM", "MaskedLM", "SequenceClassifier", "make_model"),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__version__ = "0.1.0"
+__all__ = [
+    "Block",
+    "CausalLM",
+    "Config",
+    "DataConfig",
+    "DepthConfig",
+    "MaskedLM",
+    "ModelConfig",
+    "OptimizerConfig",
+    "Schedule",
+    "SequenceClassifier",
+    "TrainConfig",
+    "UserError",
+    "__version__",
+    "integrate",
+    "make_model",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name on first use, so that `import jaxode` is instant and touches no device."""
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'jaxode' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOME_OF[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,432 @@
+"""Every knob of jaxode: frozen dataclasses, read as defaults < TOML file < dotted flags.
+
+Nothing here imports jax, so ``--help`` is instant and a wrong value is refused before any device is touched.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import sys
+import tomllib
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+T = TypeVar("T")
+
+
+class UserError(ValueError):
+    """Something the user can mend: one line that names the field or file, the value, what is allowed, what to do."""
+
+
+def require(condition: bool, message: str) -> None:
+    """Raise `UserError(message)` unless `condition` holds."""
+    if not condition:
+        raise UserError(message)
+
+
+def _at_least(name: str, value: float | int, least: float | int) -> None:
+    require(value >= least, f"{name} = {value}: must be at least {least}")
+
+
+def _in(name: str, value: float, low: float, high: float) -> None:
+    require(low <= value <= high, f"{name} = {value}: must lie in [{low}, {high}]")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """One transformer whose looped part stores `groups` blocks and applies them `steps` times in all."""
+
+    kind: Literal["causal", "masked"] = "causal"
+    """causal: a GPT-like decoder; masked: a BERT-like encoder."""
+    vocab_size: int = 0
+    """V; 0 takes the tokenizer's size."""
+    width: int = 256
+    """D, the width of the residual stream."""
+    heads: int = 4
+    """H, attention heads; each is width / heads wide."""
+    kv_heads: int = 0
+    """Key/value heads for grouped-query attention (a divisor of heads); 0 means heads."""
+    ff_width: int = 0
+    """F, the feed-forward width; 0 means 4 D (gelu, relu) or 8/3 D rounded up to a multiple of 8 (swiglu)."""
+    embedding_width: int = 0
+    """E of the factorised embedding [V, E] [E, D] (ALBERT); 0 means D, without the projection."""
+    length: int = 256
+    """L, the longest sequence in tokens (a hard limit for learned positions)."""
+    steps: int = 12
+    """N, block applications of the looped part at full depth = its interval of depth-time."""
+    sharing: Literal["full", "sequence", "cycle", "none"] = "full"
+    """full: one block; sequence: A A B B; cycle: A B A B; none: N different blocks, each applied once."""
+    groups: int = 1
+    """G, distinct blocks of the looped part for "sequence" and "cycle" (a divisor of steps)."""
+    prelude: int = 0
+    """Unshared blocks before the looped part, each applied once."""
+    coda: int = 0
+    """Unshared blocks after the looped part, each applied once."""
+    norm: Literal["layer", "rms"] = "layer"
+    norm_position: Literal["pre", "post"] = "pre"
+    """pre: x + S(norm x), the residual stream is free; post: norm(x + S(x)), as ALBERT."""
+    feed_forward: Literal["gelu", "gelu_tanh", "relu", "swiglu"] = "gelu_tanh"
+    positions: Literal["rotary", "learned"] = "rotary"
+    rotary_base: float = 10_000.0
+    inject_input: bool = False
+    """Add x(0), through a learned per-channel gate that starts at 0, to the block's input at every step."""
+    dropout: float = 0.0
+    """Probability of dropping a unit of each sublayer's output and of the embedding, in training."""
+    tied: bool = True
+    """Use the embedding matrix as the output head."""
+    output_init: float = 0.0
+    """Factor on the initial output projections of each sublayer; 0 means 1/N for shared, 1/sqrt(2N) for unshared."""
+
+    def __post_init__(self) -> None:
+        for name in ("width", "heads", "length", "steps", "groups"):
+            _at_least(f"model.{name}", getattr(self, name), 1)
+        for name in ("vocab_size", "kv_heads", "ff_width", "embedding_width", "prelude", "coda", "output_init"):
+            _at_least(f"model.{name}", getattr(self, name), 0)
+        _in("model.dropout", self.dropout, 0.0, 0.99)
+        require(self.rotary_base > 0, f"model.rotary_base = {self.rotary_base}: must be positive")
+        require(
+            self.width % self.heads == 0,
+            f"model.width = {self.width} is not divisible by model.heads = {self.heads}: choose a multiple of it",
+        )
+        require(
+            self.kv_heads == 0 or self.heads % self.kv_heads == 0,
+            f"model.kv_heads = {self.kv_heads} does not divide model.heads = {self.heads}: choose a divisor, or 0",
+        )
+        require(
+            self.positions != "rotary" or self.head_width % 2 == 0,
+            f"model.width / model.heads = {self.head_width} is odd: rotary positions need an even head width",
+        )
+        shared = self.sharing in ("sequence", "cycle")
+        require(
+            shared or self.groups == 1,
+            f'model.groups = {self.groups} with model.sharing = "{self.sharing}": they belong to "sequence" or "cycle"',
+        )
+        require(
+            self.steps % self.groups == 0,
+            f"model.groups = {self.groups} does not divide model.steps = {self.steps}: choose a divisor of it",
+        )
+
+    @property
+    def head_width(self) -> int:
+        """K = D / H."""
+        return self.width // self.heads
+
+    @property
+    def num_kv_heads(self) -> int:
+        """Key/value heads after resolving 0."""
+        return self.kv_heads or self.heads
+
+    @property
+    def hidden_width(self) -> int:
+        """F after resolving 0."""
+        if self.ff_width:
+            return self.ff_width
+        return -(-8 * self.width // 24) * 8 if self.feed_forward == "swiglu" else 4 * self.width
+
+    @property
+    def distinct_blocks(self) -> int:
+        """Blocks stored for the looped part."""
+        return self.steps if self.sharing == "none" else self.groups
+
+
+@dataclass(frozen=True)
+class DepthConfig:
+    """How to integrate the looped part over depth. Static: one compilation a value."""
+
+    steps: int | None = None
+    """n, solver steps counted in block applications of a one-stage solver; None means the model's N."""
+    solver: str = "euler"
+    """euler | lie | heun | midpoint | rk4, or tsit5 | dopri5 (adaptive, for analysis)."""
+    schedule: str = "even"
+    """even | unit (truncation: n steps of size 1) | geometric:r (each step r times the last) | step sizes "1,2,4,5"."""
+    adjoint: Literal["recursive", "unroll"] = "recursive"
+    """Backward pass: recursive keeps one state a step and recomputes the block; unroll keeps all (faster, larger)."""
+    tolerance: float = 1e-3
+    """Relative and absolute tolerance of the adaptive solvers."""
+
+    def __post_init__(self) -> None:
+        require(
+            self.steps is None or self.steps >= 1,
+            f"depth.steps = {self.steps}: must be at least 1 (None runs the model's full depth)",
+        )
+        require(self.tolerance > 0, f"depth.tolerance = {self.tolerance}: must be positive")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which text, which tokenizer, how it is packed."""
+
+    corpus: str = "stdlib"
+    """stdlib (embedded) | files | wikitext-2 | books | tinyshakespeare (folders in root) | a TFDS text set by name."""
+    files: str = ""
+    """Glob of text files (.txt .md .py .jsonl, also .gz .xz) for corpus "files"; giving it selects that corpus."""
+    root: str = ""
+    """Folder that holds the named corpora; the variable JAXODE_DATA when empty."""
+    separator: str = ""
+    """A line that ends a document inside a text file; empty: each file is one document."""
+    text_key: str = "text"
+    """Field of a jsonl line or of a TFDS example that holds the text."""
+    valid_fraction: float = 0.05
+    """Share of documents held out for validation where the corpus brings no validation split."""
+    tokenizer: str = "bpe"
+    """bpe (byte-level, trained on the corpus) | bytes | name or folder of a Hugging Face tokenizer."""
+    vocab_size: int = 4096
+    """Size of a trained BPE vocabulary."""
+    document_mask: bool = False
+    """Keep attention within a document of a packed row."""
+    mask_fraction: float = 0.15
+    """Masked models: share of tokens to predict (80% [MASK], 10% random, 10% kept; Devlin et al. 2019, section 3.1)."""
+    cache: str = ""
+    """Folder for prepared corpora and tokenizers; JAXODE_CACHE or ~/.cache/jaxode when empty."""
+
+    def __post_init__(self) -> None:
+        if self.files and self.corpus == "stdlib":
+            object.__setattr__(self, "corpus", "files")
+        require(
+            self.corpus != "files" or bool(self.files), 'data.files is empty: corpus "files" needs a glob of text files'
+        )
+        require(
+            not self.files or self.corpus == "files",
+            f'data.files = "{self.files}" together with data.corpus = "{self.corpus}": give one of them',
+        )
+        require(0.0 < self.valid_fraction <= 0.5, f"data.valid_fraction = {self.valid_fraction}: must lie in (0, 0.5]")
+        require(0.0 < self.mask_fraction < 1.0, f"data.mask_fraction = {self.mask_fraction}: must lie in (0, 1)")
+        require(
+            self.vocab_size >= 300,
+            f"data.vocab_size = {self.vocab_size}: must be at least 300 (256 bytes and the special tokens); "
+            'for raw bytes use data.tokenizer = "bytes"',
+        )
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW with linear warm-up and cosine decay (Loshchilov & Hutter 2019)."""
+
+    learning_rate: float = 2e-3
+    """Peak, reached after warmup updates."""
+    final_fraction: float = 0.1
+    """Learning rate at the last update as a share of the peak."""
+    warmup: int = 100
+    """Updates of linear warm-up."""
+    beta1: float = 0.9
+    beta2: float = 0.98
+    epsilon: float = 1e-8
+    weight_decay: float = 0.1
+    """Decoupled, on matrices only (not on biases, norms and gates)."""
+    clip: float = 1.0
+    """Largest global gradient norm; 0 turns clipping off."""
+
+    def __post_init__(self) -> None:
+        require(self.learning_rate > 0, f"optimizer.learning_rate = {self.learning_rate}: must be positive")
+        _in("optimizer.final_fraction", self.final_fraction, 0.0, 1.0)
+        for name in ("beta1", "beta2"):
+            _in(f"optimizer.{name}", getattr(self, name), 0.0, 0.9999999)
+        for name in ("warmup", "weight_decay", "clip"):
+            _at_least(f"optimizer.{name}", getattr(self, name), 0)
+        require(self.epsilon > 0, f"optimizer.epsilon = {self.epsilon}: must be positive")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """The loop: how long, how large, on what, what to keep."""
+
+    updates: int = 1000
+    """Optimizer updates in all."""
+    batch_size: int = 16
+    """B, rows of L tokens an update, over all devices."""
+    accumulate: int = 1
+    """Micro-batches an update (a divisor of batch_size); the result is that of the large batch."""
+    seed: int = 0
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Type of the block's matmuls; parameters and the residual stream stay float32."""
+    parallel: Literal["jit", "pmap"] = "jit"
+    """jit: one program over a device mesh with shardings; pmap: one replica a device."""
+    devices: int = 0
+    """Devices to use; 0 means all."""
+    log_every: int = 10
+    validate_every: int = 250
+    """Updates between validations; 0 only at the end."""
+    validation_batches: int = 16
+    """Batches of a validation during training; the one at the end reads the whole split."""
+    checkpoint_every: int = 250
+    """Updates between checkpoints (one is always written at the end)."""
+    keep: int = 2
+    """Newest checkpoints to keep."""
+    sweep: bool = True
+    """At the end, measure the validation loss at N, N/2, N/3, N/4 steps: a table, sweep.csv, sweep.png."""
+    tensorboard: bool = False
+    wandb: str = ""
+    """Weights & Biases project; empty turns it off."""
+
+    def __post_init__(self) -> None:
+        for name in (
+            "updates",
+            "batch_size",
+            "accumulate",
+            "log_every",
+            "validation_batches",
+            "checkpoint_every",
+            "keep",
+        ):
+            _at_least(f"train.{name}", getattr(self, name), 1)
+        for name in ("devices", "validate_every", "seed"):
+            _at_least(f"train.{name}", getattr(self, name), 0)
+        require(
+            self.batch_size % self.accumulate == 0,
+            f"train.batch_size = {self.batch_size} is not divisible by train.accumulate = {self.accumulate}: "
+            "choose a divisor",
+        )
+
+
+@dataclass(frozen=True)
+class Config:
+    """A training run."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    depth: DepthConfig = field(default_factory=DepthConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    out: str = ""
+    """Run folder; runs/DATE-TIME when empty."""
+    resume: bool = False
+    """Continue the run in `out` from its newest checkpoint."""
+
+    def __post_init__(self) -> None:
+        require(
+            self.optimizer.warmup < self.train.updates,
+            f"optimizer.warmup = {self.optimizer.warmup} does not end before train.updates = {self.train.updates}: "
+            "lower it or train longer",
+        )
+        require(not self.resume or bool(self.out), "resume without out: name the run folder to continue with --out")
+
+
+@dataclass(frozen=True)
+class InferConfig:
+    """A trained run at work. Results go to standard output, everything else to standard error."""
+
+    checkpoint: str = ""
+    """Run folder; the newest one under runs/ when empty."""
+    task: Literal["auto", "generate", "fill", "score", "sweep"] = "auto"
+    """auto: generate (causal) or fill (masked); score: perplexity of a file; sweep: quality and latency by steps."""
+    prompt: str = ""
+    """Text to continue; for a masked model, text with [MASK] where a token is to be filled in."""
+    file: str = ""
+    """Text file for score and sweep; the run's own validation split when empty (sweep only)."""
+    steps: int | None = None
+    """Depth steps n; the model's N when absent."""
+    solver: str = "euler"
+    schedule: str = "even"
+    temperature: float = 0.8
+    """0 takes the most likely token."""
+    seed: int = 0
+    max_new_tokens: int = 128
+    top: int = 5
+    """Candidates listed for each mask."""
+    batches: int = 32
+    """Batches that a sweep reads."""
+    out: str = ""
+    """Folder for the sweep's CSV and PNG; the run folder when empty."""
+
+    def __post_init__(self) -> None:
+        require(
+            self.steps is None or self.steps >= 1,
+            f"steps = {self.steps}: must be at least 1 (None runs the model's full depth)",
+        )
+        for name in ("max_new_tokens", "top", "batches"):
+            _at_least(name, getattr(self, name), 1)
+        _at_least("temperature", self.temperature, 0.0)
+        _at_least("seed", self.seed, 0)
+        require(self.task != "score" or bool(self.file), "task = score needs --file: the text file to score")
+
+
+def parse(kind: type[T], argv: Sequence[str] | None = None, prog: str | None = None) -> T:
+    """Read a config: defaults, then the TOML file after ``--config``, then dotted flags such as ``--model.width 64``.
+
+    Raises:
+        UserError: an unknown TOML key, a wrong type or a refused value. An unknown flag exits with code 2.
+    """
+    import tyro
+
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    path, arguments = _take_config_flag(arguments)
+    default = from_toml(kind, path) if path is not None else kind()
+    return tyro.cli(
+        kind,
+        args=arguments,
+        default=default,
+        prog=prog,
+        description=f"{kind.__doc__}\n\n--config FILE.toml is read first; flags win over it.",
+    )
+
+
+def _take_config_flag(arguments: list[str]) -> tuple[Path | None, list[str]]:
+    for i, argument in enumerate(arguments):
+        if argument == "--config":
+            require(i + 1 < len(arguments), "--config needs the path of a TOML file")
+            return Path(arguments[i + 1]), arguments[:i] + arguments[i + 2 :]
+        if argument.startswith("--config="):
+            return Path(argument.removeprefix("--config=")), arguments[:i] + arguments[i + 1 :]
+    return None, arguments
+
+
+def from_toml(kind: type[T], path: Path) -> T:
+    """Read `kind` from a TOML file; absent keys keep their defaults."""
+    try:
+        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such config file") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise UserError(f"{path}: cannot be read as TOML: {error}") from None
+    return from_dict(kind, raw, source=str(path))
+
+
+def from_dict(kind: type[T], raw: Mapping[str, Any], source: str, prefix: str = "") -> T:
+    """Build the dataclass `kind` from nested mappings, naming `source` and the nearest right key on an error."""
+    hints = typing.get_type_hints(kind)
+    values: dict[str, Any] = {}
+    for key, value in raw.items():
+        if key not in hints:
+            near = difflib.get_close_matches(key, hints, n=1, cutoff=0.5)
+            hint = f"did you mean {prefix}{near[0]}?" if near else f"allowed are {', '.join(sorted(hints))}"
+            raise UserError(f"{source}: unknown key {prefix}{key}; {hint}")
+        values[key] = _coerce(hints[key], value, source, f"{prefix}{key}")
+    try:
+        return kind(**values)
+    except UserError as error:
+        raise UserError(f"{source}: {error}") from None
+
+
+def _coerce(hint: Any, value: Any, source: str, name: str) -> Any:
+    if dataclasses.is_dataclass(hint):
+        require(isinstance(value, Mapping), f"{source}: {name} = {value!r}: must be a table")
+        return from_dict(typing.cast(type, hint), value, source, prefix=f"{name}.")
+    options = typing.get_args(hint)
+    if typing.get_origin(hint) is Literal:
+        near = difflib.get_close_matches(str(value), [str(o) for o in options], n=1)
+        hint_text = f"; did you mean {near[0]!r}?" if near else ""
+        require(
+            value in options, f"{source}: {name} = {value!r}: must be one of {', '.join(map(repr, options))}{hint_text}"
+        )
+        return value
+    allowed = options or (hint,)
+    if float in allowed and type(value) is int:
+        return float(value)
+    # bool is an int in Python, not in a config
+    fits = any(type(value) is option for option in allowed)
+    names = " or ".join(getattr(o, "__name__", str(o)) for o in allowed)
+    require(fits, f"{source}: {name} = {value!r}: must be {names}")
+    return value
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """Nested plain values, without those that are None (TOML has no null)."""
+
+    def plain(value: Any) -> Any:
+        return {k: plain(v) for k, v in value.items() if v is not None} if isinstance(value, dict) else value
+
+    return plain(dataclasses.asdict(config))

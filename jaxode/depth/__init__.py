@@ -1,0 +1,20 @@
+"""Depth as time: schedules, solvers and `integrate`. Knows no transformer."""
+
+from jaxode.depth.integrate import Solve, field_evaluations, integrate
+from jaxode.depth.schedules import Schedule, make_schedule
+from jaxode.depth.solvers import SOLVERS, LieSplitting, get_solver
+from jaxode.depth.trace import Trace, join, measure
+
+__all__ = [
+    "SOLVERS",
+    "LieSplitting",
+    "Schedule",
+    "Solve",
+    "Trace",
+    "field_evaluations",
+    "get_solver",
+    "integrate",
+    "join",
+    "make_schedule",
+    "measure",
+]

@@ -1,0 +1,118 @@
+"""integrate(): solve dx/dt = f(t, x, args) over depth in a static number of steps, through Diffrax."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import diffrax
+import jax.numpy as jnp
+from flax import struct
+
+from jaxode.config import require
+from jaxode.depth.schedules import Schedule
+from jaxode.depth.solvers import SolverSpec, as_terms, get_solver, step_controller
+from jaxode.depth.trace import Trace, measure
+from jaxode.types import Field
+
+Adjoint = Literal["recursive", "unroll"]
+ADAPTIVE_LIMIT = 4096
+
+
+@struct.dataclass
+class Solve:
+    """What a solve returns.
+
+    Attributes:
+        state: x at the end of the schedule.
+        evaluations: field evaluations used; an array only for adaptive solvers.
+        trace: the trajectory and its norms and cosines, when asked for.
+    """
+
+    state: Any
+    evaluations: Any
+    trace: Trace | None = None
+
+
+def integrate(
+    field: Field | tuple[Field, ...],
+    x0: Any,
+    schedule: Schedule,
+    solver: str = "euler",
+    *,
+    args: Any = None,
+    adjoint: Adjoint = "recursive",
+    trace: bool = False,
+    tolerance: float = 1e-3,
+) -> Solve:
+    """Solve dx/dt = f(t, x, args), x(t0) = x0, visiting the schedule's times: n solver steps, n static.
+
+    With solver "euler", x_{i+1} = x_i + h_i f(t_i, x_i); at h = 1 this is the weight-tied residual network. Anything
+    that is traced or differentiated (parameters, masks) must enter through `args`, never through a closure.
+
+    Args:
+        field: f(t, x, args), or a tuple of parts for solver "lie".
+        x0: initial state, an array of any shape.
+        schedule: times in depth-time (one trained block application = 1).
+        solver: a name in `SOLVERS`. An adaptive one chooses its own steps between the ends of the schedule.
+        args: pytree handed to the field.
+        adjoint: "recursive" stores one state a step and recomputes the field in the backward pass; "unroll" writes
+            the n steps out and stores every intermediate (more memory, longer compilation, less time).
+        trace: also return the trajectory with its norms and cosines.
+        tolerance: relative and absolute, for adaptive solvers.
+
+    Raises:
+        UserError: unknown solver, or a field whose form does not fit it.
+    """
+    spec = get_solver(solver)
+    require(
+        spec.split == isinstance(field, tuple),
+        f'solver "{solver}" needs ' + ("a tuple of fields, one a part" if spec.split else "one field, not a tuple"),
+    )
+    require(
+        not (trace and spec.adaptive), f'solver "{solver}" chooses its own steps: a trace needs a fixed-step solver'
+    )
+    if adjoint == "unroll" and not spec.adaptive:
+        return _unrolled(field, x0, schedule, spec, args, trace)
+    steps = ADAPTIVE_LIMIT if spec.adaptive else schedule.steps
+    solution = diffrax.diffeqsolve(
+        as_terms(field),
+        spec.make(),
+        t0=schedule.times[0],
+        t1=schedule.times[-1],
+        dt0=None,
+        y0=x0,
+        args=args,
+        saveat=diffrax.SaveAt(t0=True, steps=True) if trace else diffrax.SaveAt(t1=True),
+        stepsize_controller=(
+            diffrax.PIDController(rtol=tolerance, atol=tolerance) if spec.adaptive else step_controller(schedule.times)
+        ),
+        adjoint=diffrax.RecursiveCheckpointAdjoint(checkpoints=steps),
+        max_steps=steps,
+        throw=False,
+    )
+    assert solution.ys is not None
+    evaluations = (solution.stats["num_steps"] if spec.adaptive else steps) * spec.stages
+    if not trace:
+        return Solve(solution.ys[0], evaluations)
+    return Solve(solution.ys[-1], evaluations, measure(solution.ys, schedule.times))
+
+
+def _unrolled(field: Any, x0: Any, schedule: Schedule, spec: SolverSpec, args: Any, trace: bool) -> Solve:
+    """The same solver's own steps, written out: XLA sees n blocks and keeps their intermediates for the backward pass."""
+    terms, solver = as_terms(field), spec.make()
+    times = [jnp.float32(t) for t in schedule.times]
+    state = solver.init(terms, times[0], times[1], x0, args)
+    states = [x0]
+    for t0, t1 in zip(times, times[1:], strict=False):
+        x, _, _, state, _ = solver.step(terms, t0, t1, states[-1], args, state, made_jump=False)
+        states.append(x)
+    result = measure(jnp.stack(states), schedule.times) if trace else None
+    return Solve(states[-1], schedule.steps * spec.stages, result)
+
+
+def field_evaluations(solver: str, steps: int) -> int:
+    """Field evaluations of a fixed-step solve, counting every stage."""
+    return get_solver(solver).stages * steps
+
+
+__all__ = ["Adjoint", "Solve", "field_evaluations", "integrate"]

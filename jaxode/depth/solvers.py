@@ -1,0 +1,109 @@
+"""Solvers by name: Diffrax's own, classic RK4 as a tableau, and the Lie splitting of a block into its sublayers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import diffrax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxode.config import require
+
+
+class LieSplitting(diffrax.AbstractSolver):
+    """First-order splitting: y <- y + h g_k(t, y) for each part k of the field in turn.
+
+    For a pre-norm block with parts (attention, feed-forward) this is the second reading of a step: every
+    sublayer's increment is scaled, not the block's. At h = 1 it equals Euler on the whole block. Needs a
+    `diffrax.MultiTerm`. Source: the Lie-Trotter product formula (Hairer, Lubich & Wanner 2006, section II.5).
+    """
+
+    term_structure: ClassVar = diffrax.MultiTerm
+    interpolation_cls: ClassVar[Callable[..., diffrax.LocalLinearInterpolation]] = diffrax.LocalLinearInterpolation
+
+    def order(self, terms: Any) -> int:
+        """Global order of the error in h."""
+        return 1
+
+    def init(self, terms: Any, t0: Any, t1: Any, y0: Any, args: Any) -> None:
+        """No state is carried from step to step."""
+
+    def step(
+        self, terms: Any, t0: Any, t1: Any, y0: Any, args: Any, solver_state: Any, made_jump: Any
+    ) -> tuple[Any, Any, Any, Any, Any]:
+        """Advance from t0 to t1 through each part once."""
+        y = y0
+        for term in terms.terms:
+            y = y + term.vf_prod(t0, y, args, term.contr(t0, t1))
+        return y, None, {"y0": y0, "y1": y}, None, diffrax.RESULTS.successful
+
+    def func(self, terms: Any, t0: Any, y0: Any, args: Any) -> Any:
+        """Sum of the parts at one point."""
+        return sum(term.vf(t0, y0, args) for term in terms.terms)
+
+
+class RK4(diffrax.AbstractERK):
+    """The classic fourth-order Runge-Kutta method (Kutta 1901); its error estimate is the distance to Euler."""
+
+    tableau: ClassVar[diffrax.ButcherTableau] = diffrax.ButcherTableau(
+        c=np.array([0.5, 0.5, 1.0]),
+        a_lower=(np.array([0.5]), np.array([0.0, 0.5]), np.array([0.0, 0.0, 1.0])),
+        b_sol=np.array([1 / 6, 1 / 3, 1 / 3, 1 / 6]),
+        b_error=np.array([1 / 6 - 1, 1 / 3, 1 / 3, 1 / 6]),
+    )
+    interpolation_cls: ClassVar[Callable[..., Any]] = diffrax.ThirdOrderHermitePolynomialInterpolation.from_k
+
+    def order(self, terms: Any) -> int:
+        """Global order of the error in h."""
+        return 4
+
+
+@dataclass(frozen=True)
+class SolverSpec:
+    """A solver, what one of its steps costs, and whether it chooses its own steps."""
+
+    name: str
+    make: Callable[[], diffrax.AbstractSolver]
+    stages: int
+    order: int
+    adaptive: bool = False
+    split: bool = False
+
+
+SOLVERS = {
+    spec.name: spec
+    for spec in (
+        SolverSpec("euler", diffrax.Euler, stages=1, order=1),
+        SolverSpec("lie", LieSplitting, stages=1, order=1, split=True),
+        SolverSpec("heun", diffrax.Heun, stages=2, order=2),
+        SolverSpec("midpoint", diffrax.Midpoint, stages=2, order=2),
+        SolverSpec("rk4", RK4, stages=4, order=4),
+        SolverSpec("tsit5", diffrax.Tsit5, stages=6, order=5, adaptive=True),
+        SolverSpec("dopri5", diffrax.Dopri5, stages=6, order=5, adaptive=True),
+    )
+}
+
+
+def get_solver(name: str) -> SolverSpec:
+    """Look a solver up.
+
+    Raises:
+        UserError: an unknown name.
+    """
+    require(name in SOLVERS, f'depth.solver = "{name}": allowed are {", ".join(SOLVERS)}')
+    return SOLVERS[name]
+
+
+def as_terms(field: Any) -> diffrax.AbstractTerm:
+    """ODETerm of one field f(t, x, args), or MultiTerm of a tuple of parts (for a splitting)."""
+    if isinstance(field, tuple):
+        return diffrax.MultiTerm(*(diffrax.ODETerm(part) for part in field))
+    return diffrax.ODETerm(field)
+
+
+def step_controller(times: tuple[float, ...]) -> diffrax.StepTo:
+    """Visit exactly these times."""
+    return diffrax.StepTo(ts=jnp.asarray(times, jnp.float32))

@@ -1,0 +1,32 @@
+"""Transformers whose one block is a vector field over depth. Knows no solver."""
+
+from jaxode.model.block import Block, Context, FieldArgs, block_field, sublayer_fields
+from jaxode.model.cost import Flops, block_evaluations, flops_per_token, plan
+from jaxode.model.models import (
+    CausalLM,
+    MaskedLM,
+    ModelOutput,
+    SequenceClassifier,
+    Transformer,
+    make_model,
+)
+from jaxode.model.stack import Stack
+
+__all__ = [
+    "Block",
+    "CausalLM",
+    "Context",
+    "FieldArgs",
+    "Flops",
+    "MaskedLM",
+    "ModelOutput",
+    "SequenceClassifier",
+    "Stack",
+    "Transformer",
+    "block_evaluations",
+    "block_field",
+    "flops_per_token",
+    "make_model",
+    "plan",
+    "sublayer_fields",
+]

@@ -1,0 +1,121 @@
+"""The shared transformer block, read as a vector field f(t, x) = B(x) - x over depth."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx, struct
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from jaxode.config import ModelConfig
+from jaxode.model.layers import Attention, FeedForward, Rotary, dropout, make_norm
+from jaxode.types import Field, Key, Mask, State
+
+
+@struct.dataclass
+class Context:
+    """What a block reads besides t and x: constant along depth.
+
+    Attributes:
+        mask: which key a query may look at; None means all (and causality where the model is causal).
+        rotary: rotation angles, or None for learned positions.
+        x0: the initial state, for models that inject it.
+        key: dropout key, or None at inference.
+    """
+
+    mask: Mask | None = None
+    rotary: Rotary | None = None
+    x0: State | None = None
+    key: Key | None = None
+
+
+class Block(nnx.Module):
+    """One transformer block B as its residual increment.
+
+    Pre-norm: x' = x + Attn(norm x), B(x) = x' + FF(norm x').
+    Post-norm (ALBERT): x' = norm(x + Attn(x)), B(x) = norm(x' + FF(x')).
+    """
+
+    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs, dtype: DTypeLike = jnp.float32):
+        """`dtype` is the type of the matmuls; parameters are float32."""
+        self.post = config.norm_position == "post"
+        self.rate = config.dropout
+        self.attention = Attention(config, rngs=rngs, dtype=dtype)
+        self.attention_norm = make_norm(config, config.width, rngs, dtype)
+        self.feed_forward = FeedForward(config, rngs=rngs, dtype=dtype)
+        self.feed_forward_norm = make_norm(config, config.width, rngs, dtype)
+        self.gate = nnx.Param(jnp.zeros(config.width)) if config.inject_input else None
+
+    def increment(self, t: Any, x: State, context: Context) -> State:
+        """f(t, x) = B(x) - x, in the type of x."""
+        first = self.attention_increment(t, x, context)
+        return first + self.feed_forward_increment(t, x + first, context)
+
+    def attention_increment(self, t: Any, x: State, context: Context) -> State:
+        """The attention sublayer's share of the increment."""
+        source = x if self.gate is None or context.x0 is None else x + self.gate[...] * context.x0
+        if self.post:
+            branch = self._drop(self.attention(source, mask=context.mask, rotary=context.rotary), t, context, 0)
+            return self.attention_norm(x + branch).astype(x.dtype) - x
+        branch = self.attention(self.attention_norm(source), mask=context.mask, rotary=context.rotary)
+        return self._drop(branch, t, context, 0).astype(x.dtype)
+
+    def feed_forward_increment(self, t: Any, x: State, context: Context) -> State:
+        """The feed-forward sublayer's share of the increment."""
+        if self.post:
+            branch = self._drop(self.feed_forward(x), t, context, 1)
+            return self.feed_forward_norm(x + branch).astype(x.dtype) - x
+        return self._drop(self.feed_forward(self.feed_forward_norm(x)), t, context, 1).astype(x.dtype)
+
+    def _drop(self, branch: Float[Array, "B L D"], t: Any, context: Context, sublayer: int) -> Float[Array, "B L D"]:
+        if context.key is None or self.rate == 0.0:
+            return branch
+        # The mask is a function of t, so f stays a field and the backward pass recomputes the same one.
+        bits = jax.lax.bitcast_convert_type(jnp.float32(t), jnp.uint32)
+        return dropout(branch, self.rate, jax.random.fold_in(jax.random.fold_in(context.key, bits), sublayer))
+
+
+@struct.dataclass
+class FieldArgs:
+    """What the solver hands to a field: parameters enter here, never through a closure."""
+
+    params: Any
+    context: Context
+
+
+def block_field(blocks: tuple[Block, ...]) -> tuple[Field, Any]:
+    """f(t, x, args) = C(x) - x for one pass C through `blocks`, and the parameters to put into `FieldArgs`."""
+    graphs, params = _split(blocks)
+
+    def field(t: Any, x: State, args: FieldArgs) -> State:
+        total = jnp.zeros_like(x)
+        for graph, param in zip(graphs, args.params, strict=True):
+            total = total + nnx.merge(graph, param).increment(t, x + total, args.context)
+        return total
+
+    def single(t: Any, x: State, args: FieldArgs) -> State:
+        return nnx.merge(graphs[0], args.params[0]).increment(t, x, args.context)
+
+    return (single if len(graphs) == 1 else field), params
+
+
+def sublayer_fields(blocks: tuple[Block, ...]) -> tuple[tuple[Field, ...], Any]:
+    """The parts of `block_field`, sublayer by sublayer, for a Lie splitting."""
+    graphs, params = _split(blocks)
+
+    def part(index: int, method: str) -> Field:
+        def field(t: Any, x: State, args: FieldArgs) -> State:
+            return getattr(nnx.merge(graphs[index], args.params[index]), method)(t, x, args.context)
+
+        return field
+
+    methods = ("attention_increment", "feed_forward_increment")
+    return tuple(part(i, method) for i in range(len(graphs)) for method in methods), params
+
+
+def _split(blocks: tuple[Block, ...]) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+    pairs = [nnx.split(block) for block in blocks]
+    return tuple(graph for graph, _ in pairs), tuple(param for _, param in pairs)

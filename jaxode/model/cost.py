@@ -1,0 +1,77 @@
+"""What a solve costs: its schedules, block evaluations and FLOPs, from the configuration alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from jaxode.config import DepthConfig, ModelConfig, require
+from jaxode.depth import Schedule, get_solver, make_schedule
+
+
+def plan(model: ModelConfig, depth: DepthConfig) -> tuple[Schedule, ...]:
+    """The schedule of every group of the looped part, in its own depth-time; () for unshared blocks.
+
+    Raises:
+        UserError: steps, solver or schedule that do not fit the layout.
+    """
+    spec = get_solver(depth.solver)
+    steps = model.steps if depth.steps is None else depth.steps
+    if model.sharing == "none":
+        require(
+            steps == model.steps and depth.solver == "euler" and depth.schedule in ("even", "unit"),
+            f'depth.steps = {steps}, depth.solver = "{depth.solver}", depth.schedule = "{depth.schedule}": an unshared '
+            f"model has no shared field to integrate; it runs its {model.steps} blocks once each",
+        )
+        return ()
+    require(
+        spec.adaptive or steps % model.groups == 0,
+        f"depth.steps = {steps} does not fit {model.groups} groups ({model.sharing}): choose a multiple of {model.groups}",
+    )
+    if model.sharing == "cycle":
+        return (make_schedule(depth.schedule, model.steps / model.groups, max(1, steps // model.groups)),)
+    whole = make_schedule(depth.schedule, float(model.steps), steps)
+    if depth.schedule == "unit" and model.groups > 1:
+        return tuple(Schedule.unit(model.steps / model.groups, steps // model.groups) for _ in range(model.groups))
+    return whole.split(model.groups)
+
+
+def block_evaluations(model: ModelConfig, depth: DepthConfig | None = None) -> int:
+    """Applications of a block in one forward pass: prelude + every stage of every step + coda."""
+    depth = depth or DepthConfig()
+    spec = get_solver(depth.solver)
+    require(
+        not spec.adaptive, f'depth.solver = "{depth.solver}" chooses its own steps: the count is known after the solve'
+    )
+    schedules = plan(model, depth)
+    once = model.prelude + model.coda
+    if model.sharing == "none":
+        return once + model.steps
+    per_evaluation = model.groups if model.sharing == "cycle" else 1
+    return once + per_evaluation * spec.stages * sum(schedule.steps for schedule in schedules)
+
+
+@dataclass(frozen=True)
+class Flops:
+    """Forward floating-point operations per token; a multiply and an add are two."""
+
+    block: int
+    """One evaluation of the block."""
+    head: int
+    """Embedding projection and output head."""
+    total: int
+    """Whole forward pass at the depth asked for."""
+
+
+def flops_per_token(model: ModelConfig, depth: DepthConfig | None = None, length: int | None = None) -> Flops:
+    """Matmuls only, attention counted over the full length (as it is computed)."""
+    length = model.length if length is None else length
+    width, heads_width = model.width, model.head_width
+    fused = (model.heads + 2 * model.num_kv_heads) * heads_width
+    feed_forward = (3 if model.feed_forward == "swiglu" else 2) * width * model.hidden_width
+    block = 2 * (width * fused + width * width + feed_forward) + 4 * length * width
+    embedding = model.embedding_width or width
+    projection = 2 * width * embedding
+    into = projection if model.embedding_width else 0
+    out = projection if model.embedding_width or model.kind == "masked" else 0
+    head = into + out + 2 * embedding * model.vocab_size
+    return Flops(block=block, head=head, total=block * block_evaluations(model, depth) + head)

@@ -1,0 +1,74 @@
+"""Heads: from the state x(N) to logits over the vocabulary or over classes."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from jaxode.config import ModelConfig
+from jaxode.model.embedding import Embedding
+from jaxode.model.layers import make_norm
+from jaxode.types import Logits, Segments, State
+
+
+class VocabularyHead(nnx.Module):
+    """Final norm, then the vocabulary.
+
+    causal: logits = norm(x) [W_E] T^T. masked: logits = norm(gelu(norm(x) W)) T^T + b (Devlin et al. 2019, appendix A).
+    With a factorised embedding the first projection goes from D to E.
+    """
+
+    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs, dtype: DTypeLike = jnp.float32):
+        """T is the embedding's table where the head is tied, otherwise its own."""
+        inner = config.embedding_width or config.width
+        self.dtype = dtype
+        # A post-norm block leaves its state normalised already.
+        self.norm = make_norm(config, config.width, rngs, dtype) if config.norm_position == "pre" else None
+        masked = config.kind == "masked"
+        transform = masked or inner != config.width
+        self.transform = nnx.Linear(config.width, inner, dtype=dtype, rngs=rngs) if transform else None
+        self.inner_norm = make_norm(config, inner, rngs, dtype) if masked else None
+        self.bias = nnx.Param(jnp.zeros(config.vocab_size)) if masked else None
+        own = None if config.tied else nnx.Linear(inner, config.vocab_size, use_bias=False, dtype=dtype, rngs=rngs)
+        self.own = own
+
+    def __call__(self, x: State, embedding: Embedding) -> Logits:
+        """Logits in float32."""
+        rows = x.reshape(-1, x.shape[-1])
+        if self.norm is not None:
+            rows = self.norm(rows)
+        if self.transform is not None:
+            rows = self.transform(rows)
+        if self.inner_norm is not None:
+            rows = self.inner_norm(jax.nn.gelu(rows, approximate=True))
+        logits = embedding.decode(rows, self.dtype) if self.own is None else self.own(rows).astype(jnp.float32)
+        if self.bias is not None:
+            logits = logits + self.bias[...]
+        return logits.reshape(*x.shape[:-1], -1)
+
+
+class ClassifierHead(nnx.Module):
+    """tanh(norm(pooled) W) W_c. The pooled position is the first token (masked) or the last real one (causal)."""
+
+    def __init__(self, config: ModelConfig, classes: int, *, rngs: nnx.Rngs, dtype: DTypeLike = jnp.float32):
+        """Pooler [D, D] and classifier [D, classes]."""
+        self.first = config.kind == "masked"
+        self.norm = make_norm(config, config.width, rngs, dtype) if config.norm_position == "pre" else None
+        self.pooler = nnx.Linear(config.width, config.width, dtype=dtype, rngs=rngs)
+        self.classifier = nnx.Linear(config.width, classes, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: State, segments: Segments | None) -> Float[Array, "B classes"]:
+        """Class logits in float32."""
+        if self.first:
+            pooled = x[:, 0]
+        elif segments is None:
+            pooled = x[:, -1]
+        else:
+            last = jnp.maximum(jnp.sum(segments > 0, axis=1) - 1, 0)
+            pooled = jnp.take_along_axis(x, last[:, None, None], axis=1)[:, 0]
+        if self.norm is not None:
+            pooled = self.norm(pooled)
+        return self.classifier(jnp.tanh(self.pooler(pooled))).astype(jnp.float32)

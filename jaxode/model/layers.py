@@ -1,0 +1,116 @@
+"""Attention and feed-forward on a flattened stream: every matmul is 2-D, [B L, D], which XLA runs about twice as fast."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from flax import nnx, struct
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from jaxode.config import ModelConfig
+from jaxode.types import Key, Mask, State
+
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
+    "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
+    "relu": jax.nn.relu,
+}
+
+
+@struct.dataclass
+class Rotary:
+    """cos and sin of the rotation angles of each position and channel pair."""
+
+    cos: Float[Array, "L half_K"]
+    sin: Float[Array, "L half_K"]
+
+
+def rotary_angles(length: int, head_width: int, base: float) -> Rotary:
+    """angle(l, i) = l · base^(-2 i / K) (Su et al. 2021, RoFormer, section 3.2.2)."""
+    frequency = base ** (-jnp.arange(0, head_width, 2, dtype=jnp.float32) / head_width)
+    angle = jnp.arange(length, dtype=jnp.float32)[:, None] * frequency
+    return Rotary(cos=jnp.cos(angle), sin=jnp.sin(angle))
+
+
+def rotate(x: Float[Array, "B L heads K"], rotary: Rotary) -> Float[Array, "B L heads K"]:
+    """Rotate channel i together with channel i + K/2 of every head by its position's angle."""
+    first, second = jnp.split(x, 2, axis=-1)
+    cos = rotary.cos[None, :, None, :].astype(x.dtype)
+    sin = rotary.sin[None, :, None, :].astype(x.dtype)
+    return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+
+
+def make_norm(config: ModelConfig, width: int, rngs: nnx.Rngs, dtype: DTypeLike) -> nnx.LayerNorm | nnx.RMSNorm:
+    """LayerNorm or RMSNorm; statistics are taken in float32, the result is in the compute type."""
+    kind = nnx.LayerNorm if config.norm == "layer" else nnx.RMSNorm
+    return kind(width, dtype=dtype, rngs=rngs)
+
+
+def output_scale(config: ModelConfig) -> float:
+    """Factor on the initial output projections.
+
+    The updates of a shared block are the same function, so they add up along depth like N, not like sqrt(N):
+    1/N where blocks are shared, 1/sqrt(2 N) (Radford et al. 2019, section 2.3) where they are not.
+    """
+    if config.output_init:
+        return config.output_init
+    return (2 * config.steps) ** -0.5 if config.sharing == "none" else 1.0 / config.steps
+
+
+def _output_init(config: ModelConfig) -> nnx.Initializer:
+    return nnx.initializers.variance_scaling(output_scale(config) ** 2, "fan_in", "truncated_normal")
+
+
+class Attention(nnx.Module):
+    """Multi-head self-attention with grouped key/value heads; q, k and v come from one fused matmul."""
+
+    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs, dtype: DTypeLike):
+        """Projections [D, (H + 2 H_kv) K] and [D, D]."""
+        self.heads, self.kv_heads, self.head_width = config.heads, config.num_kv_heads, config.head_width
+        self.causal = config.kind == "causal"
+        fused = (self.heads + 2 * self.kv_heads) * self.head_width
+        self.qkv = nnx.Linear(config.width, fused, dtype=dtype, rngs=rngs)
+        self.output = nnx.Linear(config.width, config.width, kernel_init=_output_init(config), dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: State, *, mask: Mask | None, rotary: Rotary | None) -> State:
+        """Softmax(q k / sqrt(K)) v, the softmax in float32."""
+        batch, length, width = x.shape
+        fused = self.qkv(x.reshape(batch * length, width))
+        fused = fused.reshape(batch, length, self.heads + 2 * self.kv_heads, self.head_width)
+        q, k, v = jnp.split(fused, (self.heads, self.heads + self.kv_heads), axis=2)
+        if rotary is not None:
+            q, k = rotate(q, rotary), rotate(k, rotary)
+        out = jax.nn.dot_product_attention(q, k, v, mask=mask, is_causal=self.causal)
+        return self.output(out.reshape(batch * length, width)).reshape(batch, length, width)
+
+
+class FeedForward(nnx.Module):
+    """act(x W1) W2, or (silu(x W1a) * x W1b) W2 for swiglu (Shazeer 2020)."""
+
+    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs, dtype: DTypeLike):
+        """Projections [D, F] (twice F for swiglu, fused) and [F, D]."""
+        self.kind = config.feed_forward
+        hidden = config.hidden_width
+        inner = 2 * hidden if self.kind == "swiglu" else hidden
+        self.inner = nnx.Linear(config.width, inner, dtype=dtype, rngs=rngs)
+        self.output = nnx.Linear(hidden, config.width, kernel_init=_output_init(config), dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: State) -> State:
+        """Position by position."""
+        hidden = self.inner(x.reshape(-1, x.shape[-1]))
+        if self.kind == "swiglu":
+            gate, value = jnp.split(hidden, 2, axis=-1)
+            hidden = jax.nn.silu(gate) * value
+        else:
+            hidden = ACTIVATIONS[self.kind](hidden)
+        return self.output(hidden).reshape(x.shape)
+
+
+def dropout(x: Array, rate: float, key: Key | None) -> Array:
+    """Zero a unit with probability `rate` and rescale the rest; the identity without a key (at inference)."""
+    if key is None or rate == 0.0:
+        return x
+    return jnp.where(jax.random.bernoulli(key, 1 - rate, x.shape), x / (1 - rate), 0.0)

@@ -1,0 +1,172 @@
+"""Whole models: embedding -> looped stack over depth -> head. CausalLM, MaskedLM, SequenceClassifier."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx, struct
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from jaxode.config import DepthConfig, ModelConfig, require
+from jaxode.depth import Trace
+from jaxode.model import cost
+from jaxode.model.block import Context
+from jaxode.model.embedding import Embedding
+from jaxode.model.heads import ClassifierHead, VocabularyHead
+from jaxode.model.layers import rotary_angles
+from jaxode.model.stack import Stack, StackOutput
+from jaxode.types import Key, Mask, Segments, State, Tokens
+
+FULL_DEPTH = DepthConfig()
+
+
+@struct.dataclass
+class ModelOutput:
+    """What a forward pass returns.
+
+    Attributes:
+        logits: [B, L, V], or [B, classes] for a classifier; float32.
+        state: x(N), [B, L, D], before the head.
+        block_evaluations: applications of a block that were made (an array for adaptive solvers).
+        trace: the looped part's trajectory, when asked for.
+    """
+
+    logits: Float[Array, B *out]
+    state: State
+    block_evaluations: Any
+    trace: Trace | None = None
+
+
+class Transformer(nnx.Module):
+    """Embedding and stack, shared by every whole model; `hidden` gives x(N)."""
+
+    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs, dtype: DTypeLike = jnp.float32):
+        """`dtype` is the type of the matmuls; parameters and the state are float32."""
+        self.config = config
+        self.embedding = Embedding(config, rngs=rngs, dtype=dtype)
+        self.stack = Stack(config, rngs=rngs, dtype=dtype)
+
+    def hidden(
+        self,
+        tokens: Tokens,
+        depth: DepthConfig = FULL_DEPTH,
+        *,
+        segments: Segments | None = None,
+        key: Key | None = None,
+        trace: bool = False,
+    ) -> StackOutput:
+        """x(N) for a batch of tokens.
+
+        Args:
+            tokens: ids below the vocabulary size.
+            depth: solver, steps and schedule; static under `jax.jit`.
+            segments: keeps attention within rows' documents (numbers from 1, 0 is padding); None: everything is seen.
+            key: turns dropout on.
+            trace: also return the trajectory.
+        """
+        embed_key, block_key = (None, None) if key is None else jax.random.split(key)
+        x0 = self.embedding(tokens, key=embed_key)
+        rotary = None
+        if self.config.positions == "rotary":
+            rotary = rotary_angles(tokens.shape[1], self.config.head_width, self.config.rotary_base)
+        context = Context(
+            mask=None if segments is None else document_mask(segments),
+            rotary=rotary,
+            x0=x0 if self.config.inject_input else None,
+            key=block_key,
+        )
+        return self.stack(x0, depth, context, trace=trace)
+
+    @property
+    def num_parameters(self) -> int:
+        """Stored parameters: a shared block counts once."""
+        return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(nnx.state(self, nnx.Param)))
+
+    def flops_per_token(self, depth: DepthConfig = FULL_DEPTH, length: int | None = None) -> int:
+        """Forward floating-point operations per token at this depth."""
+        return cost.flops_per_token(self.config, depth, length).total
+
+    def block_evaluations(self, depth: DepthConfig = FULL_DEPTH) -> int:
+        """Applications of a block in one forward pass at this depth."""
+        return cost.block_evaluations(self.config, depth)
+
+
+class LanguageModel(Transformer):
+    """A transformer with a head over the vocabulary."""
+
+    kind: str
+
+    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs, dtype: DTypeLike = jnp.float32):
+        """Build with fresh parameters; `make_model` picks the class from the configuration."""
+        require(
+            config.kind == self.kind,
+            f'model.kind = "{config.kind}": {type(self).__name__} needs "{self.kind}" (make_model picks the class)',
+        )
+        super().__init__(config, rngs=rngs, dtype=dtype)
+        self.head = VocabularyHead(config, rngs=rngs, dtype=dtype)
+
+    def __call__(
+        self,
+        tokens: Tokens,
+        depth: DepthConfig = FULL_DEPTH,
+        *,
+        segments: Segments | None = None,
+        key: Key | None = None,
+        trace: bool = False,
+    ) -> ModelOutput:
+        """Logits for a batch of tokens; arguments as for `hidden`."""
+        out = self.hidden(tokens, depth, segments=segments, key=key, trace=trace)
+        return ModelOutput(self.head(out.state, self.embedding), out.state, out.block_evaluations, out.trace)
+
+
+class CausalLM(LanguageModel):
+    """GPT-like decoder: position l predicts token l + 1 from tokens 0 .. l."""
+
+    kind = "causal"
+
+
+class MaskedLM(LanguageModel):
+    """BERT-like encoder: predicts the tokens under the mask from both sides."""
+
+    kind = "masked"
+
+
+class SequenceClassifier(Transformer):
+    """One label a sequence."""
+
+    def __init__(self, config: ModelConfig, classes: int, *, rngs: nnx.Rngs, dtype: DTypeLike = jnp.float32):
+        """`classes` labels on either kind of transformer."""
+        require(classes >= 2, f"classes = {classes}: a classifier needs at least 2")
+        super().__init__(config, rngs=rngs, dtype=dtype)
+        self.head = ClassifierHead(config, classes, rngs=rngs, dtype=dtype)
+
+    def __call__(
+        self,
+        tokens: Tokens,
+        depth: DepthConfig = FULL_DEPTH,
+        *,
+        segments: Segments | None = None,
+        key: Key | None = None,
+        trace: bool = False,
+    ) -> ModelOutput:
+        """Class logits; arguments as for `hidden`."""
+        out = self.hidden(tokens, depth, segments=segments, key=key, trace=trace)
+        return ModelOutput(self.head(out.state, segments), out.state, out.block_evaluations, out.trace)
+
+
+def make_model(config: ModelConfig, *, seed: int = 0, dtype: DTypeLike = jnp.float32) -> CausalLM | MaskedLM:
+    """The language model of `config.kind` with fresh parameters."""
+    kind = CausalLM if config.kind == "causal" else MaskedLM
+    return kind(config, rngs=nnx.Rngs(seed), dtype=dtype)
+
+
+def document_mask(segments: Segments) -> Mask:
+    """True where query and key lie in the same document.
+
+    Padding (0) forms a document of its own, so every query sees something.
+    """
+    return (segments[:, :, None] == segments[:, None, :])[:, None]

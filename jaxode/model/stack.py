@@ -1,0 +1,101 @@
+"""The stack of blocks: unshared prelude, the looped part solved over depth, unshared coda."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx, struct
+from jax.typing import DTypeLike
+
+from jaxode.config import DepthConfig, ModelConfig
+from jaxode.depth import Schedule, Solve, Trace, get_solver, integrate, join
+from jaxode.model.block import Block, Context, FieldArgs, block_field, sublayer_fields
+from jaxode.model.cost import plan
+from jaxode.types import State
+
+
+@struct.dataclass
+class StackOutput:
+    """The state after the stack, and the looped part's trajectory when asked for."""
+
+    state: State
+    block_evaluations: Any
+    trace: Trace | None = None
+
+
+class Stack(nnx.Module):
+    """prelude blocks once each -> looped part over [0, N] -> coda blocks once each.
+
+    full: one block's field on [0, N]. sequence: G fields, each on its own N/G. cycle: one field, a pass through
+    all G blocks, on [0, N/G]. none: N blocks once each, without a solver.
+    """
+
+    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs, dtype: DTypeLike = jnp.float32):
+        """Blocks are stored once each, whatever the number of applications."""
+
+        def blocks(count: int) -> nnx.List[Block]:
+            return nnx.List([Block(config, rngs=rngs, dtype=dtype) for _ in range(count)])
+
+        self.config = config
+        self.prelude, self.looped, self.coda = (
+            blocks(config.prelude),
+            blocks(config.distinct_blocks),
+            blocks(config.coda),
+        )
+
+    def __call__(self, x: State, depth: DepthConfig, context: Context, *, trace: bool = False) -> StackOutput:
+        """Integrate x over depth as `depth` says.
+
+        Raises:
+            UserError: steps, solver or schedule that do not fit the layout.
+        """
+        schedules = plan(self.config, depth)
+        x = self._once(self.prelude, x, context, offset=-1)
+        evaluations: Any = self.config.prelude + self.config.coda
+        traces: list[Trace] = []
+        if self.config.sharing == "none":
+            x = self._once(self.looped, x, context, offset=0)
+            evaluations += self.config.steps
+        else:
+            cycle = self.config.sharing == "cycle"
+            groups = [tuple(self.looped)] if cycle else [(block,) for block in self.looped]
+            for index, (blocks, schedule) in enumerate(zip(groups, schedules, strict=True)):
+                solve = self._solve(blocks, x, schedule, depth, _fold(context, index), trace)
+                x, evaluations = solve.state, evaluations + solve.evaluations * len(blocks)
+                traces += [solve.trace] if solve.trace is not None else []
+        x = self._once(self.coda, x, context, offset=1)
+        return StackOutput(x, evaluations, join(traces) if traces else None)
+
+    def _solve(
+        self,
+        blocks: tuple[Block, ...],
+        x: State,
+        schedule: Schedule,
+        depth: DepthConfig,
+        context: Context,
+        trace: bool,
+    ) -> Solve:
+        field, params = (sublayer_fields if get_solver(depth.solver).split else block_field)(blocks)
+        return integrate(
+            field,
+            x,
+            schedule,
+            depth.solver,
+            args=FieldArgs(params, context),
+            adjoint=depth.adjoint,
+            trace=trace,
+            tolerance=depth.tolerance,
+        )
+
+    @staticmethod
+    def _once(blocks: nnx.List[Block], x: State, context: Context, offset: int) -> State:
+        for index, block in enumerate(blocks):
+            x = x + block.increment(float(index), x, _fold(context, 1000 * (offset + 2) + index))
+        return x
+
+
+def _fold(context: Context, index: int) -> Context:
+    """Give each group of blocks a dropout key of its own."""
+    return context if context.key is None else context.replace(key=jax.random.fold_in(context.key, index))

@@ -1,0 +1,20 @@
+"""The shape alphabet: one letter an axis, the same everywhere.
+
+B batch · L length · D width · E embedding width · H heads · K head width · F feed-forward width ·
+V vocabulary · N steps of depth. Depth-time t runs from 0 to N (one trained block application = 1).
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from jaxtyping import Array, Bool, Float, Int
+
+Tokens = Int[Array, "B L"]
+Segments = Int[Array, "B L"]  # document number within the row, from 1; 0 is padding
+State = Float[Array, "B L D"]  # the residual stream x(t), which the solver integrates
+Logits = Float[Array, "B L V"]
+Mask = Bool[Array, "#B 1 L L"]  # True where a query (row) may look at a key (column)
+Scalar = Float[Array, ""]
+Key = jax.Array  # a typed PRNG key
+Field = Callable[[Any, Any, Any], Any]  # f(t, x, args) -> dx/dt
