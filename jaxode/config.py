@@ -44,7 +44,7 @@ class ModelConfig:
     """causal: a GPT-like decoder; masked: a BERT-like encoder."""
     vocab_size: int = 0
     """V; 0 takes the tokenizer's size."""
-    width: int = 256
+    width: int = 128
     """D, the width of the residual stream."""
     heads: int = 4
     """H, attention heads; each is width / heads wide."""
@@ -54,7 +54,7 @@ class ModelConfig:
     """F, the feed-forward width; 0 means 4 D (gelu, relu) or 8/3 D rounded up to a multiple of 8 (swiglu)."""
     embedding_width: int = 0
     """E of the factorised embedding [V, E] [E, D] (ALBERT); 0 means D, without the projection."""
-    length: int = 256
+    length: int = 128
     """L, the longest sequence in tokens (a hard limit for learned positions)."""
     steps: int = 12
     """N, block applications of the looped part at full depth = its interval of depth-time."""
@@ -174,7 +174,7 @@ class DataConfig:
     """Share of documents held out for validation where the corpus brings no validation split."""
     tokenizer: str = "bpe"
     """bpe (byte-level, trained on the corpus) | bytes | name or folder of a Hugging Face tokenizer."""
-    vocab_size: int = 4096
+    vocab_size: int = 2048
     """Size of a trained BPE vocabulary."""
     document_mask: bool = False
     """Keep attention within a document of a packed row."""
@@ -207,11 +207,11 @@ class OptimizerConfig:
     """AdamW with linear warm-up and cosine decay (Loshchilov & Hutter 2019)."""
 
     learning_rate: float = 2e-3
-    """Peak, reached after warmup updates."""
+    """Peak, reached at the end of the warm-up."""
     final_fraction: float = 0.1
     """Learning rate at the last update as a share of the peak."""
-    warmup: int = 100
-    """Updates of linear warm-up."""
+    warmup_fraction: float = 0.05
+    """Share of the updates spent on linear warm-up."""
     beta1: float = 0.9
     beta2: float = 0.98
     epsilon: float = 1e-8
@@ -223,9 +223,10 @@ class OptimizerConfig:
     def __post_init__(self) -> None:
         require(self.learning_rate > 0, f"optimizer.learning_rate = {self.learning_rate}: must be positive")
         _in("optimizer.final_fraction", self.final_fraction, 0.0, 1.0)
+        _in("optimizer.warmup_fraction", self.warmup_fraction, 0.0, 0.9)
         for name in ("beta1", "beta2"):
             _in(f"optimizer.{name}", getattr(self, name), 0.0, 0.9999999)
-        for name in ("warmup", "weight_decay", "clip"):
+        for name in ("weight_decay", "clip"):
             _at_least(f"optimizer.{name}", getattr(self, name), 0)
         require(self.epsilon > 0, f"optimizer.epsilon = {self.epsilon}: must be positive")
 
@@ -234,7 +235,7 @@ class OptimizerConfig:
 class TrainConfig:
     """The loop: how long, how large, on what, what to keep."""
 
-    updates: int = 1000
+    updates: int = 800
     """Optimizer updates in all."""
     batch_size: int = 16
     """B, rows of L tokens an update, over all devices."""
@@ -297,11 +298,6 @@ class Config:
     """Continue the run in `out` from its newest checkpoint."""
 
     def __post_init__(self) -> None:
-        require(
-            self.optimizer.warmup < self.train.updates,
-            f"optimizer.warmup = {self.optimizer.warmup} does not end before train.updates = {self.train.updates}: "
-            "lower it or train longer",
-        )
         require(not self.resume or bool(self.out), "resume without out: name the run folder to continue with --out")
 
 
@@ -344,8 +340,10 @@ class InferConfig:
         require(self.task != "score" or bool(self.file), "task = score needs --file: the text file to score")
 
 
-def parse(kind: type[T], argv: Sequence[str] | None = None, prog: str | None = None) -> T:
+def parse(kind: type[T], argv: Sequence[str] | None = None, *, base: Path | None = None) -> T:
     """Read a config: defaults, then the TOML file after ``--config``, then dotted flags such as ``--model.width 64``.
+
+    `base` is the TOML file to read where ``--config`` names none (that of a run to resume).
 
     Raises:
         UserError: an unknown TOML key, a wrong type or a refused value. An unknown flag exits with code 2.
@@ -354,12 +352,12 @@ def parse(kind: type[T], argv: Sequence[str] | None = None, prog: str | None = N
 
     arguments = list(sys.argv[1:] if argv is None else argv)
     path, arguments = _take_config_flag(arguments)
+    path = path or base
     default = from_toml(kind, path) if path is not None else kind()
     return tyro.cli(
         kind,
         args=arguments,
         default=default,
-        prog=prog,
         description=f"{kind.__doc__}\n\n--config FILE.toml is read first; flags win over it.",
     )
 

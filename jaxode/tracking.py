@@ -70,7 +70,7 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
     resumed from an earlier checkpoint overrides what it repeats, and training and validation may be logged apart.
     """
     steps: dict[int, dict[str, Any]] = {}
-    for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             record = json.loads(line)
         except json.JSONDecodeError:

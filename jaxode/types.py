@@ -17,4 +17,5 @@ Logits = Float[Array, "B L V"]
 Mask = Bool[Array, "#B 1 L L"]  # True where a query (row) may look at a key (column)
 Scalar = Float[Array, ""]
 Key = jax.Array  # a typed PRNG key
+Device = Any  # jax.Device, which type checkers see as a variable
 Field = Callable[[Any, Any, Any], Any]  # f(t, x, args) -> dx/dt

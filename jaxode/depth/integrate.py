@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+import itertools
+from typing import Any, Literal, get_args, no_type_check
 
 import diffrax
 import jax.numpy as jnp
@@ -18,6 +19,7 @@ Adjoint = Literal["recursive", "unroll"]
 ADAPTIVE_LIMIT = 4096
 
 
+@no_type_check  # JAX rebuilds pytrees with leaves of any kind
 @struct.dataclass
 class Solve:
     """What a solve returns.
@@ -40,7 +42,7 @@ def integrate(
     solver: str = "euler",
     *,
     args: Any = None,
-    adjoint: Adjoint = "recursive",
+    adjoint: str = "recursive",
     trace: bool = False,
     tolerance: float = 1e-3,
 ) -> Solve:
@@ -61,13 +63,15 @@ def integrate(
         tolerance: relative and absolute, for adaptive solvers.
 
     Raises:
-        UserError: unknown solver, or a field whose form does not fit it.
+        UserError: unknown solver or adjoint, or a field whose form does not fit it.
     """
     spec = get_solver(solver)
     require(
         spec.split == isinstance(field, tuple),
         f'solver "{solver}" needs ' + ("a tuple of fields, one a part" if spec.split else "one field, not a tuple"),
     )
+    allowed = get_args(Adjoint)
+    require(adjoint in allowed, f'depth.adjoint = "{adjoint}": allowed are {", ".join(allowed)}')
     require(
         not (trace and spec.adaptive), f'solver "{solver}" chooses its own steps: a trace needs a fixed-step solver'
     )
@@ -91,19 +95,20 @@ def integrate(
         throw=False,
     )
     assert solution.ys is not None
-    evaluations = (solution.stats["num_steps"] if spec.adaptive else steps) * spec.stages
+    # Adaptive tableaus reuse a step's last stage as the next one's first: one evaluation more, at the start.
+    evaluations = solution.stats["num_steps"] * spec.stages + 1 if spec.adaptive else steps * spec.stages
     if not trace:
         return Solve(solution.ys[0], evaluations)
     return Solve(solution.ys[-1], evaluations, measure(solution.ys, schedule.times))
 
 
 def _unrolled(field: Any, x0: Any, schedule: Schedule, spec: SolverSpec, args: Any, trace: bool) -> Solve:
-    """The same solver's own steps, written out: XLA sees n blocks and keeps their intermediates for the backward pass."""
+    """The same solver's own steps, written out: XLA sees n blocks and keeps their intermediates for the backward."""
     terms, solver = as_terms(field), spec.make()
     times = [jnp.float32(t) for t in schedule.times]
     state = solver.init(terms, times[0], times[1], x0, args)
     states = [x0]
-    for t0, t1 in zip(times, times[1:], strict=False):
+    for t0, t1 in itertools.pairwise(times):
         x, _, _, state, _ = solver.step(terms, t0, t1, states[-1], args, state, made_jump=False)
         states.append(x)
     result = measure(jnp.stack(states), schedule.times) if trace else None

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 
+import numpy as np
+
 from jaxode.config import UserError, require
+
+Real = float | int
 
 
 @dataclass(frozen=True)
@@ -16,16 +21,16 @@ class Schedule:
         UserError: fewer than two points, a point that is not finite, or times that do not rise.
     """
 
-    times: tuple[float, ...]
+    times: tuple[Real, ...]
 
     def __post_init__(self) -> None:
         times = tuple(float(t) for t in self.times)
         object.__setattr__(self, "times", times)
         require(len(times) >= 2, f"schedule {times}: needs at least a start and an end (one step)")
         require(all(map(math.isfinite, times)), f"schedule {times}: every time must be finite")
-        for earlier, later in zip(times, times[1:], strict=False):
+        for earlier, later in itertools.pairwise(times):
             require(
-                earlier < later,
+                bool(np.float32(earlier) < np.float32(later)),  # the precision of the solvers
                 f"schedule {times}: {later:g} does not rise above {earlier:g}; times must rise from t0 to tn",
             )
 
@@ -37,16 +42,16 @@ class Schedule:
     @property
     def sizes(self) -> tuple[float, ...]:
         """h_i = t_{i+1} - t_i, in depth-time (one trained block application = 1)."""
-        return tuple(b - a for a, b in zip(self.times, self.times[1:], strict=False))
+        return tuple(b - a for a, b in itertools.pairwise(self.times))
 
     @classmethod
-    def even(cls, span: float, steps: int) -> Schedule:
+    def even(cls, span: Real, steps: int) -> Schedule:
         """Step rescaling: n steps of h = span / n over the same interval (Chen et al. 2023)."""
         _check_steps(steps)
         return cls(tuple(span * i / steps for i in range(steps + 1)))
 
     @classmethod
-    def unit(cls, span: float, steps: int) -> Schedule:
+    def unit(cls, span: Real, steps: int) -> Schedule:
         """Truncation: n steps of the trained size 1, stopping at time n."""
         _check_steps(steps)
         require(
@@ -56,23 +61,23 @@ class Schedule:
         return cls(tuple(float(i) for i in range(steps + 1)))
 
     @classmethod
-    def geometric(cls, span: float, steps: int, ratio: float) -> Schedule:
+    def geometric(cls, span: Real, steps: int, ratio: Real) -> Schedule:
         """Each step `ratio` times the one before: > 1 is fine early and coarse late."""
         _check_steps(steps)
         require(
             ratio > 0 and math.isfinite(ratio), f'depth.schedule = "geometric:{ratio:g}": the ratio must be positive'
         )
-        return cls.from_sizes(tuple(ratio**i for i in range(steps)), span)
+        # Relative to the largest size, so that no power overflows.
+        last = max(0.0, (steps - 1) * math.log(ratio))
+        return cls.from_sizes(tuple(math.exp(i * math.log(ratio) - last) for i in range(steps)), span)
 
     @classmethod
-    def from_sizes(cls, sizes: tuple[float, ...], span: float | None = None) -> Schedule:
+    def from_sizes(cls, sizes: tuple[Real, ...], span: Real | None = None) -> Schedule:
         """Cumulative sums of step sizes, rescaled to end at `span` where one is given."""
-        times = [0.0]
-        for size in sizes:
-            times.append(times[-1] + size)
-        if span is not None:
-            times = [t * span / times[-1] for t in times[:-1]] + [span]
-        return cls(tuple(times))
+        schedule = cls(tuple(itertools.accumulate(sizes, initial=0.0)))
+        if span is None:
+            return schedule
+        return cls((*(t * span / schedule.times[-1] for t in schedule.times[:-1]), span))
 
     def split(self, parts: int) -> tuple[Schedule, ...]:
         """Cut into `parts` intervals of equal length, each restarted at 0; the cuts must be time points.
@@ -95,8 +100,8 @@ class Schedule:
         return tuple(pieces)
 
 
-def make_schedule(name: str, span: float, steps: int) -> Schedule:
-    """Read a schedule's name: even | unit | geometric:RATIO | step sizes such as "1,2,4,5" (which must sum to `span`)."""
+def make_schedule(name: str, span: Real, steps: int) -> Schedule:
+    """Read a schedule's name: even | unit | geometric:RATIO | step sizes such as "1,2,4,5" that sum to `span`."""
     if name == "even":
         return Schedule.even(span, steps)
     if name == "unit":

@@ -48,7 +48,7 @@ class LieSplitting(diffrax.AbstractSolver):
 class RK4(diffrax.AbstractERK):
     """The classic fourth-order Runge-Kutta method (Kutta 1901); its error estimate is the distance to Euler."""
 
-    tableau: ClassVar[diffrax.ButcherTableau] = diffrax.ButcherTableau(
+    tableau: ClassVar = diffrax.ButcherTableau(
         c=np.array([0.5, 0.5, 1.0]),
         a_lower=(np.array([0.5]), np.array([0.0, 0.5]), np.array([0.0, 0.0, 1.0])),
         b_sol=np.array([1 / 6, 1 / 3, 1 / 3, 1 / 6]),

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import no_type_check
 
 import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Float
 
-from jaxode.types import Scalar
 
-
+@no_type_check  # JAX rebuilds pytrees with leaves of any kind
 @struct.dataclass
 class Trace:
     """A solve's trajectory with its measurements, averaged over everything but depth.
@@ -23,14 +23,14 @@ class Trace:
         cosine: mean cosine between increments i and i+1, i = 0 .. n-2 (Pappone et al. 2025).
     """
 
-    states: Float[Array, N_plus_1 *shape]
-    times: Float[Array, N_plus_1]
-    state_norm: Float[Array, N_plus_1]
-    field_norm: Float[Array, N]
-    cosine: Float[Array, N_minus_1]
+    states: Float[Array, " N_plus_1 *shape"]
+    times: Float[Array, " N_plus_1"]
+    state_norm: Float[Array, " N_plus_1"]
+    field_norm: Float[Array, " N"]
+    cosine: Float[Array, " N_minus_1"]
 
 
-def measure(states: Float[Array, N_plus_1 *shape], times: Sequence[float] | Float[Array, N_plus_1]) -> Trace:
+def measure(states: Float[Array, " N_plus_1 *shape"], times: Sequence[float] | Float[Array, " N_plus_1"]) -> Trace:
     """Norms along the last axis and cosines of consecutive increments."""
     at = jnp.asarray(times, jnp.float32)
     increments = jnp.diff(states, axis=0)
@@ -55,5 +55,5 @@ def join(traces: Sequence[Trace]) -> Trace:
     return measure(states, times)
 
 
-def _mean(x: Array) -> Float[Array, N] | Scalar:
-    return jnp.mean(x.reshape(x.shape[0], -1), axis=1)
+def _mean(x: Array) -> Float[Array, " N"]:
+    return jnp.mean(x, axis=tuple(range(1, x.ndim)))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, no_type_check
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +17,7 @@ from jaxode.model.layers import Attention, FeedForward, Rotary, dropout, make_no
 from jaxode.types import Field, Key, Mask, State
 
 
+@no_type_check  # JAX rebuilds pytrees with leaves of any kind
 @struct.dataclass
 class Context:
     """What a block reads besides t and x: constant along depth.
@@ -44,9 +47,9 @@ class Block(nnx.Module):
         self.post = config.norm_position == "post"
         self.rate = config.dropout
         self.attention = Attention(config, rngs=rngs, dtype=dtype)
-        self.attention_norm = make_norm(config, config.width, rngs, dtype)
+        self.attention_norm = make_norm(config, config.width, rngs)
         self.feed_forward = FeedForward(config, rngs=rngs, dtype=dtype)
-        self.feed_forward_norm = make_norm(config, config.width, rngs, dtype)
+        self.feed_forward_norm = make_norm(config, config.width, rngs)
         self.gate = nnx.Param(jnp.zeros(config.width)) if config.inject_input else None
 
     def increment(self, t: Any, x: State, context: Context) -> State:
@@ -78,6 +81,7 @@ class Block(nnx.Module):
         return dropout(branch, self.rate, jax.random.fold_in(jax.random.fold_in(context.key, bits), sublayer))
 
 
+@no_type_check  # JAX rebuilds pytrees with leaves of any kind
 @struct.dataclass
 class FieldArgs:
     """What the solver hands to a field: parameters enter here, never through a closure."""
@@ -86,34 +90,60 @@ class FieldArgs:
     context: Context
 
 
-def block_field(blocks: tuple[Block, ...]) -> tuple[Field, Any]:
-    """f(t, x, args) = C(x) - x for one pass C through `blocks`, and the parameters to put into `FieldArgs`."""
-    graphs, params = _split(blocks)
+@dataclass(frozen=True)
+class BlockField:
+    """f(t, x, args) = C(x) - x for one pass C through the blocks of `graphs`.
 
-    def field(t: Any, x: State, args: FieldArgs) -> State:
-        total = jnp.zeros_like(x)
-        for graph, param in zip(graphs, args.params, strict=True):
-            total = total + nnx.merge(graph, param).increment(t, x + total, args.context)
+    Two fields of the same blocks are equal, so outside `jax.jit` a second solve finds the first one's compilation.
+    """
+
+    graphs: tuple[nnx.GraphDef[Block], ...]
+
+    def __call__(self, t: Any, x: State, args: FieldArgs) -> State:
+        """The increment of the whole pass."""
+        total = None
+        for index, (graph, param) in enumerate(zip(self.graphs, args.params, strict=True)):
+            block, context = nnx.merge(graph, param), fold(args.context, index, len(self.graphs))
+            step = block.increment(t, x if total is None else x + total, context)
+            total = step if total is None else total + step
+        assert total is not None
         return total
 
-    def single(t: Any, x: State, args: FieldArgs) -> State:
-        return nnx.merge(graphs[0], args.params[0]).increment(t, x, args.context)
 
-    return (single if len(graphs) == 1 else field), params
+@dataclass(frozen=True)
+class SublayerField:
+    """One part of `BlockField`: a sublayer of block `index` out of `count`."""
+
+    graph: nnx.GraphDef[Block]
+    index: int
+    count: int
+    method: str
+
+    def __call__(self, t: Any, x: State, args: FieldArgs) -> State:
+        """The increment of this sublayer."""
+        block = nnx.merge(self.graph, args.params[self.index])
+        return getattr(block, self.method)(t, x, fold(args.context, self.index, self.count))
+
+
+def block_field(blocks: tuple[Block, ...]) -> tuple[Field, Any]:
+    """The field of one pass through `blocks`, and the parameters to put into `FieldArgs`."""
+    graphs, params = _split(blocks)
+    return BlockField(graphs), params
 
 
 def sublayer_fields(blocks: tuple[Block, ...]) -> tuple[tuple[Field, ...], Any]:
     """The parts of `block_field`, sublayer by sublayer, for a Lie splitting."""
     graphs, params = _split(blocks)
-
-    def part(index: int, method: str) -> Field:
-        def field(t: Any, x: State, args: FieldArgs) -> State:
-            return getattr(nnx.merge(graphs[index], args.params[index]), method)(t, x, args.context)
-
-        return field
-
     methods = ("attention_increment", "feed_forward_increment")
-    return tuple(part(i, method) for i in range(len(graphs)) for method in methods), params
+    fields = [SublayerField(graph, i, len(graphs), method) for i, graph in enumerate(graphs) for method in methods]
+    return tuple(fields), params
+
+
+def fold(context: Context, index: int, count: int | None = None) -> Context:
+    """Give each block its own dropout key; one block alone (`count` = 1) keeps the context's."""
+    if context.key is None or count == 1:
+        return context
+    return dataclasses.replace(context, key=jax.random.fold_in(context.key, index))
 
 
 def _split(blocks: tuple[Block, ...]) -> tuple[tuple[Any, ...], tuple[Any, ...]]:

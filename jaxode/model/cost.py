@@ -25,7 +25,8 @@ def plan(model: ModelConfig, depth: DepthConfig) -> tuple[Schedule, ...]:
         return ()
     require(
         spec.adaptive or steps % model.groups == 0,
-        f"depth.steps = {steps} does not fit {model.groups} groups ({model.sharing}): choose a multiple of {model.groups}",
+        f"depth.steps = {steps} does not fit {model.groups} groups ({model.sharing}): "
+        f"choose a multiple of {model.groups}",
     )
     if model.sharing == "cycle":
         return (make_schedule(depth.schedule, model.steps / model.groups, max(1, steps // model.groups)),)

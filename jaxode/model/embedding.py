@@ -37,7 +37,7 @@ class Embedding(nnx.Module):
         length = tokens.shape[1]
         require(
             self.limit is None or length <= self.limit,
-            f"sequence of {length} tokens: the model's learned positions end at model.length = {self.limit}; shorten it",
+            f"sequence of {length} tokens: the learned positions end at model.length = {self.limit}; shorten it",
         )
         x = self.tokens(tokens)
         if self.positions is not None:

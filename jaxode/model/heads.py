@@ -26,11 +26,11 @@ class VocabularyHead(nnx.Module):
         inner = config.embedding_width or config.width
         self.dtype = dtype
         # A post-norm block leaves its state normalised already.
-        self.norm = make_norm(config, config.width, rngs, dtype) if config.norm_position == "pre" else None
+        self.norm = make_norm(config, config.width, rngs) if config.norm_position == "pre" else None
         masked = config.kind == "masked"
         transform = masked or inner != config.width
         self.transform = nnx.Linear(config.width, inner, dtype=dtype, rngs=rngs) if transform else None
-        self.inner_norm = make_norm(config, inner, rngs, dtype) if masked else None
+        self.inner_norm = make_norm(config, inner, rngs) if masked else None
         self.bias = nnx.Param(jnp.zeros(config.vocab_size)) if masked else None
         own = None if config.tied else nnx.Linear(inner, config.vocab_size, use_bias=False, dtype=dtype, rngs=rngs)
         self.own = own
@@ -56,7 +56,7 @@ class ClassifierHead(nnx.Module):
     def __init__(self, config: ModelConfig, classes: int, *, rngs: nnx.Rngs, dtype: DTypeLike = jnp.float32):
         """Pooler [D, D] and classifier [D, classes]."""
         self.first = config.kind == "masked"
-        self.norm = make_norm(config, config.width, rngs, dtype) if config.norm_position == "pre" else None
+        self.norm = make_norm(config, config.width, rngs) if config.norm_position == "pre" else None
         self.pooler = nnx.Linear(config.width, config.width, dtype=dtype, rngs=rngs)
         self.classifier = nnx.Linear(config.width, classes, dtype=dtype, rngs=rngs)
 

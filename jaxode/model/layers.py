@@ -1,14 +1,15 @@
-"""Attention and feed-forward on a flattened stream: every matmul is 2-D, [B L, D], which XLA runs about twice as fast."""
+"""Attention and feed-forward on a flattened stream: matmuls are 2-D, [B L, D], which XLA runs about twice as fast."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import no_type_check
 
 import jax
 import jax.numpy as jnp
 from flax import nnx, struct
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from jaxode.config import ModelConfig
 from jaxode.types import Key, Mask, State
@@ -20,6 +21,7 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
 }
 
 
+@no_type_check  # JAX rebuilds pytrees with leaves of any kind
 @struct.dataclass
 class Rotary:
     """cos and sin of the rotation angles of each position and channel pair."""
@@ -43,10 +45,10 @@ def rotate(x: Float[Array, "B L heads K"], rotary: Rotary) -> Float[Array, "B L 
     return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
 
 
-def make_norm(config: ModelConfig, width: int, rngs: nnx.Rngs, dtype: DTypeLike) -> nnx.LayerNorm | nnx.RMSNorm:
-    """LayerNorm or RMSNorm; statistics are taken in float32, the result is in the compute type."""
+def make_norm(config: ModelConfig, width: int, rngs: nnx.Rngs) -> nnx.LayerNorm | nnx.RMSNorm:
+    """LayerNorm or RMSNorm in float32 whatever the compute type: Flax would round the state before it is centred."""
     kind = nnx.LayerNorm if config.norm == "layer" else nnx.RMSNorm
-    return kind(width, dtype=dtype, rngs=rngs)
+    return kind(width, dtype=jnp.float32, rngs=rngs)
 
 
 def output_scale(config: ModelConfig) -> float:
@@ -62,6 +64,34 @@ def output_scale(config: ModelConfig) -> float:
 
 def _output_init(config: ModelConfig) -> nnx.Initializer:
     return nnx.initializers.variance_scaling(output_scale(config) ** 2, "fan_in", "truncated_normal")
+
+
+def attend(
+    q: Float[Array, "B L H K"],
+    k: Float[Array, "B M kv_heads K"],
+    v: Float[Array, "B M kv_heads K"],
+    *,
+    mask: Bool[Array, "#B 1 L M"] | None = None,
+    causal: bool = False,
+) -> Float[Array, "B L H K"]:
+    """Softmax(q k^T / sqrt(K)) v, the softmax in float32; query heads share key/value heads in equal groups.
+
+    Written out because the weights are normalised after the product with v, on [L, K] instead of [L, M] numbers: on CPU
+    that takes half the forward and 0.6 of the backward time of `jax.nn.dot_product_attention`.
+    """
+    batch, length, heads, width = q.shape
+    keys, groups = k.shape[1], k.shape[2]
+    q = (q * width**-0.5).reshape(batch, length, groups, heads // groups, width)
+    scores = jnp.einsum("blgrk,bmgk->bgrlm", q, k, preferred_element_type=jnp.float32)
+    if causal:
+        visible = jnp.tril(jnp.ones((length, keys), bool), keys - length)
+        mask = visible if mask is None else jnp.logical_and(mask, visible)
+    if mask is not None:
+        scores = jnp.where(mask if mask.ndim == 2 else mask[:, :, None], scores, -1e30)
+    weights = jnp.exp(scores - jax.lax.stop_gradient(jnp.max(scores, axis=-1, keepdims=True)))
+    total = jnp.sum(weights, axis=-1, keepdims=True)
+    out = jnp.einsum("bgrlm,bmgk->bgrlk", weights.astype(v.dtype), v) / total.astype(v.dtype)
+    return out.transpose(0, 3, 1, 2, 4).reshape(batch, length, heads, width)
 
 
 class Attention(nnx.Module):
@@ -83,7 +113,7 @@ class Attention(nnx.Module):
         q, k, v = jnp.split(fused, (self.heads, self.heads + self.kv_heads), axis=2)
         if rotary is not None:
             q, k = rotate(q, rotary), rotate(k, rotary)
-        out = jax.nn.dot_product_attention(q, k, v, mask=mask, is_causal=self.causal)
+        out = attend(q, k, v, mask=mask, causal=self.causal)
         return self.output(out.reshape(batch * length, width)).reshape(batch, length, width)
 
 

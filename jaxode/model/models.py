@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, no_type_check
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +24,7 @@ from jaxode.types import Key, Mask, Segments, State, Tokens
 FULL_DEPTH = DepthConfig()
 
 
+@no_type_check  # JAX rebuilds pytrees with leaves of any kind
 @struct.dataclass
 class ModelOutput:
     """What a forward pass returns.
@@ -35,7 +36,7 @@ class ModelOutput:
         trace: the looped part's trajectory, when asked for.
     """
 
-    logits: Float[Array, B *out]
+    logits: Float[Array, " B *out"]
     state: State
     block_evaluations: Any
     trace: Trace | None = None

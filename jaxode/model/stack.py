@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, no_type_check
 
-import jax
 import jax.numpy as jnp
 from flax import nnx, struct
 from jax.typing import DTypeLike
 
 from jaxode.config import DepthConfig, ModelConfig
 from jaxode.depth import Schedule, Solve, Trace, get_solver, integrate, join
-from jaxode.model.block import Block, Context, FieldArgs, block_field, sublayer_fields
+from jaxode.model.block import Block, Context, FieldArgs, block_field, fold, sublayer_fields
 from jaxode.model.cost import plan
 from jaxode.types import State
 
 
+@no_type_check  # JAX rebuilds pytrees with leaves of any kind
 @struct.dataclass
 class StackOutput:
     """The state after the stack, and the looped part's trajectory when asked for."""
@@ -35,7 +36,7 @@ class Stack(nnx.Module):
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs, dtype: DTypeLike = jnp.float32):
         """Blocks are stored once each, whatever the number of applications."""
 
-        def blocks(count: int) -> nnx.List[Block]:
+        def blocks(count: int) -> Any:
             return nnx.List([Block(config, rngs=rngs, dtype=dtype) for _ in range(count)])
 
         self.config = config
@@ -62,7 +63,7 @@ class Stack(nnx.Module):
             cycle = self.config.sharing == "cycle"
             groups = [tuple(self.looped)] if cycle else [(block,) for block in self.looped]
             for index, (blocks, schedule) in enumerate(zip(groups, schedules, strict=True)):
-                solve = self._solve(blocks, x, schedule, depth, _fold(context, index), trace)
+                solve = self._solve(blocks, x, schedule, depth, fold(context, index), trace)
                 x, evaluations = solve.state, evaluations + solve.evaluations * len(blocks)
                 traces += [solve.trace] if solve.trace is not None else []
         x = self._once(self.coda, x, context, offset=1)
@@ -90,12 +91,7 @@ class Stack(nnx.Module):
         )
 
     @staticmethod
-    def _once(blocks: nnx.List[Block], x: State, context: Context, offset: int) -> State:
+    def _once(blocks: Sequence[Block], x: State, context: Context, offset: int) -> State:
         for index, block in enumerate(blocks):
-            x = x + block.increment(float(index), x, _fold(context, 1000 * (offset + 2) + index))
+            x = x + block.increment(float(index), x, fold(context, 1000 * (offset + 2) + index))
         return x
-
-
-def _fold(context: Context, index: int) -> Context:
-    """Give each group of blocks a dropout key of its own."""
-    return context if context.key is None else context.replace(key=jax.random.fold_in(context.key, index))

@@ -1,0 +1,208 @@
+"""Rows become batches: what the model reads, what it must predict and where the loss counts.
+
+Batch number `step` is a pure function of (seed, step), so a run can resume anywhere and on any number of devices.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from functools import partial
+from typing import Any, Literal
+
+import grain
+import jax
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from jaxode.config import require
+from jaxode.data.packing import segments
+from jaxode.data.tokenizers import Tokenizer
+
+Kind = Literal["causal", "masked"]
+Rows = Mapping[str, np.ndarray]  # tokens [B L+1], count [B]
+
+# separate streams of random numbers for the same (seed, step)
+_TRAINING, _VALIDATION = 0, 1
+
+_READ = grain.ReadOptions(num_threads=1, prefetch_buffer_size=4)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One batch as arrays of the host: a pytree, so it goes through `jax.device_put` and `jit` as it is."""
+
+    tokens: Int[np.ndarray | Array, "B L"]
+    """The input."""
+    targets: Int[np.ndarray | Array, "B L"]
+    """What to predict at each position."""
+    weights: Float[np.ndarray | Array, "B L"]
+    """1 where the loss counts, else 0."""
+    segments: Int[np.ndarray | Array, "B L"]
+    """Document number within the row, from 1; 0 is padding."""
+
+
+def _flatten(batch: Batch) -> tuple[list[tuple[Any, Any]], None]:
+    return [(jax.tree_util.GetAttrKey(f.name), getattr(batch, f.name)) for f in fields(Batch)], None
+
+
+def _unflatten(_: None, children: Iterable[Any]) -> Batch:
+    # past __init__, since transformations fill pytrees with shardings and shapes, which are no [B L] arrays
+    batch = object.__new__(Batch)
+    for f, child in zip(fields(Batch), children, strict=True):
+        object.__setattr__(batch, f.name, child)
+    return batch
+
+
+jax.tree_util.register_pytree_with_keys(Batch, _flatten, _unflatten)
+
+
+@dataclass(frozen=True)
+class BatchSpec:
+    """How rows become batches; `mask_fraction` counts for masked models only."""
+
+    tokenizer: Tokenizer
+    kind: Kind = "causal"
+    document_mask: bool = False
+    mask_fraction: float = 0.15
+
+    def __post_init__(self) -> None:
+        require(
+            self.kind == "causal" or self.tokenizer.mask_id is not None,
+            f'model.kind = "masked", but the tokenizer {self.tokenizer.name} has no mask token: '
+            'use data.tokenizer = "bpe" or "bytes", or a pretrained one that has a mask token',
+        )
+
+
+def make_batch(spec: BatchSpec, rows: Rows, rng: np.random.Generator) -> Batch:
+    """Turn packed rows [B L+1] into a batch of B sequences of L tokens; `rng` decides the masking."""
+    tokens, count = np.asarray(rows["tokens"], np.int32), np.asarray(rows["count"])
+    number = segments(tokens, spec.tokenizer.end_id, count)
+    if spec.kind == "masked":
+        return _masked(spec, tokens[:, :-1], number[:, :-1], rng)
+    weights = number[:, 1:] > 0
+    if spec.document_mask:
+        # the first token of a document cannot be foreseen from another one
+        weights &= number[:, 1:] == number[:, :-1]
+    return Batch(tokens[:, :-1], tokens[:, 1:], weights.astype(np.float32), number[:, :-1])
+
+
+def _masked(spec: BatchSpec, tokens: np.ndarray, number: np.ndarray, rng: np.random.Generator) -> Batch:
+    """Devlin et al. 2019, section 3.1: of the chosen tokens 80% become [MASK], 10% a random token, 10% stay."""
+    mask_id = spec.tokenizer.mask_id
+    assert mask_id is not None  # BatchSpec refuses it
+    special = np.isin(tokens, list(spec.tokenizer.special_ids))
+    eligible = (number > 0) & ~special
+    available = eligible.sum(axis=1)
+    wanted = np.minimum(np.maximum(np.rint(spec.mask_fraction * available), 1), available)
+    # the `wanted` smallest of the eligible scores: an exact share of every row
+    score = np.where(eligible, rng.random(tokens.shape), 2.0)
+    rank = np.argsort(np.argsort(score, axis=1), axis=1)
+    chosen = rank < wanted[:, None]
+    action = rng.random(tokens.shape)
+    ordinary = np.asarray(spec.tokenizer.ordinary_ids, np.int32)
+    replacement = np.where(action < 0.8, mask_id, rng.choice(ordinary, tokens.shape))
+    seen = np.where(chosen & (action < 0.9), replacement, tokens).astype(np.int32)
+    return Batch(seen, tokens, chosen.astype(np.float32), number)
+
+
+def _numbered(spec: BatchSpec, seed: int, stream: int, step: int, rows: Rows) -> Batch:
+    return make_batch(spec, rows, np.random.default_rng((seed, step, stream)))
+
+
+class Batches(Iterator[Batch]):
+    """Endless training batches, reshuffled every epoch, read ahead by a background thread.
+
+    `at(step)` gives any batch; iteration runs from the position that `set_state` can move.
+    """
+
+    def __init__(self, rows: Sequence[Mapping[str, Any]], spec: BatchSpec, batch_size: int, seed: int):
+        self.batch_size, self.seed, self.rows = batch_size, seed, len(rows)
+        self.steps_per_epoch = len(rows) / batch_size
+        """Batches in one pass over the rows."""
+        source = grain.MapDataset.source(rows).seed(seed).shuffle().repeat().batch(batch_size)  # pyright: ignore
+        self._batches = source.map_with_index(partial(_numbered, spec, seed, _TRAINING))
+        self._step = 0
+        self._reader: Any = None
+
+    def at(self, step: int) -> Batch:
+        """Batch number `step`, from 0."""
+        batch = self._batches[step]
+        assert batch is not None
+        return batch
+
+    def __next__(self) -> Batch:
+        if self._reader is None:
+            # slicing keeps the global step that masking depends on
+            self._reader = iter(self._batches[self._step :].to_iter_dataset(_READ))
+        batch = next(self._reader)
+        self._step += 1
+        return batch
+
+    def get_state(self) -> dict[str, int]:
+        """The position as plain JSON values: read-ahead batches do not count."""
+        return {"step": self._step, "seed": self.seed, "batch_size": self.batch_size, "rows": self.rows}
+
+    def set_state(self, state: Mapping[str, int]) -> None:
+        """Continue from `get_state`'s position.
+
+        Raises:
+            UserError: the state belongs to another order of the data.
+        """
+        for name in ("seed", "batch_size", "rows"):
+            saved, own = state.get(name), getattr(self, name)
+            require(
+                saved == own,
+                f"the saved data position has {name} = {saved}, this run has {own}, so the order would differ; "
+                "resume with the saved settings and an unchanged corpus",
+            )
+        self.close()
+        self._step = int(state["step"])
+
+    def close(self) -> None:
+        """Stop the background thread."""
+        if self._reader is not None:
+            self._reader.close()
+            self._reader = None
+
+
+class ValidationBatches:
+    """One pass over all rows, in order, as often as it is iterated; the same batches each time.
+
+    The last batch is filled up with rows of weight 0, so that all have one shape.
+    """
+
+    def __init__(
+        self,
+        rows: Sequence[Mapping[str, Any]],
+        spec: BatchSpec,
+        batch_size: int,
+        limit: int | None = None,
+        seed: int = 0,
+    ):
+        total = math.ceil(len(rows) / batch_size)
+        self._length = total if limit is None else min(limit, total)
+        fill: Callable[[Sequence[Mapping[str, Any]]], Rows] = partial(_stack, batch_size, spec.tokenizer.pad_id)
+        source = grain.MapDataset.source(rows)  # pyright: ignore
+        batches = source.batch(batch_size, batch_fn=fill)
+        self._batches = batches.map_with_index(partial(_numbered, spec, seed, _VALIDATION))[: self._length]
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __iter__(self) -> Iterator[Batch]:
+        reader = iter(self._batches.to_iter_dataset(_READ))
+        try:
+            yield from reader
+        finally:
+            reader.close()
+
+
+def _stack(batch_size: int, pad_id: int, rows: Sequence[Mapping[str, Any]]) -> Rows:
+    tokens = np.stack([row["tokens"] for row in rows])
+    missing = batch_size - len(rows)
+    return {
+        "tokens": np.pad(tokens, ((0, missing), (0, 0)), constant_values=pad_id),
+        "count": np.asarray([int(row["count"]) for row in rows] + [0] * missing),
+    }

@@ -1,0 +1,253 @@
+"""What a corpus name means: its documents, split into training and validation, as TFDS data sources. Imports no jax."""
+
+from __future__ import annotations
+
+import difflib
+import glob
+import hashlib
+import json
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tensorflow_datasets as tfds
+from tqdm import tqdm
+
+from jaxode.config import DataConfig, UserError, require
+from jaxode.data.documents import Document, read_documents
+from jaxode.data.stdlib import stdlib_documents, stdlib_files, stdlib_folder
+from jaxode.data.stores import FORMAT, JaxodeText, make_folder, read, write
+from jaxode.data.tokenizers import reachable
+
+NAMED = ("stdlib", "files", "wikitext-2", "books", "tinyshakespeare")
+SPLITS = ("train", "validation")
+
+Reader = Callable[[Path, str], Iterator[Document]]
+
+
+class Texts(Sequence[str]):
+    """The texts of one split, read from disk one by one."""
+
+    def __init__(self, examples: Sequence[dict[str, Any]], key: str = "text"):
+        self._examples, self._key = examples, key
+
+    def __len__(self) -> int:
+        return len(self._examples)
+
+    def __getitem__(self, i: Any) -> Any:
+        if isinstance(i, slice):
+            return [self[j] for j in range(*i.indices(len(self)))]
+        if not -len(self) <= i < len(self):
+            raise IndexError(i)
+        return self._examples[i % len(self)][self._key].decode()
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Documents by split; equal fingerprints mean equal documents in equal order."""
+
+    name: str
+    fingerprint: str
+    train: Texts
+    validation: Texts
+
+
+@dataclass(frozen=True)
+class _Files:
+    """A corpus of local files before it is read: (path, name) of every file, by split; one entry where we hold out."""
+
+    splits: dict[str, list[tuple[Path, str]]]
+    read: Reader
+
+
+def open_corpus(data: DataConfig, cache: Path, progress: bool = False) -> Corpus:
+    """Open the corpus that `data` names, reading its files into the cache at the first call.
+
+    Raises:
+        UserError: unknown name, missing folder, no matching file, or a file that cannot be used.
+    """
+    if data.corpus not in NAMED:
+        return _open_tfds(data, cache, progress)
+    files = _local_files(data)
+    fingerprint = _fingerprint(data, files)
+
+    def fill(folder: Path) -> None:
+        write(JaxodeText(_split_makers(data, files, progress), data_dir=str(folder)))
+
+    folder = make_folder(cache / "documents" / f"{data.corpus}-{fingerprint}", fill)
+    train, validation = (Texts(read(folder, split)) for split in SPLITS)
+    return Corpus(data.corpus, fingerprint, train, validation)
+
+
+def _local_files(data: DataConfig) -> _Files:
+    def read_plain(path: Path, source: str) -> Iterator[Document]:
+        return read_documents(path, source, data.separator, data.text_key)
+
+    def read_books(path: Path, source: str) -> Iterator[Document]:
+        return read_documents(path, source, separator="<|endofbook|>")
+
+    if data.corpus == "stdlib":
+        folder = stdlib_folder()
+        paths = stdlib_files(folder)
+        return _Files({"all": [(path, path.relative_to(folder).as_posix()) for path in paths]}, stdlib_documents)
+    if data.corpus == "files":
+        return _Files({"all": _matching(data.files)}, read_plain)
+    folder = _root(data) / data.corpus
+    if data.corpus == "tinyshakespeare":
+        return _Files({"all": _in_folder(folder, "input.txt")}, read_plain)
+    if data.corpus == "wikitext-2":
+        splits = {"train": _in_folder(folder, "train.txt"), "validation": _in_folder(folder, "valid.txt")}
+        return _Files(splits, _read_articles)
+    splits = {"train": _in_folder(folder, "train-*.txt"), "validation": _in_folder(folder, "valid.txt")}
+    return _Files(splits, read_books)
+
+
+def _root(data: DataConfig) -> Path:
+    root = data.root or os.environ.get("JAXODE_DATA", "")
+    require(
+        bool(root),
+        f'data.corpus = "{data.corpus}" needs data.root (or the variable JAXODE_DATA): the folder of {data.corpus}/',
+    )
+    folder = Path(root).expanduser()
+    require(folder.is_dir(), f"data.root = {root}: no such folder; it must hold {data.corpus}/")
+    return folder
+
+
+def _in_folder(folder: Path, pattern: str) -> list[tuple[Path, str]]:
+    require(folder.is_dir(), f"{folder}: no such folder; data.root must hold it")
+    paths = sorted(folder.glob(pattern))
+    require(len(paths) > 0, f"{folder / pattern}: no such file")
+    return [(path, path.name) for path in paths]
+
+
+def _matching(pattern: str) -> list[tuple[Path, str]]:
+    paths = [Path(p) for p in glob.glob(os.path.expanduser(pattern), recursive=True) if os.path.isfile(p)]
+    require(len(paths) > 0, f'data.files = "{pattern}": no file matches; ** in a glob crosses folders')
+    base = Path(os.path.commonpath([path.parent for path in paths]))
+    # names relative to the common folder, so that moving the corpus does not change its split
+    return sorted(((path, path.relative_to(base).as_posix()) for path in paths), key=lambda pair: pair[1])
+
+
+def _read_articles(path: Path, source: str) -> Iterator[Document]:
+    """WikiText: an article begins at a heading ` = Title = ` between blank lines (not at ` = = Sub = = `)."""
+    (whole,) = read_documents(path, source)
+    lines = whole.text.splitlines(keepends=True)
+    # the blank lines matter: table legends such as ` = Wins ; L = ` look like titles
+    starts = [
+        i
+        for i, line in enumerate(lines)
+        if re.fullmatch(r" = (?!= ).*(?<! =) = ?\n?", line)
+        and not "".join(lines[max(i - 1, 0) : i] + lines[i + 1 : i + 2]).strip()
+    ]
+    for number, (a, b) in enumerate(zip([0, *starts[1:]], [*starts[1:], len(lines)], strict=True)):
+        yield Document("".join(lines[a:b]), f"{source}#{number}")
+
+
+def _fingerprint(data: DataConfig, files: _Files) -> str:
+    listing = [
+        (split, name, str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns)
+        for split, pairs in files.splits.items()
+        for path, name in pairs
+    ]
+    options = (FORMAT, data.corpus, data.separator, data.text_key, data.valid_fraction)
+    return _hash(json.dumps([options, listing]))
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _split_makers(data: DataConfig, files: _Files, progress: bool) -> dict[str, Callable[[], Iterator[Document]]]:
+    def documents(split: str, doing: str) -> Iterator[Document]:
+        for path, name in tqdm(files.splits[split], desc=doing, unit="file", disable=not progress, leave=False):
+            yield from files.read(path, name)
+
+    if "all" not in files.splits:
+        return {split: lambda split=split: documents(split, f"reading {split}") for split in SPLITS}
+
+    # a first pass over the files only decides the split (and meets every bad file), so that no text is held
+    sources = [document.source for document in documents("all", "reading")]
+    if len(sources) == 1:
+        return {split: lambda split=split: _part(documents("all", f"reading {split}"), split, data) for split in SPLITS}
+    held_out = hold_out(sources, data.valid_fraction)
+
+    def select(split: str) -> Iterator[Document]:
+        return (d for d in documents("all", f"reading {split}") if (d.source in held_out) == (split == "validation"))
+
+    return {split: lambda split=split: select(split) for split in SPLITS}
+
+
+def hold_out(sources: Sequence[str], fraction: float) -> frozenset[str]:
+    """The sources whose hash falls in the lowest `fraction`; at least one, and never all.
+
+    A hash and not a shuffle: adding a document moves no other one between training and validation.
+    """
+    score = {source: int(_hash(source), 16) / 16**16 for source in sources}
+    order = sorted(score, key=lambda source: (score[source], source))
+    count = sum(score[source] < fraction for source in order)
+    return frozenset(order[: min(max(count, 1), len(order) - 1)])
+
+
+def _part(documents: Iterator[Document], split: str, data: DataConfig) -> Iterator[Document]:
+    """The first lines of an only document for training, the last ones for validation."""
+    (document,) = documents
+    lines = document.text.splitlines(keepends=True)
+    # one long line is cut between characters
+    pieces = lines if len(lines) > 1 else list(document.text)
+    require(len(pieces) > 1, f"{document.source}: the corpus is one character; nothing is left to validate on")
+    cut = min(max(round(len(pieces) * (1 - data.valid_fraction)), 1), len(pieces) - 1)
+    yield Document("".join(pieces[:cut] if split == "train" else pieces[cut:]), f"{document.source}:{split}")
+
+
+def _open_tfds(data: DataConfig, cache: Path, progress: bool) -> Corpus:
+    """A registered TFDS text set; without a validation split, its test split or a share of train is validated on."""
+    folder = os.environ.get("TFDS_DATA_DIR") or str(cache / "tfds")
+    # community sets are left out: TFDS asks the network for their list
+    registered = tfds.list_builders(with_community_datasets=False)
+    if re.split("[/:]", data.corpus)[0] not in registered:
+        near = difflib.get_close_matches(data.corpus, (*NAMED, *registered), n=1, cutoff=0.5)
+        raise UserError(
+            f'data.corpus = "{data.corpus}": unknown; named corpora are {", ".join(NAMED)}, any other name is a '
+            f"TFDS text set (lm1b, wiki40b/en, ...){f'; did you mean {near[0]!r}?' if near else ''}"
+        )
+    try:
+        builder = tfds.builder(data.corpus, data_dir=folder, file_format="array_record")
+        prepared = Path(str(builder.data_path)).is_dir()
+        # TFDS's own sets download, and its retries without a network last for minutes
+        ours = not type(builder).__module__.startswith("tensorflow_datasets.")
+        if not (prepared or ours or reachable("storage.googleapis.com")):
+            raise OSError("the network cannot be reached")
+        write(builder, show=progress)
+    except Exception as error:
+        line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(
+            f'data.corpus = "{data.corpus}": TFDS cannot prepare it ({line}); prepare it where there is a '
+            "network and set TFDS_DATA_DIR, or use data.files"
+        ) from None
+    features = builder.info.features
+    features = dict(features.items()) if isinstance(features, tfds.features.FeaturesDict) else {}
+    require(
+        isinstance(features.get(data.text_key), tfds.features.Text),
+        f'data.corpus = "{data.corpus}" has no text feature "{data.text_key}" (features: '
+        f"{', '.join(features) or 'none'}); set data.text_key",
+    )
+    train, validation = _tfds_splits(builder, data)
+    sizes = {name: info.num_examples for name, info in builder.info.splits.items()}
+    key = _hash(json.dumps([FORMAT, builder.info.full_name, sizes, train, validation, data.text_key]))
+    sources = (Texts(builder.as_data_source(split), data.text_key) for split in (train, validation))  # pyright: ignore
+    return Corpus(data.corpus, key, *sources)
+
+
+def _tfds_splits(builder: tfds.core.DatasetBuilder, data: DataConfig) -> tuple[str, str]:
+    splits = builder.info.splits
+    require("train" in splits, f'data.corpus = "{data.corpus}" has no train split (splits: {", ".join(splits)})')
+    for name in ("validation", "test"):
+        if name in splits:
+            return "train", name
+    total = splits["train"].num_examples
+    require(total > 1, f'data.corpus = "{data.corpus}" has {total} example; nothing is left to validate on')
+    cut = min(max(round(total * (1 - data.valid_fraction)), 1), total - 1)
+    return f"train[:{cut}]", f"train[{cut}:]"

@@ -1,0 +1,205 @@
+"""From a DataConfig to batches: documents, tokenizer and packed rows, each kept in the cache under its fingerprint."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from jaxode.config import DataConfig, UserError, require
+from jaxode.data.batches import Batches, BatchSpec, Kind, ValidationBatches
+from jaxode.data.corpora import SPLITS, Corpus, Texts, open_corpus
+from jaxode.data.packing import Row, pack
+from jaxode.data.stores import FORMAT, JaxodeRows, make_folder, read, write
+from jaxode.data.tokenizers import Tokenizer, byte_tokenizer, from_pretrained, train_bpe
+
+TRAINING_CHARACTERS = 50_000_000
+"""A BPE vocabulary is learned from about this much text, taken evenly from a larger corpus."""
+
+_CHUNK_CHARACTERS = 1_000_000
+_STATS_FILE = "stats.json"
+
+
+@dataclass(frozen=True)
+class SplitStats:
+    """Size of one split; `tokens` counts one end token a document, `bytes` is the text as UTF-8."""
+
+    documents: int
+    tokens: int
+    bytes: int
+
+    @property
+    def tokens_per_byte(self) -> float:
+        """Turns nats per token into bits per byte: bits/byte = nats/token * tokens_per_byte / ln 2."""
+        return self.tokens / self.bytes
+
+
+@dataclass(frozen=True)
+class PreparedData:
+    """A corpus ready to train on."""
+
+    corpus: str
+    tokenizer: Tokenizer
+    length: int
+    spec: BatchSpec
+    stats: Mapping[str, SplitStats]
+    """By split: train, validation."""
+    train_rows: Sequence[Mapping[str, Any]]
+    validation_rows: Sequence[Mapping[str, Any]]
+
+    def train(self, batch_size: int, seed: int) -> Batches:
+        """Endless shuffled batches.
+
+        Raises:
+            UserError: the training split does not fill one batch.
+        """
+        rows, needed = len(self.train_rows), batch_size * self.length
+        require(
+            rows >= batch_size,
+            f"{self.corpus}: the training split has {self.stats['train'].tokens} tokens = {rows} rows of length "
+            f"{self.length}, one batch of {batch_size} rows needs {needed} tokens: lower train.batch_size or "
+            "model.length, or give more text",
+        )
+        return Batches(self.train_rows, self.spec, batch_size, seed)
+
+    def validation(self, batch_size: int, limit: int | None = None, seed: int = 0) -> ValidationBatches:
+        """One pass over the validation split, or over its first `limit` batches; iterate it as often as needed."""
+        return ValidationBatches(self.validation_rows, self.spec, batch_size, limit, seed)
+
+
+def cache_folder(data: DataConfig) -> Path:
+    """Where prepared data lives: `data.cache`, else the variable JAXODE_CACHE, else ~/.cache/jaxode."""
+    return Path(data.cache or os.environ.get("JAXODE_CACHE") or "~/.cache/jaxode").expanduser()
+
+
+def prepare(
+    data: DataConfig, length: int, kind: Kind, progress: bool = True, tokenizer: Tokenizer | None = None
+) -> PreparedData:
+    """Read, tokenise and pack the corpus that `data` names into rows of `length` + 1 tokens.
+
+    The first call works and fills the cache; later ones open it. A given `tokenizer` (that of a finished run, say)
+    takes the place of `data.tokenizer`. `progress` shows bars on standard error.
+
+    Raises:
+        UserError: whatever in `data`, its files or its tokenizer cannot be used.
+    """
+    cache = cache_folder(data)
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"data.cache = {cache}: cannot be made ({error.strerror}); choose another folder") from None
+    if tokenizer is None and data.tokenizer not in ("bpe", "bytes"):
+        # before the corpus is read: a wrong name should not cost minutes
+        tokenizer = from_pretrained(data.tokenizer)
+    if tokenizer is not None:
+        BatchSpec(tokenizer, kind)
+    corpus = open_corpus(data, cache, progress)
+    tokenizer = tokenizer or _own_tokenizer(data, corpus, cache, progress)
+    spec = BatchSpec(tokenizer, kind, data.document_mask, data.mask_fraction)
+
+    def fill(folder: Path) -> None:
+        counts = {split: _Counter() for split in SPLITS}
+
+        def rows(split: str) -> Iterator[Row]:
+            ids = _encoded(getattr(corpus, split), tokenizer, counts[split], split, progress)
+            return pack(ids, length, tokenizer.end_id, tokenizer.pad_id)
+
+        makers = {split: lambda split=split: rows(split) for split in SPLITS}
+        write(JaxodeRows(makers, length, data_dir=str(folder)))
+        stats = {split: asdict(counts[split].stats()) for split in SPLITS}
+        (folder / _STATS_FILE).write_text(json.dumps(stats, indent=2) + "\n", encoding="utf-8")
+
+    key = f"{data.corpus.replace('/', '-')}-{corpus.fingerprint}-{tokenizer.fingerprint}-{length}-{FORMAT}"
+    folder = make_folder(cache / "rows" / key, fill)
+    raw = json.loads((folder / _STATS_FILE).read_text(encoding="utf-8"))
+    return PreparedData(
+        corpus=data.corpus,
+        tokenizer=tokenizer,
+        length=length,
+        spec=spec,
+        stats={split: SplitStats(**raw[split]) for split in SPLITS},
+        train_rows=read(folder, "train"),
+        validation_rows=read(folder, "validation"),
+    )
+
+
+@dataclass(frozen=True)
+class ScoredText:
+    """One text packed as the corpora are, for scoring."""
+
+    batches: ValidationBatches
+    stats: SplitStats
+
+
+def text_batches(
+    text: str | Sequence[str], spec: BatchSpec, length: int, batch_size: int, limit: int | None = None, seed: int = 0
+) -> ScoredText:
+    """Pack a text, or several documents, in memory, without the cache.
+
+    Raises:
+        UserError: the text is empty.
+    """
+    texts = [text] if isinstance(text, str) else text
+    require(any(part.strip() for part in texts), "the text to score is empty")
+    count = _Counter()
+    ids = _encoded(texts, spec.tokenizer, count, "text", progress=False)
+    rows = [
+        {"tokens": row.tokens, "count": row.count}
+        for row in pack(ids, length, spec.tokenizer.end_id, spec.tokenizer.pad_id)
+    ]
+    return ScoredText(ValidationBatches(rows, spec, batch_size, limit, seed), count.stats())
+
+
+def _own_tokenizer(data: DataConfig, corpus: Corpus, cache: Path, progress: bool) -> Tokenizer:
+    if data.tokenizer == "bytes":
+        return byte_tokenizer()
+
+    def fill(folder: Path) -> None:
+        # validation text stays out of the vocabulary
+        every = max(1, round(_characters(corpus.train) / TRAINING_CHARACTERS))
+        chosen = range(0, len(corpus.train), every)
+        bar = tqdm(chosen, desc="training tokenizer", unit="doc", disable=not progress, leave=False)
+        train_bpe((corpus.train[i] for i in bar), data.vocab_size).save(folder)
+
+    name = f"{data.corpus.replace('/', '-')}-{corpus.fingerprint}-bpe-{data.vocab_size}-{FORMAT}"
+    return Tokenizer.load(make_folder(cache / "tokenizers" / name, fill))
+
+
+def _characters(texts: Texts) -> float:
+    """Roughly: the mean of 200 documents spread evenly, times their number."""
+    sample = texts[:: max(1, len(texts) // 200)]
+    return len(texts) * sum(map(len, sample)) / len(sample)
+
+
+class _Counter:
+    """Grows while documents stream through `_encoded`."""
+
+    def __init__(self) -> None:
+        self.documents = self.tokens = self.bytes = 0
+
+    def stats(self) -> SplitStats:
+        return SplitStats(self.documents, self.tokens, self.bytes)
+
+
+def _encoded(
+    texts: Sequence[str], tokenizer: Tokenizer, count: _Counter, name: str, progress: bool
+) -> Iterator[list[int]]:
+    """The ids of every text in order, encoded some megabytes at a time so that all cores work."""
+    chunk: list[str] = []
+    with tqdm(total=len(texts), desc=f"packing {name}", unit="doc", disable=not progress, leave=False) as bar:
+        for i in range(len(texts)):
+            chunk.append(texts[i])
+            if i + 1 < len(texts) and sum(map(len, chunk)) < _CHUNK_CHARACTERS and len(chunk) < 1000:
+                continue
+            for text, ids in zip(chunk, tokenizer.encode_batch(chunk), strict=True):
+                count.documents += 1
+                count.tokens += len(ids) + 1
+                count.bytes += len(text.encode())
+                yield ids
+            bar.update(len(chunk))
+            chunk = []

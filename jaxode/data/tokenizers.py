@@ -1,0 +1,215 @@
+"""One tokenizer class over Hugging Face `tokenizers`, with its special ids known by role. Imports no jax.
+
+Two ways in: corpus text, where a literal like ``<|endoftext|>`` is plain text, and prompts, where it is the token.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import socket
+import urllib.parse
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+
+import tokenizers as hf
+from tokenizers import decoders, models, pre_tokenizers, trainers
+
+from jaxode.config import UserError, require
+
+END, PAD, MASK = "<|endoftext|>", "<|pad|>", "[MASK]"
+
+_MODEL_FILE = "tokenizer.json"
+_ROLES_FILE = "jaxode_tokenizer.json"
+
+
+class Tokenizer:
+    """Text to token ids and back.
+
+    Attributes: `name`; `vocab_size` V, with every id < V; `end_id` ends a document; `mask_id` is None where the
+    vocabulary has no mask token; `pad_id`; `special_ids`, all ids that plain text never produces.
+    """
+
+    def __init__(self, model: hf.Tokenizer, name: str, end_id: int, mask_id: int | None, pad_id: int):
+        self.name = name
+        self.end_id, self.mask_id, self.pad_id = end_id, mask_id, pad_id
+        # two copies, since whether specials are parsed is a switch on the model that threads share
+        self._json = model.to_str()
+        self._prompt = hf.Tokenizer.from_str(self._json)
+        self._plain = hf.Tokenizer.from_str(self._json)
+        self._plain.encode_special_tokens = True
+        for copy in (self._prompt, self._plain):
+            # packing cuts and pads; a limit stored with a pretrained tokenizer would lose text silently
+            copy.no_truncation()
+            copy.no_padding()
+        ids = model.get_vocab(with_added_tokens=True).values()
+        self.vocab_size = max(ids) + 1
+        added = model.get_added_tokens_decoder()
+        special = {i for i, token in added.items() if token.special} | {end_id, pad_id, mask_id}
+        self.special_ids = frozenset(i for i in special if i is not None)
+
+    def encode(self, text: str, allow_special: bool = False) -> list[int]:
+        """Token ids of `text`; with `allow_special`, literals such as ``[MASK]`` become their special token."""
+        model = self._prompt if allow_special else self._plain
+        return model.encode(text, add_special_tokens=False).ids
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of several plain texts, in parallel where there are cores."""
+        return [e.ids for e in self._plain.encode_batch_fast(list(texts), add_special_tokens=False)]
+
+    def decode(self, ids: Sequence[int], skip_special: bool = True) -> str:
+        """Text of `ids`; special tokens are left out unless asked for. Broken UTF-8 shows as U+FFFD."""
+        return self._prompt.decode([int(i) for i in ids], skip_special_tokens=skip_special)
+
+    def token(self, i: int) -> str | None:
+        """The vocabulary's entry for id `i`; None in a hole of the vocabulary."""
+        return self._prompt.id_to_token(int(i))
+
+    def token_id(self, token: str) -> int | None:
+        """The id of a vocabulary entry such as ``[CLS]``."""
+        return self._prompt.token_to_id(token)
+
+    @cached_property
+    def ordinary_ids(self) -> tuple[int, ...]:
+        """All ids that plain text can produce, in order: what a random replacement is drawn from."""
+        return tuple(sorted(set(self._prompt.get_vocab(with_added_tokens=True).values()) - self.special_ids))
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of everything that decides the ids; the name does not count."""
+        roles = json.dumps([self.end_id, self.mask_id, self.pad_id])
+        return hashlib.sha256((self._json + roles).encode()).hexdigest()[:16]
+
+    def save(self, folder: Path | str) -> None:
+        """Write tokenizer.json and the roles into `folder`."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        roles = {"name": self.name, "end_id": self.end_id, "mask_id": self.mask_id, "pad_id": self.pad_id}
+        (folder / _MODEL_FILE).write_text(self._json, encoding="utf-8")
+        (folder / _ROLES_FILE).write_text(json.dumps(roles, indent=2) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: Path | str) -> Tokenizer:
+        """Read what `save` wrote.
+
+        Raises:
+            UserError: a file is missing or damaged.
+        """
+        for file in (path := Path(folder)) / _MODEL_FILE, path / _ROLES_FILE:
+            require(file.is_file(), f"{file}: missing; {folder} holds no saved tokenizer")
+        try:
+            roles = json.loads((path / _ROLES_FILE).read_text(encoding="utf-8"))
+            model = hf.Tokenizer.from_str((path / _MODEL_FILE).read_text(encoding="utf-8"))
+            return cls(model, str(roles["name"]), roles["end_id"], roles["mask_id"], roles["pad_id"])
+        except Exception as error:  # the Rust side raises bare Exception
+            raise UserError(f"{folder}: damaged tokenizer files ({_first_line(error)}); copy them again") from None
+
+    def __repr__(self) -> str:
+        return f"Tokenizer({self.name}, V = {self.vocab_size})"
+
+
+def train_bpe(texts: Iterable[str] | Iterator[str], vocab_size: int) -> Tokenizer:
+    """Train a byte-level BPE (Sennrich et al. 2016; bytes as in Radford et al. 2019, section 2.2).
+
+    Any text survives encoding and decoding unchanged. On a small corpus V can be smaller than `vocab_size`.
+    """
+    require(vocab_size >= 259, f"vocab_size = {vocab_size}: must be at least 259 (256 bytes and 3 special tokens)")
+    model = _byte_level(models.BPE())
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=_specials(),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    model.train_from_iterator(texts, trainer)
+    return _with_roles(model, f"bpe-{model.get_vocab_size()}")
+
+
+def byte_tokenizer() -> Tokenizer:
+    """The 256 bytes as vocabulary, and the special tokens: V = 259."""
+    model = _byte_level(models.BPE(vocab={}, merges=[]))
+    trainer = trainers.BpeTrainer(
+        vocab_size=259,
+        special_tokens=_specials(),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    model.train_from_iterator([], trainer)
+    return _with_roles(model, "bytes")
+
+
+def _byte_level(model: models.BPE) -> hf.Tokenizer:
+    tokenizer = hf.Tokenizer(model)
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # pyright: ignore
+    tokenizer.decoder = decoders.ByteLevel()  # pyright: ignore
+    return tokenizer
+
+
+def _specials() -> list[str | hf.AddedToken]:
+    # the mask swallows the space before it, because an ordinary token of this kind of vocabulary begins with its space
+    return [END, PAD, hf.AddedToken(MASK, lstrip=True, normalized=False, special=True)]
+
+
+def _with_roles(model: hf.Tokenizer, name: str) -> Tokenizer:
+    end, pad, mask = (model.token_to_id(token) for token in (END, PAD, MASK))
+    assert end is not None
+    assert pad is not None
+    return Tokenizer(model, name, end_id=end, mask_id=mask, pad_id=pad)
+
+
+def from_pretrained(name: str) -> Tokenizer:
+    """A Hugging Face tokenizer by folder or by name; end is its eos or sep token, pad falls back to end.
+
+    Raises:
+        UserError: there is no such folder, the name cannot be reached, or the tokenizer lacks what packing needs.
+    """
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+    from transformers import AutoTokenizer
+
+    try:
+        source = AutoTokenizer.from_pretrained(name, local_files_only=True)
+    except Exception as error:
+        hint = 'give "bpe", "bytes", or the name or folder of a Hugging Face tokenizer'
+        if Path(name).exists() or name.startswith((".", "/", "~")):
+            raise UserError(f'data.tokenizer = "{name}": cannot be loaded ({_first_line(error)}); {hint}') from None
+        # the hub client retries for most of a minute without a network, so look before asking
+        if not _hub_reachable():
+            raise UserError(
+                f'data.tokenizer = "{name}": not on this machine, and the Hugging Face hub cannot be reached; {hint}'
+            ) from None
+        try:
+            source = AutoTokenizer.from_pretrained(name)
+        except Exception as again:
+            raise UserError(f'data.tokenizer = "{name}": cannot be loaded ({_first_line(again)}); {hint}') from None
+    model = getattr(source, "backend_tokenizer", None)
+    if not isinstance(model, hf.Tokenizer):
+        raise UserError(f'data.tokenizer = "{name}": has no fast tokenizer (tokenizer.json); choose another')
+    end = source.eos_token_id if source.eos_token_id is not None else source.sep_token_id
+    require(end is not None, f'data.tokenizer = "{name}": has neither an eos nor a sep token to end documents with')
+    pad = source.pad_token_id if source.pad_token_id is not None else end
+    label = Path(name).name if Path(name).exists() else name
+    return Tokenizer(model, label, end_id=end, mask_id=source.mask_token_id, pad_id=pad)
+
+
+def _hub_reachable() -> bool:
+    if os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on"):
+        return False
+    url = urllib.parse.urlparse(os.environ.get("HF_ENDPOINT", "https://huggingface.co"))
+    return reachable(url.hostname or "", url.port or 443)
+
+
+def reachable(host: str, port: int = 443) -> bool:
+    """Whether a connection to `host` opens within seconds; behind a proxy, assume so."""
+    if any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")):
+        return True
+    try:
+        socket.create_connection((host, port), timeout=3).close()
+    except OSError:
+        return False
+    return True
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

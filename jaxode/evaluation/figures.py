@@ -1,0 +1,136 @@
+"""What a measurement leaves behind: a CSV file, a PNG figure, a table on the terminal.
+
+Nothing here imports jax, so plotting grabs no device. Files appear whole or not at all.
+"""
+
+import csv
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+Series = Mapping[str, tuple[Sequence[float | int], Sequence[float | int]]]  # name -> (x, y)
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """Yield a temporary neighbour of `path` that replaces it on success and is removed on failure."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # not tempfile: its files are readable by their owner only, and stay so after the rename
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_csv(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
+    """Write one line a row under a header; columns stand in the order of their first appearance, None is empty.
+
+    Raises:
+        ValueError: no rows, so no header.
+    """
+    if not rows:
+        raise ValueError(f"{path}: no rows to write, so the columns are unknown; measure something first")
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    with _replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def read_csv(path: Path) -> list[dict[str, Any]]:
+    """Read what `write_csv` wrote: numbers come back as int or float, an empty cell as None, the rest as str."""
+    with path.open(newline="", encoding="utf-8") as file:
+        return [{name: _value(cell) for name, cell in row.items()} for row in csv.DictReader(file)]
+
+
+def _value(cell: str) -> Any:
+    if cell == "":
+        return None
+    for kind in (int, float):
+        try:
+            return kind(cell)
+        except ValueError:
+            continue
+    return cell
+
+
+def line_figure(
+    path: Path,
+    series: Series,
+    xlabel: str,
+    ylabel: str,
+    title: str,
+    *,
+    logx: bool = False,
+    logy: bool = False,
+) -> None:
+    """Draw each named (x, y) as a line with markers, 960 by 630 pixels, and write it to `path` as PNG.
+
+    Raises:
+        ValueError: no series, or one whose x and y differ in length.
+    """
+    # Figure, not pyplot: no global state, no window system
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator, StrMethodFormatter
+
+    if not series:
+        raise ValueError(f"{path}: no series to draw; give at least one name with its (x, y)")
+    for name, (x, y) in series.items():
+        if len(x) != len(y):
+            raise ValueError(f"{path}: series {name!r} has {len(x)} x and {len(y)} y; give as many of each")
+
+    figure = Figure(figsize=(6.4, 4.2), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot(xlabel=xlabel, ylabel=ylabel, title=title)
+    for (name, (x, y)), marker in zip(series.items(), _markers(len(series)), strict=True):
+        axes.plot(x, y, marker=marker, markersize=5, linewidth=1.5, label=name)
+    if logx:
+        axes.set_xscale("log")
+    if logy:
+        axes.set_yscale("log")
+
+    positions = sorted({value for x, _ in series.values() for value in x})
+    if all(isinstance(value, int) for value in positions):
+        if not logx:
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        elif len(positions) <= 10:  # the steps that were measured say more than powers of ten
+            axes.xaxis.set_major_locator(FixedLocator(positions))
+            axes.xaxis.set_minor_locator(NullLocator())
+            axes.xaxis.set_major_formatter(StrMethodFormatter("{x:.0f}"))
+    axes.grid(True, which="major", alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    if len(series) > 1:
+        axes.legend(frameon=False)
+    with _replacing(path) as temporary:
+        figure.savefig(temporary, format="png")
+
+
+def _markers(count: int) -> list[str]:
+    return ["os^Dv<>pP*X"[i % 11] for i in range(count)]  # lines stay apart in grey and for the colour-blind
+
+
+def table(rows: Sequence[Mapping[str, object]], columns: Sequence[str]) -> str:
+    """Lay out `columns` of `rows` as plain text: numbers to the right with 4 decimals, text to the left, None empty."""
+    cells = [[_cell(row.get(name)) for name in columns] for row in rows]
+    numeric = [all(isinstance(row.get(name), int | float | None) for row in rows) for name in columns]
+    widths = [max(map(len, column)) for column in zip(columns, *cells, strict=True)]
+
+    def line(texts: Sequence[str]) -> str:
+        aligned = (t.rjust(w) if right else t.ljust(w) for t, w, right in zip(texts, widths, numeric, strict=True))
+        return "  ".join(aligned).rstrip()
+
+    return "\n".join([line(columns), line(["-" * w for w in widths]), *map(line, cells)])
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return ""
+    if not isinstance(value, float):
+        return str(value)
+    # small and large numbers keep their digits: 3.0000e-07, not 0.0000
+    return f"{value:.4f}" if value == 0 or 1e-3 <= abs(value) < 1e6 else f"{value:.4g}"

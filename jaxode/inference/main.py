@@ -1,0 +1,181 @@
+"""The tasks behind infer.py. Results go to `write`, everything else to `note`; nothing is printed here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from jaxode.checkpoint import RunFolder, TrainedModel, load_run, newest_run
+from jaxode.config import DepthConfig, InferConfig, ModelConfig, UserError
+from jaxode.data import Batch, BatchSpec, prepare, text_batches
+from jaxode.depth import get_solver
+from jaxode.evaluation import default_configs, depth_sweep, evaluate, save_sweep
+from jaxode.evaluation.figures import table
+from jaxode.inference.fill_mask import fill
+from jaxode.inference.generate import generate
+from jaxode.inference.sampling import make_sampling
+from jaxode.model import flops_per_token, plan
+
+Write = Callable[[str], None]
+
+
+def run(config: InferConfig, write: Write, note: Write) -> None:
+    """Load the run and do its task.
+
+    Args:
+        config: what to do.
+        write: takes results, piece by piece, with their line ends.
+        note: takes one line at a time about the run and its cost.
+
+    Raises:
+        UserError: a run, a task, a text or a depth that does not fit.
+    """
+    path = Path(config.checkpoint) if config.checkpoint else newest_run()
+    model = RunFolder(path).config().model
+    task = config.task if config.task != "auto" else ("generate" if model.kind == "causal" else "fill")
+    depth = DepthConfig(steps=config.steps, solver=config.solver, schedule=config.schedule)
+    # what does not fit is refused before any weight is read
+    depths = _sweep_depths(model, depth) if task == "sweep" else ()
+    plan(model, depth)
+    trained = load_run(path)
+    note(
+        f"run {path}{'' if config.checkpoint else ' (the newest)'}, step {trained.step}: {model.kind}, "
+        f"{trained.model.num_parameters:,} parameters, tokenizer {trained.tokenizer.name}"
+    )
+    if task == "generate":
+        _generate(trained, config, depth, write, note)
+    elif task == "fill":
+        _fill(trained, config, depth, write, note)
+    elif task == "score":
+        _score(trained, config, depth, write, note)
+    else:
+        _sweep(trained, config, depths, write, note)
+
+
+def _generate(trained: TrainedModel, config: InferConfig, depth: DepthConfig, write: Write, note: Write) -> None:
+    masks, length = trained.config.data.document_mask, trained.config.model.length
+    if masks and not config.prompt:
+        raise UserError(
+            "the prompt is empty: this run kept attention within documents (data.document_mask), so it never learned "
+            "to begin one; give --prompt"
+        )
+    tokens = len(trained.tokenizer.encode(config.prompt, allow_special=True))
+    if tokens > length:
+        note(f"the prompt has {tokens} tokens; the model reads the last {length}")
+    done = generate(
+        trained.architecture,
+        trained.params,
+        trained.tokenizer,
+        config.prompt,
+        depth=depth,
+        max_new_tokens=config.max_new_tokens,
+        sampling=make_sampling(config.temperature),
+        seed=config.seed,
+        document_mask=masks,
+        on_token=write,
+    )
+    write("\n")
+    cost = _cost(trained.config.model, depth, done.block_evaluations_per_token)
+    later = "" if done.seconds_per_token is None else f", {1e3 * done.seconds_per_token:.1f} ms a token"
+    note(f"{cost}{later} (the first {done.seconds_first:.1f} s, with compilation); {done.new_tokens} tokens")
+
+
+def _fill(trained: TrainedModel, config: InferConfig, depth: DepthConfig, write: Write, note: Write) -> None:
+    done = fill(
+        trained.architecture,
+        trained.params,
+        trained.tokenizer,
+        config.prompt,
+        depth=depth,
+        top=config.top,
+        document_mask=trained.config.data.document_mask,
+    )
+    rows = [
+        {"mask": number, "token": repr(candidate.token), "probability": candidate.probability}
+        for number, found in enumerate(done.fills, start=1)
+        for candidate in found.candidates
+    ]
+    write(f"{done.text}\n\n{table(rows, list(rows[0]))}\n")
+    note(_cost(trained.config.model, depth, done.block_evaluations))
+
+
+def _score(trained: TrainedModel, config: InferConfig, depth: DepthConfig, write: Write, note: Write) -> None:
+    text = _file_batches(trained, config.file)
+    result = evaluate(
+        trained.architecture,
+        trained.params,
+        text.batches,
+        depth,
+        document_mask=trained.config.data.document_mask,
+        bytes_per_token=text.bytes_per_token,
+        progress="score",
+    )
+    row: dict[str, int | float] = {
+        "tokens": result.tokens,
+        "nats_per_token": result.nats_per_token,
+        "perplexity": result.perplexity,
+    }
+    if result.bits_per_byte is not None:
+        row["bits_per_byte"] = result.bits_per_byte
+    write(table([row], list(row)) + "\n")
+    note(_cost(trained.config.model, depth, result.block_evaluations))
+
+
+def _sweep(
+    trained: TrainedModel, config: InferConfig, depths: tuple[DepthConfig, ...], write: Write, note: Write
+) -> None:
+    text = _file_batches(trained, config.file, config.batches) if config.file else _validation(trained, config.batches)
+    result = depth_sweep(
+        trained.architecture,
+        trained.params,
+        text.batches,
+        depths,
+        document_mask=trained.config.data.document_mask,
+        bytes_per_token=text.bytes_per_token,
+        progress=True,
+    )
+    folder = Path(config.out) if config.out else trained.run.path
+    write(save_sweep(folder, result) + "\n")
+    note(f"{result.tokens} tokens predicted; written: {folder / 'sweep.csv'}, {folder / 'sweep.png'}")
+
+
+def _sweep_depths(model: ModelConfig, depth: DepthConfig) -> tuple[DepthConfig, ...]:
+    """The default step counts, or the one asked for."""
+    return (depth,) if depth.steps is not None else default_configs(model, depth.solver, depth.schedule)
+
+
+@dataclass(frozen=True)
+class _Text:
+    batches: Iterable[Batch]
+    bytes_per_token: float | None  # None for a masked model, which predicts a part of the tokens only
+
+
+def _file_batches(trained: TrainedModel, file: str, limit: int | None = None) -> _Text:
+    data, model = trained.config.data, trained.config.model
+    try:
+        text = Path(file).read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise UserError(f"{file}: is not UTF-8 text; convert it first") from None
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read: {error.strerror or error}") from None
+    spec = BatchSpec(trained.tokenizer, model.kind, data.document_mask, data.mask_fraction)
+    # a short text would leave most rows of a training batch empty
+    rows = min(trained.config.train.batch_size, len(text.encode()) // model.length + 1)
+    scored = text_batches(text, spec, model.length, rows, limit)
+    return _Text(scored.batches, 1 / scored.stats.tokens_per_byte if model.kind == "causal" else None)
+
+
+def _validation(trained: TrainedModel, limit: int) -> _Text:
+    model = trained.config.model
+    data = prepare(trained.config.data, model.length, model.kind, tokenizer=trained.tokenizer)
+    batches = data.validation(trained.config.train.batch_size, limit)
+    return _Text(batches, 1 / data.stats["validation"].tokens_per_byte if model.kind == "causal" else None)
+
+
+def _cost(model: ModelConfig, depth: DepthConfig, evaluations: int | float) -> str:
+    """Counted, not measured: an adaptive solver's own count stands for its steps."""
+    flops = flops_per_token(model)
+    total = flops.block * evaluations + flops.head
+    steps = "chosen" if get_solver(depth.solver).adaptive else depth.steps or model.steps
+    return f"steps {steps} ({depth.solver}): {evaluations:g} block evaluations a token, {total / 1e6:.3g} MFLOP"

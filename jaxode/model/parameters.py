@@ -1,0 +1,59 @@
+"""A model as (architecture, named parameters): the parameters are a flat dict, the same in training and on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+from flax import nnx
+
+from jaxode.config import UserError
+
+Parameters = dict[str, jax.Array]
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """Everything of a model but its numbers: static, hashable."""
+
+    graph: Any
+    paths: tuple[Any, ...]
+
+    def bind(self, parameters: Mapping[str, Any]) -> Any:
+        """The model with these parameters; traceable."""
+        state = nnx.from_flat_state([(path, nnx.Param(parameters[_name(path)])) for path in self.paths])
+        return nnx.merge(self.graph, state)
+
+
+def split(model: nnx.Module) -> tuple[Architecture, Parameters]:
+    """Take a model apart; names read like `stack.looped.0.attention.qkv.kernel`."""
+    graph, state = nnx.split(model)
+    flat = list(nnx.to_flat_state(state))
+    parameters = {_name(path): variable[...] for path, variable in flat}
+    return Architecture(graph, tuple(path for path, _ in flat)), parameters
+
+
+def check_fit(expected: Mapping[str, Any], found: Mapping[str, Any], source: str) -> None:
+    """Compare names and shapes.
+
+    Raises:
+        UserError: naming the first missing, extra or wrongly shaped tensor.
+    """
+    remedy = "the file belongs to another architecture; use the run's own config"
+    for name in sorted(expected.keys() | found.keys()):
+        if name not in found:
+            raise UserError(f"{source}: tensor {name} is missing; {remedy}")
+        if name not in expected:
+            raise UserError(f"{source}: tensor {name} is unknown to the model; {remedy}")
+        want, have = tuple(expected[name].shape), tuple(found[name].shape)
+        if want != have:
+            hint = (
+                "the vocabulary does not fit" if name.endswith("tokens.embedding") and want[1:] == have[1:] else remedy
+            )
+            raise UserError(f"{source}: tensor {name} has shape {list(have)}, the model needs {list(want)}; {hint}")
+
+
+def _name(path: Any) -> str:
+    return ".".join(map(str, path))

@@ -1,0 +1,259 @@
+"""The training loop: prepare, step, measure, validate, save, stop at any moment, continue as if never stopped."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import sys
+import time
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from signal import Signals
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from tqdm import tqdm
+
+from jaxode.checkpoint import RUNS, Checkpoints, RunFolder
+from jaxode.config import Config, ModelConfig, UserError, require, to_dict
+from jaxode.data import PreparedData, prepare
+from jaxode.evaluation import Evaluation, evaluate
+from jaxode.model import make_model, plan
+from jaxode.model.cost import flops_per_token
+from jaxode.model.parameters import Architecture, Parameters, split
+from jaxode.tracking import JsonlTracker, ProgressBar, TensorBoardTracker, Tracker, Trackers, WandbTracker
+from jaxode.training.optimizer import learning_rate, make_optimizer
+from jaxode.training.parallel import Parallel, make_parallel
+from jaxode.training.signals import StopRequest
+from jaxode.training.step import StepMetrics, TrainState, TrainStep, init_state, make_train_step
+from jaxode.training.throughput import matmul_peak
+
+# What may differ between a run and its continuation: where and how often, never what is computed.
+FREE = {
+    "": {"out", "resume"},
+    "train": {"log_every", "validate_every", "validation_batches", "checkpoint_every", "keep", "sweep"}
+    | {"tensorboard", "wandb", "devices", "parallel"},
+    "data": {"cache", "root"},
+    "depth": {"adjoint"},
+}
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """How a run ended."""
+
+    run: RunFolder
+    step: int
+    """Updates made in all."""
+    stopped_by: Signals | None
+    """The signal that ended it early."""
+    validation: Evaluation | None
+    """On the whole validation split at the training depth; None when stopped early."""
+    architecture: Architecture
+    params: Parameters
+    data: PreparedData
+    config: Config
+
+
+def train(config: Config) -> TrainResult:
+    """Run or continue a training run.
+
+    Raises:
+        UserError: whatever cannot work, before anything compiles; later, a loss that is not finite (the last good
+            checkpoint stays).
+    """
+    plan(config.model, config.depth)
+    parallel = make_parallel(config.train)
+    run = RunFolder(Path(config.out) if config.out else RUNS / datetime.now().strftime("%Y-%m-%d-%H%M%S"))
+    stored = run.config() if config.resume else None
+    if stored is None:
+        run.check_free()
+    data = prepare(
+        config.data, config.model.length, config.model.kind, tokenizer=run.tokenizer() if config.resume else None
+    )
+    batches = data.train(config.train.batch_size, config.train.seed)
+    config = dataclasses.replace(config, out=str(run.path), model=_with_vocabulary(config.model, data))
+    if stored is None:
+        run.create(config, data.tokenizer)
+    else:
+        _check_same(stored, config)
+
+    dtype = jnp.dtype(config.train.precision)
+    architecture, params = split(make_model(config.model, seed=config.train.seed, dtype=dtype))
+    optimizer = make_optimizer(config.optimizer, config.train.updates)
+    state = parallel.place_state(init_state(params, optimizer))
+    step = parallel.compile(
+        lambda axis: make_train_step(
+            architecture,
+            config.depth,
+            optimizer,
+            accumulate=config.train.accumulate,
+            document_mask=config.data.document_mask,
+            axis=axis,
+        )
+    )
+    with Checkpoints(run, config.train.keep) as checkpoints, StopRequest() as stop:
+        if config.resume and checkpoints.latest is not None:
+            params, opt, position = checkpoints.restore(checkpoints.latest, state.params, state.optimizer)
+            state = parallel.place_state(TrainState(jnp.asarray(checkpoints.latest, jnp.int32), params, opt))
+            batches.set_state(position)
+        loop = _Loop(config, architecture, data, batches, parallel, step, checkpoints, stop)
+        try:
+            state = loop.run(state)
+        finally:
+            batches.close()
+            loop.trackers.close()
+    done = int(state.step)
+    params = jax.device_get(state.params)
+    final = loop.validate(params, limit=None) if done == config.train.updates else None
+    return TrainResult(run, done, stop.signal, final, architecture, params, data, config)
+
+
+@dataclass
+class _Loop:
+    config: Config
+    architecture: Architecture
+    data: PreparedData
+    batches: Any
+    parallel: Parallel
+    step: TrainStep
+    checkpoints: Checkpoints
+    stop: StopRequest
+
+    def __post_init__(self) -> None:
+        train, model = self.config.train, self.config.model
+        self.tokens_per_update = train.batch_size * model.length
+        self.learning_rate = learning_rate(self.config.optimizer, train.updates)
+        dtype = jnp.dtype(train.precision)
+        self.peak = len(self.parallel.devices) * matmul_peak(dtype, self.parallel.devices[0])
+        # The backward pass is twice the forward one; what the adjoint recomputes is no progress and is not counted.
+        self.flops_per_update = 3 * flops_per_token(model, self.config.depth).total * self.tokens_per_update
+        self.trackers = Trackers([])
+
+    def run(self, state: TrainState) -> TrainState:
+        """Update until the end, a signal, or a loss that is not finite."""
+        train = self.config.train
+        start = int(state.step)
+        self.trackers = Trackers(self._trackers(start))
+        key = jax.random.key(train.seed)
+        pending: StepMetrics | None = None
+        clock, clock_step = time.perf_counter(), start
+        for done in range(start + 1, train.updates + 1):
+            batch = self.parallel.place_batch(next(self.batches))
+            state, metrics = self.step(state, batch, key)
+            # One update late, so that the device always has work queued while the host looks at a loss.
+            self._check(pending, done - 1)
+            pending = metrics
+            last = done == train.updates or self.stop.signal is not None
+            if last or _due(done, train.checkpoint_every, train.log_every, train.validate_every):
+                self._check(metrics, done)
+            if last or done % train.log_every == 0:
+                now = time.perf_counter()
+                self._log(done, metrics, (done - clock_step) / (now - clock))
+                clock, clock_step = now, done
+            if last or done % train.checkpoint_every == 0:
+                self._save(done, state)
+            if not last and train.validate_every and done % train.validate_every == 0:
+                paused = time.perf_counter()
+                evaluation = self.validate(jax.device_get(state.params), train.validation_batches)
+                self.trackers.log(done, _validation_metrics(evaluation))
+                tqdm.write(f"update {done}: validation loss {evaluation.nats_per_token:.4f} nats per token", sys.stderr)
+                clock += time.perf_counter() - paused
+            if last:
+                break
+        self.checkpoints.wait()
+        return state
+
+    def validate(self, params: Parameters, limit: int | None) -> Evaluation:
+        """Validation loss at the training depth."""
+        data = self.data
+        return evaluate(
+            self.architecture,
+            params,
+            data.validation(self.config.train.batch_size, limit),
+            self.config.depth,
+            document_mask=self.config.data.document_mask,
+            bytes_per_token=1.0 / data.stats["validation"].tokens_per_byte,
+        )
+
+    def _check(self, metrics: StepMetrics | None, step: int) -> None:
+        if metrics is None:
+            return
+        loss, norm = float(metrics.loss), float(metrics.gradient_norm)
+        if math.isfinite(loss) and math.isfinite(norm):
+            return
+        self.checkpoints.wait()
+        good = self.checkpoints.latest
+        kept = f"the checkpoint of update {good} is kept" if good is not None else "no checkpoint was written yet"
+        raise UserError(
+            f"update {step}: loss {loss}, gradient norm {norm}: training has diverged; {kept} in "
+            f"{self.checkpoints.run.path}; lower optimizer.learning_rate or raise optimizer.warmup_fraction"
+        )
+
+    def _save(self, step: int, state: TrainState) -> None:
+        # The next update reuses these buffers while the save still reads them.
+        params, optimizer = jax.tree.map(jnp.copy, (state.params, state.optimizer))
+        self.checkpoints.save(step, params, optimizer, self.batches.get_state())
+
+    def _log(self, step: int, metrics: StepMetrics, updates_per_second: float) -> None:
+        nats = float(metrics.loss)
+        self.trackers.log(
+            step,
+            {
+                "loss": nats,
+                "bits_per_byte": nats * self.data.stats["train"].tokens_per_byte / math.log(2),
+                "gradient_norm": float(metrics.gradient_norm),
+                "learning_rate": float(jnp.asarray(self.learning_rate(step - 1))),
+                "tokens_per_second": updates_per_second * self.tokens_per_update,
+                "peak_fraction": updates_per_second * self.flops_per_update / self.peak,
+            },
+        )
+
+    def _trackers(self, start: int) -> list[Tracker]:
+        config, run = self.config, self.checkpoints.run
+        trackers: list[Tracker] = [
+            JsonlTracker(run.metrics),
+            ProgressBar(config.train.updates, start, tokens_per_update=self.tokens_per_update),
+        ]
+        if config.train.tensorboard:
+            trackers.append(TensorBoardTracker(run.path / "tensorboard"))
+        if config.train.wandb:
+            trackers.append(WandbTracker(config.train.wandb, run.path.name, to_dict(config)))
+        return trackers
+
+
+def _due(step: int, *every: int) -> bool:
+    return any(period and step % period == 0 for period in every)
+
+
+def _validation_metrics(evaluation: Evaluation) -> dict[str, float]:
+    metrics = {"validation_loss": evaluation.nats_per_token}
+    if evaluation.bits_per_byte is not None:
+        metrics["validation_bits_per_byte"] = evaluation.bits_per_byte
+    return metrics
+
+
+def _with_vocabulary(model: ModelConfig, data: PreparedData) -> ModelConfig:
+    size, tokenizer = model.vocab_size or data.tokenizer.vocab_size, data.tokenizer
+    require(
+        size >= tokenizer.vocab_size,
+        f"model.vocab_size = {size}: the tokenizer {tokenizer.name} has {tokenizer.vocab_size} tokens; "
+        "set model.vocab_size to at least that, or to 0",
+    )
+    return dataclasses.replace(model, vocab_size=size)
+
+
+def _check_same(stored: Config, config: Config) -> None:
+    old, new = to_dict(stored), to_dict(config)
+    for section, values in old.items():
+        pairs = values.items() if isinstance(values, dict) else [(section, values)]
+        place = section if isinstance(values, dict) else ""
+        for name, value in pairs:
+            now = new[section].get(name) if place else new.get(name)
+            require(
+                name in FREE.get(place, set()) or now == value,
+                f"{f'{place}.{name}' if place else name} = {now!r}: the run in {config.out} was started with "
+                f"{value!r}; a run can only be resumed with the settings it began with",
+            )

@@ -1,0 +1,63 @@
+"""Eight emulated CPU devices for every test, and tiny models.
+
+The variables are set before anything imports jax. XLA optimises little here: these programs compile longer than
+they run.
+"""
+
+import os
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ["XLA_FLAGS"] = " ".join(
+    [
+        os.environ.get("XLA_FLAGS", ""),
+        "--xla_force_host_platform_device_count=8",
+        "--xla_backend_optimization_level=0",
+    ]
+).strip()
+
+import pytest
+
+from jaxode.config import ModelConfig
+
+
+@pytest.fixture(scope="session")
+def tiny():
+    """A factory of small configurations: D 32, H 4, L 16, N 4, V 50, with sublayers of full size from the start."""
+
+    def make(**changes):
+        values = {"vocab_size": 50, "width": 32, "heads": 4, "length": 16, "steps": 4, "output_init": 1.0}
+        return ModelConfig(**(values | changes))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def lively():
+    """Add noise to every parameter of a module in place, so that zero biases and gates and unit scales show as well."""
+    import jax
+    from flax import nnx
+
+    def shake(module, seed=1, size=0.1):
+        params = nnx.state(module, nnx.Param)
+        leaves, tree = jax.tree.flatten(params)
+        keys = jax.random.split(jax.random.key(seed), len(leaves))
+        noisy = [leaf + size * jax.random.normal(key, leaf.shape) for leaf, key in zip(leaves, keys, strict=True)]
+        nnx.update(module, jax.tree.unflatten(tree, noisy))
+        return module
+
+    return shake
+
+
+@pytest.fixture(scope="session")
+def compilations():
+    """A function that says how many programs XLA has compiled so far."""
+    import jax.monitoring
+
+    compiled = []
+
+    def listen(event, duration, **_):
+        if event == "/jax/core/compile/backend_compile_duration":
+            compiled.append(duration)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    return lambda: len(compiled)

@@ -1,0 +1,63 @@
+"""Packing is lossless: unpacking the rows gives back the stream."""
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jaxode.data.packing import pack, segments, unpack
+
+END, PAD = 0, 1
+documents = st.lists(st.lists(st.integers(2, 9), max_size=20), max_size=8)
+lengths = st.integers(1, 9)
+
+
+def stream_of(texts: list[list[int]]) -> list[int]:
+    return [token for text in texts for token in [*text, END]]
+
+
+@given(documents, lengths)
+def test_no_token_is_lost_or_invented(texts: list[list[int]], length: int):
+    rows = list(pack(texts, length, END, PAD))
+    assert list(unpack(rows)) == stream_of(texts)
+
+
+@given(documents, lengths)
+def test_every_token_but_the_first_is_a_target_exactly_once(texts: list[list[int]], length: int):
+    targets = [t for row in pack(texts, length, END, PAD) for t in row.tokens[1 : row.count].tolist()]
+    assert targets == stream_of(texts)[1:]
+
+
+@given(documents, lengths)
+def test_only_the_last_row_is_padded(texts: list[list[int]], length: int):
+    rows = list(pack(texts, length, END, PAD))
+    assert all(row.count == length + 1 for row in rows[:-1])
+    for row in rows:
+        assert row.tokens.shape == (length + 1,)
+        assert (row.tokens[row.count :] == PAD).all()
+    # no row without a target, unless the stream is one token
+    assert all(row.count >= 2 for row in rows) or len(stream_of(texts)) == 1
+
+
+def test_packing_reads_no_further_than_it_must():
+    def endless():
+        while True:
+            yield [2, 3, 4]
+
+    rows = pack(endless(), 5, END, PAD)
+    assert next(rows).tokens.tolist() == [2, 3, 4, END, 2, 3]
+    assert next(rows).tokens.tolist() == [3, 4, END, 2, 3, 4]
+
+
+def test_segments_number_documents_and_leave_padding_zero():
+    tokens = np.array([5, END, 6, 7, END, 8, PAD, PAD])
+    assert segments(tokens, END, 6).tolist() == [1, 1, 2, 2, 2, 3, 0, 0]
+
+
+def test_segments_of_a_batch_equal_those_of_its_rows():
+    tokens = np.array([[5, END, 6, 7], [END, END, 3, PAD]])
+    both = segments(tokens, END, np.array([4, 3]))
+    assert both.tolist() == [segments(t, END, c).tolist() for t, c in zip(tokens, (4, 3), strict=True)]
+
+
+def test_padding_that_shares_the_end_id_is_still_padding():
+    assert segments(np.array([5, END, END, END]), END, 2).tolist() == [1, 1, 0, 0]

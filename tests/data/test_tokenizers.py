@@ -1,0 +1,153 @@
+"""Byte-level round trips, special tokens as text and as tokens, saving, and pretrained tokenizers."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jaxode.config import UserError
+from jaxode.data import Tokenizer, byte_tokenizer, from_pretrained, train_bpe
+from jaxode.data import tokenizers as room
+
+BYTES = byte_tokenizer()
+BPE = train_bpe(["the cat sat on the mat\n" * 10, "die Katze saß auf der Matte"], 300)
+any_text = st.text(st.characters(exclude_categories=["Cs"]))
+
+
+@pytest.mark.parametrize("tokenizer", [BYTES, BPE], ids=["bytes", "bpe"])
+class TestByteLevel:
+    @given(text=any_text)
+    def test_any_text_comes_back(self, tokenizer: Tokenizer, text: str):
+        ids = tokenizer.encode(text)
+        assert tokenizer.decode(ids) == text
+        assert all(0 <= i < tokenizer.vocab_size for i in ids)
+
+    @given(text=any_text, literal=st.sampled_from([room.END, room.PAD, room.MASK]))
+    def test_literals_in_a_corpus_are_plain_text(self, tokenizer: Tokenizer, text: str, literal: str):
+        ids = tokenizer.encode_batch([text + literal + text])[0]
+        assert not tokenizer.special_ids & set(ids)
+        assert tokenizer.decode(ids) == text + literal + text
+
+    def test_literals_in_a_prompt_are_tokens(self, tokenizer: Tokenizer):
+        ids = tokenizer.encode("the [MASK] sat<|endoftext|>", allow_special=True)
+        assert ids.count(tokenizer.mask_id or -1) == 1
+        assert ids[-1] == tokenizer.end_id
+
+    def test_the_mask_stands_for_its_leading_space_too(self, tokenizer: Tokenizer):
+        ids = tokenizer.encode("the [MASK]", allow_special=True)
+        assert ids == [*tokenizer.encode("the"), tokenizer.mask_id]
+
+    def test_ordinary_and_special_ids_are_the_vocabulary(self, tokenizer: Tokenizer):
+        assert set(tokenizer.ordinary_ids) | tokenizer.special_ids == set(range(tokenizer.vocab_size))
+        assert not set(tokenizer.ordinary_ids) & tokenizer.special_ids
+
+    def test_save_and_load(self, tokenizer: Tokenizer, tmp_path: Path):
+        tokenizer.save(tmp_path)
+        loaded = Tokenizer.load(tmp_path)
+        assert loaded.fingerprint == tokenizer.fingerprint
+        assert (loaded.name, loaded.end_id, loaded.mask_id, loaded.pad_id, loaded.vocab_size) == (
+            tokenizer.name,
+            tokenizer.end_id,
+            tokenizer.mask_id,
+            tokenizer.pad_id,
+            tokenizer.vocab_size,
+        )
+        assert loaded.encode("the [MASK] cat") == tokenizer.encode("the [MASK] cat")
+
+
+def test_the_byte_vocabulary_has_one_id_a_byte():
+    assert BYTES.vocab_size == 259
+    assert len(BYTES.encode("aé漢")) == 1 + 2 + 3
+
+
+def test_merges_shorten_text():
+    assert len(BPE.encode("the cat sat on the mat")) < len(BYTES.encode("the cat sat on the mat"))
+
+
+def test_the_vocabulary_never_exceeds_its_size():
+    assert train_bpe(["ab " * 100], 5000).vocab_size < 300
+    with pytest.raises(UserError, match="at least 259"):
+        train_bpe(["a"], 100)
+
+
+def test_training_is_deterministic_across_processes():
+    code = (
+        "from jaxode.data import train_bpe;"
+        "print(train_bpe(['the cat sat on the mat\\n' * 10, 'die Katze saß auf der Matte'], 300).fingerprint)"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == BPE.fingerprint
+
+
+def test_different_vocabularies_have_different_fingerprints():
+    assert BPE.fingerprint != BYTES.fingerprint
+
+
+@pytest.mark.parametrize("file", ["tokenizer.json", "jaxode_tokenizer.json"])
+def test_missing_and_damaged_files(file: str, tmp_path: Path):
+    BYTES.save(tmp_path)
+    (tmp_path / file).write_text('{"name": ')
+    with pytest.raises(UserError, match="damaged tokenizer"):
+        Tokenizer.load(tmp_path)
+    (tmp_path / file).unlink()
+    with pytest.raises(UserError, match=f"{file}: missing"):
+        Tokenizer.load(tmp_path)
+
+
+def pretrained_folder(folder: Path, **roles: str) -> Path:
+    from transformers import PreTrainedTokenizerFast
+
+    BPE.save(folder / "source")
+    source = PreTrainedTokenizerFast(tokenizer_file=str(folder / "source" / "tokenizer.json"), **roles)
+    source.save_pretrained(folder / "mine")
+    return folder / "mine"
+
+
+def test_a_pretrained_folder_maps_its_roles(tmp_path: Path):
+    found = from_pretrained(str(pretrained_folder(tmp_path, sep_token=room.END, mask_token="[MASK]")))
+    assert (found.name, found.end_id, found.mask_id) == ("mine", BPE.end_id, BPE.mask_id)
+    assert found.pad_id == found.end_id, "pad falls back to end"
+    assert found.encode("the cat") == BPE.encode("the cat")
+
+
+def test_a_stored_length_limit_does_not_cut_text(tmp_path: Path):
+    folder = pretrained_folder(tmp_path, eos_token=room.END)
+    stored = json.loads((folder / "tokenizer.json").read_text())
+    stored["truncation"] = {"direction": "Right", "max_length": 4, "strategy": "LongestFirst", "stride": 0}
+    (folder / "tokenizer.json").write_text(json.dumps(stored))
+    assert from_pretrained(str(folder)).decode(from_pretrained(str(folder)).encode("the cat " * 50)) == "the cat " * 50
+
+
+def test_a_pretrained_tokenizer_without_an_end_is_refused(tmp_path: Path):
+    with pytest.raises(UserError, match="neither an eos nor a sep"):
+        from_pretrained(str(pretrained_folder(tmp_path, mask_token="[MASK]")))
+
+
+def test_an_unreachable_name_fails_fast_in_one_line(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(room, "_hub_reachable", lambda: False)
+    start = time.monotonic()
+    with pytest.raises(UserError, match="cannot be reached") as caught:
+        from_pretrained("no-such-author/no-such-tokenizer")
+    assert "\n" not in str(caught.value)
+    # the bound tells one look at the disk from the hub client's retries of most of a minute
+    assert time.monotonic() - start < 20
+
+
+def test_a_missing_folder_is_named():
+    with pytest.raises(UserError, match=r"\./nowhere"):
+        from_pretrained("./nowhere")
+
+
+if "JAXODE_DATA" in os.environ:
+
+    def test_albert():
+        found = from_pretrained(os.path.join(os.environ["JAXODE_DATA"], "tokenizers", "albert-base-v2"))
+        assert (found.name, found.vocab_size, found.mask_id, found.end_id) == ("albert-base-v2", 30000, 4, 3)
+        assert found.encode("paris is [MASK].", allow_special=True).count(4) == 1
+        assert 4 not in found.encode("paris is [MASK].")

@@ -1,0 +1,141 @@
+"""Tables and figures: values survive the file, files appear whole or not at all."""
+
+import math
+import struct
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jaxode.evaluation import figures
+from jaxode.evaluation.figures import line_figure, read_csv, table, write_csv
+
+ROWS = [{"steps": 12, "loss": 1.5, "solver": "euler"}, {"steps": 6, "loss": 1.6251, "note": 'α, "b"\r\nc'}]
+
+
+def test_csv_returns_what_was_written(tmp_path):
+    path = tmp_path / "new" / "sweep.csv"
+    write_csv(path, ROWS)
+    assert path.read_text(encoding="utf-8").splitlines()[0] == "steps,loss,solver,note"
+    assert read_csv(path) == [
+        {"steps": 12, "loss": 1.5, "solver": "euler", "note": None},
+        {"steps": 6, "loss": 1.6251, "solver": None, "note": 'α, "b"\r\nc'},
+    ]
+    assert type(read_csv(path)[0]["steps"]) is int
+
+
+@given(st.lists(st.fixed_dictionaries({"x": st.floats(allow_nan=False), "n": st.integers()}), min_size=1))
+def test_csv_numbers_survive_to_the_last_bit(tmp_path_factory, rows):
+    path = tmp_path_factory.mktemp("csv") / "a.csv"
+    write_csv(path, rows)
+    assert read_csv(path) == rows
+
+
+def test_csv_without_rows_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"a\.csv: no rows to write"):
+        write_csv(tmp_path / "a.csv", [])
+
+
+def test_files_are_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
+    path = tmp_path / "a.csv"
+    write_csv(path, ROWS)
+    before = path.read_bytes()
+
+    class Unprintable:
+        def __str__(self):
+            raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space"):
+        write_csv(path, [*ROWS, {"steps": Unprintable()}])
+    assert path.read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == ["a.csv"], "no temporary file is left behind"
+
+
+def test_files_are_as_readable_as_any_other(tmp_path):
+    write_csv(tmp_path / "a.csv", ROWS)
+    (tmp_path / "b").touch()
+    assert (tmp_path / "a.csv").stat().st_mode == (tmp_path / "b").stat().st_mode
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """The figure that line_figure draws, kept for a look at its parts."""
+    from matplotlib.figure import Figure
+
+    kept = []
+    save = Figure.savefig
+    monkeypatch.setattr(Figure, "savefig", lambda self, *a, **k: (kept.append(self), save(self, *a, **k))[1])
+    return kept
+
+
+SERIES = {"euler": ([3, 4, 6, 12], [1.9, 1.8, 1.7, 1.6]), "ab2": ([3, 4, 6, 12], [1.8, 1.7, 1.65, 1.6])}
+
+
+@pytest.mark.parametrize("logx", [False, True])
+@pytest.mark.parametrize("logy", [False, True])
+def test_line_figure_is_a_png_of_the_promised_size(tmp_path, drawn, logx, logy):
+    path = tmp_path / "new" / "sweep.png"
+    line_figure(path, SERIES, "steps", "nats per token", "Loss against depth", logx=logx, logy=logy)
+    data = path.read_bytes()
+    assert data.startswith(b"\x89PNG\r\n\x1a\n")
+    assert struct.unpack(">II", data[16:24]) == (960, 630)
+    assert [p.name for p in path.parent.iterdir()] == ["sweep.png"]
+
+    (axes,) = drawn[0].axes
+    assert (axes.get_xlabel(), axes.get_ylabel(), axes.get_title()) == ("steps", "nats per token", "Loss against depth")
+    assert (axes.get_xscale(), axes.get_yscale()) == ("log" if logx else "linear", "log" if logy else "linear")
+    assert [line.get_label() for line in axes.lines] == ["euler", "ab2"]
+    assert len({line.get_marker() for line in axes.lines}) == 2
+    np.testing.assert_array_equal(axes.lines[0].get_xydata(), np.transpose(SERIES["euler"]))
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["euler", "ab2"]
+    ticks = [t.get_text() for t in axes.get_xticklabels() if 3 <= t.get_position()[0] <= 12]
+    assert ticks == (["3", "4", "6", "12"] if logx else [str(i) for i in range(3, 13)])
+
+
+def test_single_series_needs_no_legend_and_integers_get_integer_ticks(tmp_path, drawn):
+    line_figure(tmp_path / "a.png", {"loss": ([1, 2], [0.5, math.nan])}, "x", "y", "t")
+    (axes,) = drawn[0].axes
+    assert axes.get_legend() is None
+    assert all(float(tick).is_integer() for tick in axes.get_xticks())
+    line_figure(tmp_path / "a.png", {"loss": ([0.5, 2.5], [1, 2])}, "x", "y", "t")
+    assert not all(float(tick).is_integer() for tick in drawn[1].axes[0].get_xticks())
+
+
+def test_line_figure_refuses_what_it_cannot_draw(tmp_path):
+    with pytest.raises(ValueError, match="no series to draw"):
+        line_figure(tmp_path / "a.png", {}, "x", "y", "t")
+    with pytest.raises(ValueError, match="series 'a' has 2 x and 1 y"):
+        line_figure(tmp_path / "a.png", {"a": ([1, 2], [1.0])}, "x", "y", "t")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_more_series_than_markers(tmp_path, drawn):
+    line_figure(tmp_path / "a.png", {str(i): ([1], [i]) for i in range(13)}, "x", "y", "t")
+    assert len(drawn[0].axes[0].lines) == 13
+
+
+def test_table_aligns():
+    rows = [*ROWS, {"steps": 100, "loss": 3e-7, "solver": "heun", "note": ""}]
+    assert table(rows, ["solver", "steps", "loss"]).splitlines() == [
+        "solver  steps    loss",
+        "------  -----  ------",
+        "euler      12  1.5000",
+        "            6  1.6251",
+        "heun      100   3e-07",
+    ]
+
+
+def test_table_leaves_no_blanks_at_the_end_of_a_line():
+    assert table([{"solver": "rk4"}, {"solver": None}], ["solver"]) == "solver\n------\nrk4\n"
+
+
+def test_table_without_rows_is_its_header():
+    assert table([], ["steps"]).splitlines() == ["steps", "-----"]
+
+
+def test_numbers_in_a_table():
+    numbers = [0.0, -2.5, 1e6, 123456.789, math.nan, math.inf, 0.001]
+    assert [figures._cell(x) for x in numbers] == [
+        "0.0000", "-2.5000", "1e+06", "123456.7890", "nan", "inf", "0.0010",
+    ]  # fmt: skip

@@ -1,0 +1,317 @@
+"""infer.py from its command line: results on standard output, all else on standard error, errors in one line."""
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tiny_runs import TOKENIZER, model_config, write_run
+
+from jaxode.config import DepthConfig
+from jaxode.data import BatchSpec, text_batches
+from jaxode.evaluation import evaluate
+from jaxode.evaluation.figures import read_csv
+from jaxode.inference import Temperature, generate, main
+
+ROOT = Path(__file__).parents[2]
+TEXT = "Depth is time: one block, applied again and again. " * 4
+
+
+@pytest.fixture
+def text_file(tmp_path):
+    path = tmp_path / "text.txt"
+    path.write_text(TEXT, encoding="utf-8")
+    return path
+
+
+def fails(ran):
+    """Exit code 2, nothing on standard output; returns the one line after the notes that the run began with."""
+    assert (ran.code, ran.out) == (2, "")
+    *notes, last = ran.err.splitlines()
+    assert all(note.startswith(("run ", "the prompt has")) for note in notes), ran.err
+    assert last.startswith("error: ")
+    return last
+
+
+def cells(line):
+    return re.split(r"\s{2,}", line.strip())
+
+
+def test_generate_writes_the_text_alone_to_standard_output(infer, runs, causal):
+    ran = infer("--checkpoint", runs["causal"], "--prompt", "abc", "--seed", 3, "--max-new-tokens", 24)
+    assert ran.code == 0
+    expected = generate(*causal, TOKENIZER, "abc", sampling=Temperature(0.8), seed=3, max_new_tokens=24)
+    assert ran.out == expected.text + "\n"
+    about, cost = ran.err.splitlines()
+    assert about.startswith(f"run {runs['causal']}, step 7: causal, ")
+    assert re.fullmatch(
+        r"steps 4 \(euler\): 4 block evaluations a token, [\d.]+ MFLOP, [\d.]+ ms a token "
+        r"\(the first [\d.]+ s, with compilation\); 24 tokens",
+        cost,
+    )
+    assert infer("--checkpoint", runs["causal"], "--prompt", "abc", "--seed", 3, "--max-new-tokens", 24).out == ran.out
+
+
+def test_depth_and_temperature_flags_reach_the_model(infer, runs):
+    common = ("--checkpoint", runs["causal"], "--prompt", "abc", "--max-new-tokens", 12, "--temperature", 0)
+    full, half = infer(*common), infer(*common, "--steps", 2)
+    assert "steps 2 (euler): 2 block evaluations" in half.err
+    assert full.out != half.out
+
+
+def test_a_long_prompt_is_noted(infer, runs):
+    ran = infer("--checkpoint", runs["causal"], "--prompt", "x" * 40, "--max-new-tokens", 1)
+    assert ran.code == 0
+    assert "the prompt has 40 tokens; the model reads the last 16\n" in ran.err
+
+
+def test_auto_fills_with_a_masked_run(infer, runs):
+    ran = infer("--checkpoint", runs["masked"], "--prompt", "a[MASK]b[MASK]", "--top", 3)
+    assert ran.code == 0
+    filled, blank, head, _, *rows = ran.out.splitlines()
+    assert re.fullmatch(r"a.+b.+", filled)
+    assert (blank, cells(head)) == ("", ["mask", "token", "probability"])
+    assert [row.split()[0] for row in rows] == ["1"] * 3 + ["2"] * 3
+    assert ran.err.splitlines()[-1].startswith("steps 4 (euler): 4 block evaluations")
+
+
+def test_without_a_checkpoint_the_newest_run_is_taken(infer, runs, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(runs["masked"], "runs/a")
+    shutil.copytree(runs["causal"], "runs/b")
+    Path("runs/a/checkpoints").touch()
+    Path("runs/c").mkdir()
+    ran = infer("--prompt", "a[MASK]")
+    assert ran.code == 0
+    assert ran.err.startswith(f"run {Path('runs/a')} (the newest), step 7: masked")
+
+
+def test_score(infer, runs, text_file, causal):
+    ran = infer("--checkpoint", runs["causal"], "--task", "score", "--file", text_file)
+    assert ran.code == 0
+    head, _, values = map(cells, ran.out.splitlines())
+    assert head == ["tokens", "nats_per_token", "perplexity", "bits_per_byte"]
+    scored = text_batches(TEXT, BatchSpec(TOKENIZER), 16, 2)
+    # one token a byte, and one for the end
+    expected = evaluate(*causal, scored.batches, DepthConfig(), bytes_per_token=len(TEXT) / (len(TEXT) + 1))
+    assert expected.bits_per_byte is not None
+    numbers = [expected.tokens, expected.nats_per_token, expected.perplexity, expected.bits_per_byte]
+    assert [float(value) for value in values] == pytest.approx(numbers, rel=1e-4)
+    assert expected.tokens == len(TEXT)
+
+
+def test_score_of_a_masked_run_has_no_bits_per_byte(infer, runs, text_file):
+    ran = infer("--checkpoint", runs["masked"], "--task", "score", "--file", text_file)
+    assert ran.code == 0
+    assert cells(ran.out.splitlines()[0]) == ["tokens", "nats_per_token", "perplexity"]
+
+
+def test_sweep_of_a_file(infer, runs, text_file, tmp_path):
+    ran = infer("--checkpoint", runs["causal"], "--task", "sweep", "--file", text_file, "--out", tmp_path / "out")
+    assert ran.code == 0
+    rows = read_csv(tmp_path / "out" / "sweep.csv")
+    assert [row["steps"] for row in rows] == [4, 2, 1]
+    assert [cells(line)[2] for line in ran.out.splitlines()[2:]] == ["4", "2", "1"]
+    assert (tmp_path / "out" / "sweep.png").is_file()
+    assert str(tmp_path / "out" / "sweep.png") in ran.err
+    assert rows[0]["bits_per_byte"] > 0
+
+
+def test_sweep_of_the_runs_own_validation_split(infer, tmp_path):
+    for i in range(4):
+        (tmp_path / f"{i}.txt").write_text(TEXT)
+    data = {"files": str(tmp_path / "*.txt"), "cache": str(tmp_path / "cache"), "valid_fraction": 0.5}
+    run = write_run(tmp_path / "run", model_config("causal"), **data)
+    ran = infer("--checkpoint", run, "--task", "sweep", "--steps", 2, "--batches", 3)
+    assert ran.code == 0, ran.err
+    assert [row["steps"] for row in read_csv(run / "sweep.csv")] == [4, 2]
+    assert f"{3 * 2 * 16} tokens predicted" in ran.err
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--solver", "magic"), 'depth.solver = "magic": allowed are euler'),
+        (("--schedule", "wavy"), 'depth.schedule = "wavy": allowed are'),
+        (("--schedule", "1,2"), "has 2 steps but depth.steps = 4"),
+        (("--steps", 5, "--schedule", "unit"), "the interval holds only 4 steps"),
+        (("--task", "sweep", "--solver", "magic"), 'depth.solver = "magic"'),
+        (("--task", "fill", "--prompt", "[MASK]"), "use task generate"),
+        (("--task", "score", "--file", "absent.txt"), "absent.txt: cannot be read: No such file"),
+        (("--task", "sweep", "--file", "."), ".: cannot be read"),
+        (("--checkpoint", "nowhere"), "nowhere: no such run folder"),
+        (("--config", "nowhere.toml"), "nowhere.toml: no such config file"),
+    ],
+)
+def test_bad_flags(infer, runs, flags, message):
+    assert message in fails(infer("--checkpoint", runs["causal"], *flags))
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--prompt", "no mask"), "holds no [MASK]: write it where"),
+        ((), "holds no [MASK]"),
+        (("--prompt", "[MASK]" + "a" * 16), "17 tokens, the model reads at most model.length = 16"),
+        (("--task", "generate"), "use task fill"),
+    ],
+)
+def test_bad_flags_for_a_masked_run(infer, runs, flags, message):
+    assert message in fails(infer("--checkpoint", runs["masked"], *flags))
+
+
+@pytest.mark.parametrize(
+    "flags", [("--steps", 0), ("--steps", "many"), ("--task", "score"), ("--nonsense",), ("--top", 0)]
+)
+def test_refused_by_the_parser(infer, flags):
+    ran = infer(*flags)
+    assert (ran.code, ran.out) == (2, "")
+    assert flags[0].strip("-") in ran.err
+
+
+@pytest.mark.parametrize(
+    ("content", "message"), [(b"", "is empty"), (b" \n", "is empty"), (b"\xff\xfe\x00", "not UTF-8")]
+)
+def test_files_that_cannot_be_scored(infer, runs, tmp_path, content, message):
+    (tmp_path / "bad").write_bytes(content)
+    assert message in fails(infer("--checkpoint", runs["causal"], "--task", "score", "--file", tmp_path / "bad"))
+
+
+def test_an_empty_prompt_needs_a_document_to_begin_after(infer, tmp_path):
+    run = write_run(tmp_path / "run", model_config("causal"), document_mask=True)
+    assert "give --prompt" in fails(infer("--checkpoint", run))
+
+
+def test_no_runs_at_all(infer, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert fails(infer()).startswith("error: no trained run under runs/: train one")
+
+
+def newest_step(run):
+    return run / "checkpoints" / "7"
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def weights(run):
+    """The files that hold the parameters' numbers."""
+    return [path for path in (newest_step(run) / "params").rglob("*") if path.is_file() and path.parent.name == "d"]
+
+
+def edit(path, old, new):
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+
+
+DAMAGE = {
+    "weights truncated": (
+        lambda run: [truncate(path) for path in weights(run)],
+        "7: checkpoint is damaged or incomplete",
+    ),
+    "weights deleted": (lambda run: [path.unlink() for path in weights(run)], "7: checkpoint is damaged or incomplete"),
+    "tree truncated": (lambda run: truncate(newest_step(run) / "params" / "_METADATA"), "7: checkpoint is damaged"),
+    "tree deleted": (lambda run: (newest_step(run) / "params" / "_METADATA").unlink(), "7: checkpoint is damaged"),
+    "other width": (
+        lambda run: edit(run / "config.toml", "width = 16", "width = 32"),
+        "belongs to another architecture",
+    ),
+    "other layout": (
+        lambda run: edit(run / "config.toml", 'sharing = "full"', 'sharing = "none"'),
+        "stack.looped.1.attention.output.bias is missing",
+    ),
+    "smaller vocabulary": (
+        lambda run: edit(run / "config.toml", "vocab_size = 259", "vocab_size = 99"),
+        "the tokenizer belongs to another run",
+    ),
+    "larger vocabulary": (
+        lambda run: edit(run / "config.toml", "vocab_size = 259", "vocab_size = 300"),
+        "has shape [259, 16], the model needs [300, 16]; the vocabulary does not fit",
+    ),
+    "tokenizer deleted": (lambda run: shutil.rmtree(run / "tokenizer"), "holds no saved tokenizer"),
+    "tokenizer truncated": (lambda run: truncate(run / "tokenizer" / "tokenizer.json"), "damaged tokenizer files"),
+    "config truncated": (
+        lambda run: edit(run / "config.toml", "[train]", "[tr\n"),
+        "config.toml: cannot be read as TOML",
+    ),
+    "config deleted": (lambda run: (run / "config.toml").unlink(), "holds no config.toml"),
+    "unknown knob": (lambda run: edit(run / "config.toml", "width = 16", "widht = 16"), "did you mean model.width?"),
+    "steps deleted": (
+        lambda run: [shutil.rmtree(p) for p in (run / "checkpoints").iterdir()],
+        "no complete checkpoint",
+    ),
+    "checkpoints deleted": (lambda run: shutil.rmtree(run / "checkpoints"), "holds no checkpoints yet"),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_damaged_runs(infer, copy, name):
+    damage, message = DAMAGE[name]
+    damage(copy)
+    assert message in fails(infer("--checkpoint", copy))
+
+
+HALF_WRITTEN = {
+    "a step being written": lambda run: shutil.copytree(
+        newest_step(run), newest_step(run).with_name("9.orbax-checkpoint-tmp")
+    ),
+    "a step without content": lambda run: newest_step(run).with_name("9").mkdir(),
+    "a step without weights": lambda run: (
+        shutil.copytree(newest_step(run), newest_step(run).with_name("9")),
+        shutil.rmtree(newest_step(run).with_name("9") / "params"),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", HALF_WRITTEN)
+def test_half_written_steps_are_passed_over(infer, copy, name):
+    HALF_WRITTEN[name](copy)
+    ran = infer("--checkpoint", copy, "--prompt", "abc", "--max-new-tokens", 1)
+    assert ran.code == 0, ran.err
+    assert ", step 7: " in ran.err
+
+
+def test_interrupt(infer, runs, monkeypatch):
+    def interrupted(*_, on_token, **__):
+        on_token("half a ")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(main, "generate", interrupted)
+    ran = infer("--checkpoint", runs["causal"], "--prompt", "abc")
+    assert (ran.code, ran.out) == (130, "half a ")
+    assert "Traceback" not in ran.err
+
+
+def test_help_imports_no_jax():
+    code = """if True:
+        import sys, infer
+        try:
+            infer.main(["--help"])
+        except SystemExit as stop:
+            print("jax" in sys.modules, stop.code)
+    """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=60)
+    assert done.stdout.splitlines()[-1] == "False 0", done.stderr
+    assert "--checkpoint" in done.stdout
+
+
+def test_a_reader_that_leaves_early_is_no_error():
+    code = """if True:
+        import sys, types, infer
+        tasks = types.SimpleNamespace(run=lambda config, write, note: [write("text") for _ in range(9)])
+        sys.modules |= {"jaxode.inference": types.ModuleType("inference"), "jaxode.inference.main": tasks}
+        sys.stdin.read()
+        sys.exit(infer.main([]))
+    """
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    process = subprocess.Popen([sys.executable, "-c", code], text=True, cwd=ROOT, **pipes)
+    assert process.stdout is not None
+    process.stdout.close()
+    process.stdout = None
+    _, err = process.communicate("", timeout=60)
+    assert process.returncode == 141
+    assert "Traceback" not in err

@@ -1,0 +1,335 @@
+"""Every refusal of the configuration names the place, the value and the remedy; flags win over TOML over defaults."""
+
+import dataclasses
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import tomli_w
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jaxode.config import (
+    Config,
+    DataConfig,
+    DepthConfig,
+    InferConfig,
+    ModelConfig,
+    OptimizerConfig,
+    TrainConfig,
+    UserError,
+    from_dict,
+    from_toml,
+    parse,
+    to_dict,
+)
+
+
+def toml(tmp_path, text):
+    path = tmp_path / "run.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+# --- values ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "message"),
+    [
+        (
+            ModelConfig,
+            {"width": 65, "heads": 4},
+            "model.width = 65 is not divisible by model.heads = 4: choose a multiple",
+        ),
+        (
+            ModelConfig,
+            {"heads": 4, "kv_heads": 3},
+            "model.kv_heads = 3 does not divide model.heads = 4: choose a divisor, or 0",
+        ),
+        (
+            ModelConfig,
+            {"width": 12, "heads": 4},
+            "model.width / model.heads = 3 is odd: rotary positions need an even head width",
+        ),
+        (ModelConfig, {"groups": 2}, 'model.groups = 2 with model.sharing = "full": they belong to "sequence"'),
+        (
+            ModelConfig,
+            {"groups": 5, "sharing": "cycle", "steps": 12},
+            "model.groups = 5 does not divide model.steps = 12: choose",
+        ),
+        (ModelConfig, {"dropout": 1.0}, "model.dropout = 1.0: must lie in [0.0, 0.99]"),
+        (ModelConfig, {"dropout": -0.1}, "model.dropout = -0.1: must lie in"),
+        (ModelConfig, {"dropout": float("nan")}, "model.dropout = nan: must lie in"),
+        (ModelConfig, {"rotary_base": -1.0}, "model.rotary_base = -1.0: must be positive"),
+        (DepthConfig, {"steps": 0}, "depth.steps = 0: must be at least 1 (None runs the model's full depth)"),
+        (DepthConfig, {"steps": -3}, "depth.steps = -3: must be at least 1"),
+        (DepthConfig, {"tolerance": 0.0}, "depth.tolerance = 0.0: must be positive"),
+        (DataConfig, {"corpus": "files"}, 'data.files is empty: corpus "files" needs a glob of text files'),
+        (DataConfig, {"corpus": "books", "files": "*.md"}, 'data.files = "*.md" together with data.corpus = "books"'),
+        (DataConfig, {"valid_fraction": 0.0}, "data.valid_fraction = 0.0: must lie in (0, 0.5]"),
+        (DataConfig, {"valid_fraction": 0.6}, "data.valid_fraction = 0.6: must lie in (0, 0.5]"),
+        (DataConfig, {"mask_fraction": 0.0}, "data.mask_fraction = 0.0: must lie in (0, 1)"),
+        (DataConfig, {"mask_fraction": 1.0}, "data.mask_fraction = 1.0: must lie in (0, 1)"),
+        (DataConfig, {"vocab_size": 299}, "data.vocab_size = 299: must be at least 300 (256 bytes and the special"),
+        (OptimizerConfig, {"learning_rate": 0.0}, "optimizer.learning_rate = 0.0: must be positive"),
+        (OptimizerConfig, {"learning_rate": float("nan")}, "optimizer.learning_rate = nan: must be positive"),
+        (OptimizerConfig, {"final_fraction": 1.5}, "optimizer.final_fraction = 1.5: must lie in [0.0, 1.0]"),
+        (OptimizerConfig, {"beta1": 1.0}, "optimizer.beta1 = 1.0: must lie in"),
+        (OptimizerConfig, {"beta2": -0.1}, "optimizer.beta2 = -0.1: must lie in"),
+        (OptimizerConfig, {"epsilon": 0.0}, "optimizer.epsilon = 0.0: must be positive"),
+        (
+            TrainConfig,
+            {"batch_size": 16, "accumulate": 3},
+            "train.batch_size = 16 is not divisible by train.accumulate",
+        ),
+        (OptimizerConfig, {"warmup_fraction": 0.95}, "optimizer.warmup_fraction = 0.95: must lie in [0.0, 0.9]"),
+        (Config, {"resume": True}, "resume without out: name the run folder to continue with --out"),
+        (InferConfig, {"steps": 0}, "steps = 0: must be at least 1 (None runs the model's full depth)"),
+        (InferConfig, {"temperature": -0.5}, "temperature = -0.5: must be at least 0.0"),
+        (InferConfig, {"seed": -1}, "seed = -1: must be at least 0"),
+        (InferConfig, {"task": "score"}, "task = score needs --file"),
+    ],
+)
+def test_refused_value_says_what_to_do(kind, values, message):
+    with pytest.raises(UserError) as refusal:
+        kind(**values)
+    assert str(refusal.value).startswith(message)
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("kind", "prefix", "least", "names"),
+    [
+        (ModelConfig, "model.", 1, "width heads length steps groups"),
+        (ModelConfig, "model.", 0, "vocab_size kv_heads ff_width embedding_width prelude coda output_init"),
+        (OptimizerConfig, "optimizer.", 0, "weight_decay clip"),
+        (
+            TrainConfig,
+            "train.",
+            1,
+            "updates batch_size accumulate log_every validation_batches checkpoint_every keep",
+        ),
+        (TrainConfig, "train.", 0, "devices validate_every seed"),
+        (InferConfig, "", 1, "max_new_tokens top batches"),
+    ],
+)
+def test_lower_bounds(kind, prefix, least, names):
+    for name in names.split():
+        number = type(getattr(kind(), name))
+        below = number(least - 1)
+        with pytest.raises(UserError) as refusal:
+            kind(**{name: below})
+        assert str(refusal.value) == f"{prefix}{name} = {below}: must be at least {least}"
+        fitting = {"heads": 1, "positions": "learned"} if name == "width" else {}
+        kind(**{name: number(least)}, **fitting)  # the bound itself is allowed
+
+
+def test_every_number_of_the_model_and_the_loop_has_a_lower_bound():
+    for kind in (ModelConfig, OptimizerConfig, TrainConfig, InferConfig, DepthConfig):
+        for field in dataclasses.fields(kind):
+            default = getattr(kind(), field.name)
+            if type(default) in (int, float):
+                with pytest.raises(UserError, match=field.name):
+                    kind(**{field.name: type(default)(-1)})
+
+
+def test_files_select_their_corpus():
+    assert DataConfig(files="*.txt").corpus == "files"
+
+
+@pytest.mark.parametrize(
+    ("values", "heads", "hidden", "distinct"),
+    [
+        ({"width": 64, "heads": 4}, 4, 256, 1),
+        ({"width": 64, "heads": 4, "kv_heads": 2, "ff_width": 100}, 2, 100, 1),
+        ({"width": 64, "heads": 4, "feed_forward": "swiglu"}, 4, 176, 1),  # 8/3 * 64 = 170.7, up to a multiple of 8
+        ({"width": 48, "heads": 4, "feed_forward": "swiglu"}, 4, 128, 1),
+        ({"width": 64, "sharing": "cycle", "steps": 12, "groups": 3}, 4, 256, 3),
+        ({"width": 64, "sharing": "none", "steps": 12}, 4, 256, 12),
+    ],
+)
+def test_zeros_resolve(values, heads, hidden, distinct):
+    model = ModelConfig(**values)
+    assert (model.num_kv_heads, model.hidden_width, model.distinct_blocks) == (heads, hidden, distinct)
+    assert model.head_width == model.width // 4
+
+
+# --- TOML -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[model]\nwidht = 64", "unknown key model.widht; did you mean model.width?"),
+        ("[modle]\nwidth = 64", "unknown key modle; did you mean model?"),
+        ("[train]\nzzz = 1", "unknown key train.zzz; allowed are accumulate, batch_size,"),
+        ('[model]\nwidth = "64"', "model.width = '64': must be int"),
+        ("[model]\nwidth = 64.0", "model.width = 64.0: must be int"),
+        ("[model]\nwidth = true", "model.width = True: must be int"),
+        ("[model]\ndropout = true", "model.dropout = True: must be float"),
+        ("[model]\ntied = 1", "model.tied = 1: must be bool"),
+        ("[model]\nwidth = [64]", "model.width = [64]: must be int"),
+        ("[depth]\nsteps = 2.5", "depth.steps = 2.5: must be int or None"),
+        ("[depth]\nsteps = true", "depth.steps = True: must be int or None"),
+        ("[data]\nfiles = 3", "data.files = 3: must be str"),
+        (
+            '[model]\nkind = "casual"',
+            "model.kind = 'casual': must be one of 'causal', 'masked'; did you mean 'causal'?",
+        ),
+        ("[model]\nkind = 1", "model.kind = 1: must be one of 'causal', 'masked'"),
+        ("model = 3", "model = 3: must be a table"),
+        ("[model]\nwidth = 65\nheads = 4", "model.width = 65 is not divisible by model.heads = 4"),
+        ("[depth]\nsteps = 0", "depth.steps = 0: must be at least 1"),
+        ("resume = true", "resume without out"),
+        ("[model\nwidth = 64", "cannot be read as TOML: "),
+        ("[model]\nwidth = 64\nwidth = 65", "cannot be read as TOML: "),
+    ],
+)
+def test_refused_toml_names_file_and_key(tmp_path, text, message):
+    path = toml(tmp_path, text)
+    with pytest.raises(UserError) as refusal:
+        from_toml(Config, path)
+    assert str(refusal.value).startswith(f"{path}: {message}")
+    assert str(refusal.value).count(str(path)) == 1
+
+
+def test_missing_toml_file(tmp_path):
+    with pytest.raises(UserError, match=r"absent\.toml: no such config file"):
+        parse(Config, ["--config", str(tmp_path / "absent.toml")])
+
+
+def test_folder_and_binary_file_are_no_toml(tmp_path):
+    (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
+    for path in (tmp_path, tmp_path / "binary"):
+        with pytest.raises(UserError, match="cannot be read as TOML"):
+            from_toml(Config, path)
+
+
+def test_integer_is_a_float_where_a_float_is_wanted(tmp_path):
+    rate = from_toml(Config, toml(tmp_path, "[optimizer]\nlearning_rate = 1")).optimizer.learning_rate
+    assert (rate, type(rate)) == (1.0, float)
+
+
+# --- flags ----------------------------------------------------------------------------------------------------------
+
+
+def test_flags_win_over_toml_over_defaults(tmp_path):
+    path = str(toml(tmp_path, '[model]\nwidth = 64\nsteps = 6\n[depth]\nsteps = 3\n[data]\ncorpus = "books"'))
+    for config_flag in (["--config", path], [f"--config={path}"]):
+        config = parse(Config, ["--model.width", "32", *config_flag, "--model.no-tied", "--out", "runs/a"])
+        assert config == Config(
+            model=ModelConfig(width=32, steps=6, tied=False),  # a flag, TOML, a flag
+            depth=DepthConfig(steps=3),
+            data=DataConfig(corpus="books"),
+            out="runs/a",
+        )
+
+
+def test_base_is_read_where_no_config_flag_stands(tmp_path):
+    base, other = tmp_path / "base.toml", tmp_path / "other.toml"
+    base.write_text("[model]\nwidth = 64\nsteps = 6")
+    other.write_text("[model]\nwidth = 32")
+    assert parse(Config, ["--model.steps", "3"], base=base).model == ModelConfig(width=64, steps=3)
+    assert parse(Config, ["--config", str(other)], base=base).model == ModelConfig(width=32)
+    with pytest.raises(UserError, match=r"absent\.toml: no such config file"):
+        parse(Config, [], base=tmp_path / "absent.toml")
+
+
+def test_flags_reach_nested_fields_and_none():
+    assert parse(Config, []) == Config()
+    assert parse(Config, ["--depth.steps", "4", "--train.batch_size", "8"]).depth.steps == 4
+    assert parse(InferConfig, ["--steps", "None", "--prompt", "Hello"]).steps is None
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--model.widht", "64"], "--model.width"),
+        (["--trian.updates", "64"], "--train.updates"),
+        (["--model.width", "wide"], "--model.width"),
+        (["--model.width", "64.5"], "--model.width"),
+        (["--model.kind", "casual"], "causal"),
+        (["--model.width", "65", "--model.heads", "4"], "model.width = 65"),
+        (["--depth.steps", "0"], "depth.steps = 0"),
+        (["--resume"], "resume without out"),
+    ],
+)
+def test_refused_flag_exits_with_2_and_names_the_right_one(capsys, flags, message):
+    with pytest.raises(SystemExit) as stop:
+        parse(Config, flags)
+    assert stop.value.code == 2
+    out, err = capsys.readouterr()
+    assert message in " ".join(err.replace("│", " ").split())
+    assert out == ""
+
+
+def test_config_flag_needs_a_path():
+    with pytest.raises(UserError, match="--config needs the path of a TOML file"):
+        parse(Config, ["--config"])
+
+
+@pytest.mark.parametrize("kind", ["Config", "InferConfig"])
+def test_help_shows_every_knob_without_jax(kind):
+    code = (
+        "import sys\n"
+        f"from jaxode.config import {kind}, parse\n"
+        "try:\n"
+        f"    parse({kind}, ['--help'])\n"
+        "except SystemExit as stop:\n"
+        "    heavy = {'jax', 'numpy', 'tensorflow', 'transformers', 'matplotlib'} & set(sys.modules)\n"
+        "    sys.exit(f'imported {heavy}' if heavy else stop.code)\n"
+        "sys.exit('no exit')\n"
+    )
+    root = Path(__file__).parents[1]
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root, timeout=60)
+    assert done.returncode == 0, done.stderr
+    wanted = ["--config FILE.toml", "--help"]
+    wanted += ["--model.width", "--depth.steps", "--train.updates"] if kind == "Config" else ["--prompt", "--steps"]
+    assert [w for w in wanted if w not in done.stdout] == []
+
+
+# --- round trip -----------------------------------------------------------------------------------------------------
+
+text = st.text(st.characters(codec="utf-8", exclude_categories=["Cc"]), max_size=12)
+models = st.builds(
+    lambda heads, half_width, groups, repeats, **rest: ModelConfig(
+        heads=heads, width=heads * half_width * 2, groups=groups, steps=groups * repeats, sharing="cycle", **rest
+    ),
+    heads=st.integers(1, 16),
+    half_width=st.integers(1, 64),
+    groups=st.integers(1, 4),
+    repeats=st.integers(1, 8),
+    kind=st.sampled_from(["causal", "masked"]),
+    dropout=st.floats(0.0, 0.99),
+    tied=st.booleans(),
+)
+configs = st.builds(
+    Config,
+    model=models,
+    depth=st.builds(DepthConfig, steps=st.none() | st.integers(1, 64), tolerance=st.floats(1e-12, 1.0)),
+    data=st.builds(DataConfig, separator=text, files=text, vocab_size=st.integers(300, 100_000)),
+    optimizer=st.builds(OptimizerConfig, learning_rate=st.floats(1e-300, 1e3), warmup_fraction=st.floats(0.0, 0.9)),
+    train=st.just(TrainConfig(updates=1000)),
+    out=text,
+)
+
+
+@settings(deadline=None)  # a shared machine stalls
+@given(configs)
+def test_to_dict_and_from_dict_are_inverse(config):
+    assert from_dict(Config, to_dict(config), source="test") == config
+
+
+@settings(deadline=None)  # a shared machine stalls
+@given(configs)
+def test_a_config_survives_toml(tmp_path_factory, config):
+    path = tmp_path_factory.mktemp("toml") / "config.toml"
+    path.write_text(tomli_w.dumps(to_dict(config)), encoding="utf-8")
+    assert from_toml(Config, path) == config
+
+
+def test_to_dict_drops_none():
+    assert "steps" not in to_dict(Config())["depth"]
+    assert to_dict(Config(depth=DepthConfig(steps=2)))["depth"]["steps"] == 2

@@ -1,0 +1,87 @@
+"""Which way imports run, and which room owns which package. One package in one room: one place to change it."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+HEAVY = {"jax", "flax", "tensorflow", "tensorflow_datasets", "matplotlib", "transformers", "torch"}
+
+OWNERS = {  # package -> files that may import it, as globs within jaxode/
+    "diffrax": ["depth/*"],
+    "optax": ["training/*", "depth/calibration*"],
+    "orbax": ["checkpoint.py"],
+    "tyro": ["config.py"],
+    "matplotlib": ["evaluation/figures.py"],
+    "torch": [],
+}
+
+
+def python(code):
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=120)
+
+
+@pytest.mark.parametrize("module", ["jaxode", "jaxode.config", "jaxode.tracking", "jaxode.evaluation.figures"])
+def test_import_is_light(module):
+    done = python(f"import sys, {module}\nprint(*sorted({HEAVY!r} & set(sys.modules)))")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == [], f"import {module} should not load these"
+
+
+def test_import_linter_contracts_hold():
+    script = Path(sys.executable).with_name("lint-imports")
+    if not script.exists():
+        pytest.fail('lint-imports is missing: pip install "jaxode[test]"')
+    done = subprocess.run([script, "--no-cache", "--no-logo"], capture_output=True, text=True, cwd=ROOT, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def imported(source):
+    """Names of all modules that `source` imports, at module level or nested; relative imports are within jaxode."""
+    for node in ast.walk(ast.parse(source)):
+        match node:
+            case ast.Import(names=names):
+                yield from (name.name for name in names)
+            case ast.ImportFrom(module=str(module), level=0):
+                yield module
+            case ast.Call(
+                func=ast.Name(id=name) | ast.Attribute(attr=name), args=[ast.Constant(value=str(module)), *_]
+            ):
+                if name in ("import_module", "__import__"):
+                    yield module
+
+
+def trespassers(package, allowed, folder):
+    for path in sorted(folder.rglob("*.py")):
+        owned = any(path.match(str(folder / glob)) for glob in allowed)
+        modules = {module.partition(".")[0] for module in imported(path.read_text(encoding="utf-8"))}
+        if package in modules and not owned:
+            yield str(path.relative_to(folder))
+
+
+@pytest.mark.parametrize("package", OWNERS)
+def test_package_is_imported_in_its_own_room_only(package):
+    assert list(trespassers(package, OWNERS[package], ROOT / "jaxode")) == [], f"{package} belongs in {OWNERS[package]}"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "import torch",
+        "import torch.nn as nn",
+        "from torch.nn import functional",
+        "def f():\n    import os, torch",
+        "if True:\n    from torch import nn",
+        "importlib.import_module('torch.nn')",
+        "__import__('torch')",
+    ],
+)
+def test_the_walk_finds_every_way_to_import(tmp_path, line):
+    (tmp_path / "depth").mkdir()
+    (tmp_path / "depth" / "a.py").write_text(line)
+    (tmp_path / "b.py").write_text("from .torch import x\nimport torchless\n'import torch'")
+    assert list(trespassers("torch", [], tmp_path)) == ["depth/a.py"]
+    assert list(trespassers("torch", ["depth/*"], tmp_path)) == []
