@@ -6,12 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import jax
 from flax import nnx
 
 from jaxode.config import UserError
 
-Parameters = dict[str, jax.Array]
+Parameters = dict[str, Any]  # arrays, on a device or on the host
 
 
 @dataclass(frozen=True)

@@ -94,7 +94,7 @@ def make_train_step(
         loss, gradient = total(loss), total(gradient)
         updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.params)
         params = cast(Parameters, optax.apply_updates(state.params, updates))
-        metrics = StepMetrics(loss=loss, gradient_norm=optax.global_norm(gradient), tokens=tokens)
+        metrics = StepMetrics(loss=loss, gradient_norm=optax.tree.norm(gradient), tokens=tokens)
         return TrainState(state.step + 1, params, optimizer_state), metrics
 
     return train_step

@@ -127,8 +127,8 @@ def test_a_solve_that_diverges_is_a_row(model, tmp_path):
 
 def test_misfit_is_refused_before_anything_runs(model, monkeypatch):
     monkeypatch.setattr(sweep, "evaluate", lambda *a, **k: pytest.fail("evaluated"))
-    with pytest.raises(UserError, match=r"depth.solver"):
-        depth_sweep(*model, [batch()], [DepthConfig(), DepthConfig(solver="magic")])
+    with pytest.raises(UserError, match="wavy"):
+        depth_sweep(*model, [batch()], [DepthConfig(), DepthConfig(steps=1, schedule="wavy")])
 
 
 def test_unshared_model_has_one_row():

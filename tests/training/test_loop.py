@@ -1,0 +1,186 @@
+"""The loop end to end on a tiny corpus: stop and continue, signals, divergence, refusals."""
+
+import dataclasses
+import json
+import os
+import signal
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from jaxode.checkpoint import Checkpoints, RunFolder, load_run
+from jaxode.config import Config, DataConfig, ModelConfig, OptimizerConfig, TrainConfig, UserError
+from jaxode.tracking import read_jsonl
+from jaxode.training import loop, train
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("corpus")
+    words = ["depth", "is", "time", "and", "a", "block", "field"]
+    rng = np.random.default_rng(0)
+    for i in range(12):
+        (folder / f"{i}.txt").write_text(" ".join(rng.choice(words, 400)), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture
+def config(corpus, tmp_path):
+    return Config(
+        model=ModelConfig(width=16, heads=2, length=16, steps=3),
+        data=DataConfig(files=f"{corpus}/*.txt", tokenizer="bytes", cache=str(corpus / "cache"), valid_fraction=0.1),
+        optimizer=OptimizerConfig(learning_rate=1e-2),
+        train=TrainConfig(
+            updates=8, batch_size=4, devices=1, log_every=2, validate_every=4, validation_batches=2, checkpoint_every=3
+        ),
+        out=str(tmp_path / "run"),
+    )
+
+
+def change(config, **train_fields):
+    return dataclasses.replace(config, train=dataclasses.replace(config.train, **train_fields))
+
+
+def stop_after(monkeypatch, updates, number=signal.SIGTERM):
+    """Deliver one real signal while update `updates` runs."""
+    original = loop._Loop._check
+
+    def check(self, metrics, step):
+        original(self, metrics, step)
+        if step == updates - 1 and self.stop.signal is None:
+            os.kill(os.getpid(), number)
+
+    monkeypatch.setattr(loop._Loop, "_check", check)
+
+
+def test_learns_logs_and_leaves_a_run_that_loads(config):
+    result = train(config)
+    records = read_jsonl(RunFolder(result.run.path).metrics)
+    losses = [record["loss"] for record in records if "loss" in record]
+    assert losses[-1] < losses[0]
+    assert {"loss", "bits_per_byte", "tokens_per_second", "peak_fraction", "learning_rate"} <= records[0].keys()
+    assert any("validation_loss" in record for record in records)
+    assert result.validation is not None
+    trained = load_run(result.run.path)
+    assert trained.step == 8
+    assert trained.config.model.vocab_size == trained.tokenizer.vocab_size
+    for name, value in result.params.items():
+        np.testing.assert_array_equal(trained.params[name], value, err_msg=name)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("kind", ["causal", "masked"])
+def test_stopped_and_continued_equals_never_stopped(config, tmp_path, monkeypatch, number, kind):
+    config = dataclasses.replace(config, model=dataclasses.replace(config.model, kind=kind, dropout=0.1))
+    whole = train(config)
+    halved = dataclasses.replace(config, out=str(tmp_path / "halved"))
+    with monkeypatch.context() as patch:
+        stop_after(patch, 5, number)
+        first = train(halved)
+    assert first.stopped_by == number
+    assert 5 <= first.step < 8
+    assert first.validation is None
+    second = train(dataclasses.replace(halved, resume=True))
+    assert second.step == 8
+    for name, value in whole.params.items():
+        np.testing.assert_array_equal(second.params[name], value, err_msg=name)
+    assert second.validation == whole.validation
+
+
+def test_a_killed_run_continues_from_its_last_checkpoint(config, tmp_path, monkeypatch):
+    whole = train(config)
+    killed = dataclasses.replace(config, out=str(tmp_path / "killed"))
+
+    class Killed(BaseException):
+        pass
+
+    with monkeypatch.context() as patch:
+        original = loop._Loop._check
+
+        def check(self, metrics, step):
+            original(self, metrics, step)
+            if step == 4:
+                raise Killed
+
+        patch.setattr(loop._Loop, "_check", check)
+        with pytest.raises(Killed):
+            train(killed)
+    with Checkpoints(RunFolder(tmp_path / "killed")) as checkpoints:
+        assert checkpoints.latest == 3
+    resumed = train(dataclasses.replace(killed, resume=True))
+    for name, value in whole.params.items():
+        np.testing.assert_array_equal(resumed.params[name], value, err_msg=name)
+
+
+def test_pmap_gives_the_same_run(config, tmp_path):
+    single = train(config)
+    pmapped = dataclasses.replace(change(config, parallel="pmap", devices=4), out=str(tmp_path / "pmap"))
+    many = train(pmapped)
+    for name, value in single.params.items():
+        np.testing.assert_allclose(many.params[name], value, atol=1e-4, err_msg=name)
+
+
+def test_divergence_stops_and_keeps_the_last_good_checkpoint(config, monkeypatch):
+    original = loop.make_train_step
+
+    def poisoned(*args, **kwargs):
+        step = original(*args, **kwargs)
+
+        def wrapped(state, batch, key):
+            after, metrics = step(state, batch, key)
+            return after, metrics.replace(loss=jax.numpy.where(state.step == 4, np.nan, metrics.loss))
+
+        return wrapped
+
+    monkeypatch.setattr(loop, "make_train_step", poisoned)
+    with pytest.raises(UserError, match=r"update 5: loss nan.*checkpoint of update 3 is kept"):
+        train(config)
+    assert load_run(config.out).step == 3
+
+
+def test_refuses_to_overwrite_a_run(config):
+    train(change(config, updates=2))
+    with pytest.raises(UserError, match=r"already holds a run: continue it with --resume, or name another folder"):
+        train(config)
+
+
+def test_refuses_to_resume_with_other_settings(config):
+    train(change(config, updates=2))
+    other = dataclasses.replace(config, resume=True, train=dataclasses.replace(config.train, updates=2, seed=5))
+    with pytest.raises(UserError, match=r"train\.seed = 5: the run in .* was started with 0"):
+        train(other)
+
+
+def test_refuses_to_resume_what_is_not_there(config):
+    with pytest.raises(UserError, match="no such run folder"):
+        train(dataclasses.replace(config, resume=True))
+
+
+def test_a_corpus_shorter_than_a_batch(config):
+    with pytest.raises(UserError, match=r"needs \d+ tokens: lower train\.batch_size or model\.length"):
+        train(change(config, batch_size=10_000, accumulate=1))
+
+
+def test_a_vocabulary_smaller_than_the_tokenizers(config):
+    small = dataclasses.replace(config, model=dataclasses.replace(config.model, vocab_size=100))
+    with pytest.raises(UserError, match=r"model\.vocab_size = 100: the tokenizer .* set model\.vocab_size to at least"):
+        train(small)
+
+
+def test_steps_that_do_not_fit_are_refused_before_data_is_read(config):
+    bad = dataclasses.replace(
+        config,
+        model=dataclasses.replace(config.model, steps=4, sharing="cycle", groups=2),
+        depth=dataclasses.replace(config.depth, steps=3),
+        data=dataclasses.replace(config.data, files="nowhere/*.txt"),
+    )
+    with pytest.raises(UserError, match=r"depth\.steps = 3 does not fit 2 groups"):
+        train(bad)
+
+
+def test_metrics_are_json_lines(config):
+    train(change(config, updates=2))
+    lines = RunFolder(Path(config.out)).metrics.read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [2]
