@@ -143,8 +143,9 @@ class DepthConfig:
     """euler | lie | heun | midpoint | rk4, or tsit5 | dopri5 (adaptive, for analysis)."""
     schedule: str = "even"
     """even | unit (truncation: n steps of size 1) | geometric:r (each step r times the last) | step sizes "1,2,4,5"."""
-    adjoint: Literal["recursive", "unroll"] = "recursive"
-    """Backward pass: recursive keeps one state a step and recomputes the block; unroll keeps all (faster, larger)."""
+    adjoint: Literal["recursive", "remat", "unroll"] = "recursive"
+    """Backward pass: recursive and remat keep one state a step and recompute the block (in Diffrax's loop, or with the
+    steps written out); unroll keeps every intermediate: the most memory."""
     tolerance: float = 1e-3
     """Relative and absolute tolerance of the adaptive solvers."""
 

@@ -6,6 +6,7 @@ import itertools
 from typing import Any, Literal, get_args, no_type_check
 
 import diffrax
+import jax
 import jax.numpy as jnp
 from flax import struct
 
@@ -15,7 +16,7 @@ from jaxode.depth.solvers import SolverSpec, as_terms, get_solver, step_controll
 from jaxode.depth.trace import Trace, measure
 from jaxode.types import Field
 
-Adjoint = Literal["recursive", "unroll"]
+Adjoint = Literal["recursive", "remat", "unroll"]
 ADAPTIVE_LIMIT = 4096
 
 
@@ -57,8 +58,9 @@ def integrate(
         schedule: times in depth-time (one trained block application = 1).
         solver: a name in `SOLVERS`. An adaptive one chooses its own steps between the ends of the schedule.
         args: pytree handed to the field.
-        adjoint: "recursive" stores one state a step and recomputes the field in the backward pass; "unroll" writes
-            the n steps out and stores every intermediate (more memory, longer compilation, less time).
+        adjoint: "recursive" stores one state a step and recomputes the field in the backward pass; "remat" does so
+            with the n steps written out, for transformations that Diffrax's loop refuses (pmap); "unroll" writes
+            them out and stores every intermediate.
         trace: also return the trajectory with its norms and cosines.
         tolerance: relative and absolute, for adaptive solvers.
 
@@ -75,8 +77,8 @@ def integrate(
     require(
         not (trace and spec.adaptive), f'solver "{solver}" chooses its own steps: a trace needs a fixed-step solver'
     )
-    if adjoint == "unroll" and not spec.adaptive:
-        return _unrolled(field, x0, schedule, spec, args, trace)
+    if adjoint != "recursive" and not spec.adaptive:
+        return _unrolled(field, x0, schedule, spec, args, trace, remat=adjoint == "remat")
     steps = ADAPTIVE_LIMIT if spec.adaptive else schedule.steps
     solution = diffrax.diffeqsolve(
         as_terms(field),
@@ -102,14 +104,22 @@ def integrate(
     return Solve(solution.ys[-1], evaluations, measure(solution.ys, schedule.times))
 
 
-def _unrolled(field: Any, x0: Any, schedule: Schedule, spec: SolverSpec, args: Any, trace: bool) -> Solve:
-    """The same solver's own steps, written out: XLA sees n blocks and keeps their intermediates for the backward."""
+def _unrolled(
+    field: Any, x0: Any, schedule: Schedule, spec: SolverSpec, args: Any, trace: bool, *, remat: bool
+) -> Solve:
+    """The same solver's own steps, written out: XLA sees n blocks. With `remat` only their states are kept."""
     terms, solver = as_terms(field), spec.make()
+
+    def step(t0: Any, t1: Any, x: Any, state: Any, args: Any) -> tuple[Any, Any]:
+        x, _, _, state, _ = solver.step(terms, t0, t1, x, args, state, made_jump=False)
+        return x, state
+
+    step = jax.checkpoint(step) if remat else step
     times = [jnp.float32(t) for t in schedule.times]
     state = solver.init(terms, times[0], times[1], x0, args)
     states = [x0]
     for t0, t1 in itertools.pairwise(times):
-        x, _, _, state, _ = solver.step(terms, t0, t1, states[-1], args, state, made_jump=False)
+        x, state = step(t0, t1, states[-1], state, args)
         states.append(x)
     result = measure(jnp.stack(states), schedule.times) if trace else None
     return Solve(states[-1], schedule.steps * spec.stages, result)

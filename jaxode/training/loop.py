@@ -66,6 +66,9 @@ def train(config: Config) -> TrainResult:
     """
     plan(config.model, config.depth)
     parallel = make_parallel(config.train)
+    # JAX refuses to transpose Diffrax's checkpointed loop under pmap; the written-out steps keep the same states.
+    pmapped = config.train.parallel == "pmap" and config.depth.adjoint == "recursive"
+    depth = dataclasses.replace(config.depth, adjoint="remat") if pmapped else config.depth
     run = RunFolder(Path(config.out) if config.out else RUNS / datetime.now().strftime("%Y-%m-%d-%H%M%S"))
     stored = run.config() if config.resume else None
     if stored is None:
@@ -87,7 +90,7 @@ def train(config: Config) -> TrainResult:
     step = parallel.compile(
         lambda axis: make_train_step(
             architecture,
-            config.depth,
+            depth,
             optimizer,
             accumulate=config.train.accumulate,
             document_mask=config.data.document_mask,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any, cast, no_type_check
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,7 @@ from jaxode.model.parameters import Architecture, Parameters
 from jaxode.types import Key, Scalar
 
 
+@no_type_check  # JAX rebuilds pytrees with leaves of any kind
 @struct.dataclass
 class TrainState:
     """What an update changes, and all that a checkpoint must hold besides the data position."""
@@ -26,6 +27,7 @@ class TrainState:
     optimizer: Any
 
 
+@no_type_check
 @struct.dataclass
 class StepMetrics:
     """Measured on the batch, before its update. `loss` is in nats per predicted token."""

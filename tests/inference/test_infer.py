@@ -5,10 +5,12 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from tiny_runs import TOKENIZER, model_config, write_run
 
+from jaxode import checkpoint
 from jaxode.config import DepthConfig
 from jaxode.data import BatchSpec, text_batches
 from jaxode.evaluation import evaluate
@@ -315,3 +317,11 @@ def test_a_reader_that_leaves_early_is_no_error():
     _, err = process.communicate("", timeout=60)
     assert process.returncode == 141
     assert "Traceback" not in err
+
+
+def test_late_readers_of_a_damaged_step_stay_silent():
+    """The other threads of a failed read report one by one to a loop that is gone; nothing else is kept quiet."""
+    heard = []
+    for message in ("Event loop is closed", "another"):
+        checkpoint._report(heard.append, SimpleNamespace(exc_value=RuntimeError(message)))
+    assert [str(item.exc_value) for item in heard] == ["another"]

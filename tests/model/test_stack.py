@@ -84,8 +84,16 @@ def agree(found, want):
     assert all(float(jnp.abs(leaf).max()) > 0 for leaf in jax.tree.leaves(want[1]))
 
 
-@pytest.mark.parametrize("position", ["pre", "post"])
-@pytest.mark.parametrize("kind", ["causal", "masked"])
+@pytest.mark.parametrize(
+    ("kind", "position"),
+    [
+        ("causal", "pre"),
+        ("masked", "post"),
+        # Each costs a compilation; kind and norm do not touch the solver.
+        pytest.param("causal", "post", marks=pytest.mark.slow),
+        pytest.param("masked", "pre", marks=pytest.mark.slow),
+    ],
+)
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_unit_euler_steps_are_the_residual_network(layout, kind, position, inputs, tiny, lively):
     stack = stack_of(tiny(kind=kind, norm_position=position, inject_input=True, **LAYOUTS[layout]), lively)
@@ -93,11 +101,10 @@ def test_unit_euler_steps_are_the_residual_network(layout, kind, position, input
     for adjoint in ("recursive", "unroll"):
         depth = DepthConfig(adjoint=adjoint)
         run = lambda stack, x, context, depth=depth: stack(x, depth, context).state  # noqa: E731
-        agree(value_and_gradients(stack, run, inputs, jitted=adjoint == "recursive"), want)
+        agree(value_and_gradients(stack, run, inputs, jitted=adjoint == "recursive" and layout != "none"), want)
 
 
-@pytest.mark.parametrize("position", ["pre", "post"])
-@pytest.mark.parametrize("layout", ["full", "sequence", "cycle"])
+@pytest.mark.parametrize(("layout", "position"), [("full", "post"), ("sequence", "pre"), ("cycle", "pre")])
 def test_unit_lie_steps_are_euler_steps(layout, position, inputs, tiny, lively):
     x, context, _ = inputs
     stack = stack_of(tiny(norm_position=position, inject_input=True, **LAYOUTS[layout]), lively)

@@ -16,13 +16,12 @@ def losses(parallel: str, devices: int, updates: int = 20, accumulate: int = 1):
     ways = make_parallel(config)
     architecture, params = split(make_model(MODEL))
     optimizer = make_optimizer(OptimizerConfig(learning_rate=1e-2), updates)
-    step = ways.compile(
-        lambda axis: make_train_step(architecture, DepthConfig(), optimizer, accumulate=accumulate, axis=axis)
-    )
+    depth = DepthConfig(adjoint="remat" if parallel == "pmap" else "recursive")
+    step = ways.compile(lambda axis: make_train_step(architecture, depth, optimizer, accumulate=accumulate, axis=axis))
     state = ways.place_state(init_state(params, optimizer))
     result = []
     for seed in range(updates):
-        state, metrics = step(state, ways.place_batch(make_batch(16, seed, ragged=True)), jax.random.key(0))
+        state, metrics = step(state, ways.place_batch(make_batch(16, seed % 2, ragged=True)), jax.random.key(0))
         result.append(float(metrics.loss))
     return np.array(result), jax.device_get(state.params)
 

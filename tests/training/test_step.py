@@ -1,5 +1,7 @@
 """The train step: pinned, causal in its inputs, and the same for micro-batches as for the large batch."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -40,14 +42,11 @@ def run(state, step, batches, key=0):
 def test_pinned_losses():
     state, step = setup()
     _, losses = run(state, step, [make_batch(4, seed) for seed in range(4)])
-    expected = PINNED
+    expected = [3.43963, 3.44537, 3.43714, 3.44206]
     assert losses == pytest.approx(expected, abs=2e-4), (
         "The first losses of the default recipe have changed. That is legitimate only when initialisation, the block, "
         "the objective or the optimizer were changed on purpose: say so in the changelog and pin the new values."
     )
-
-
-PINNED = [3.0, 3.0, 3.0, 3.0]
 
 
 @pytest.mark.parametrize("accumulate", [2, 4])
@@ -88,8 +87,6 @@ def test_bfloat16_computes_in_bfloat16_and_keeps_float32():
 
 
 def test_dropout_depends_on_step_and_seed_alone():
-    import dataclasses
-
     model = dataclasses.replace(MODEL, dropout=0.3)
     batches = [make_batch(4)] * 3
     _, first = run(*setup(model), batches, key=1)
@@ -101,11 +98,8 @@ def test_dropout_depends_on_step_and_seed_alone():
 
 def test_gradient_is_clipped():
     config = OptimizerConfig(learning_rate=1.0, clip=1e-3, warmup_fraction=0.0)
-    seen = {}
 
     def probe(clip):
-        import dataclasses
-
         params = {"kernel": jnp.ones((2, 2))}
         optimizer = make_optimizer(dataclasses.replace(config, clip=clip), 10)
         state = optimizer.init(params)
@@ -114,8 +108,7 @@ def test_gradient_is_clipped():
         moments = [leaf for leaf in jax.tree.leaves(state) if getattr(leaf, "ndim", 0) == 2]
         return float(jnp.max(moments[0]))
 
-    seen["on"], seen["off"] = probe(1e-3), probe(0.0)
-    assert seen["on"] < 1e-3 < seen["off"]
+    assert probe(1e-3) < 1e-3 < probe(0.0)
 
 
 def test_learning_rate_warms_up_and_decays():
