@@ -12,7 +12,8 @@ import dataclasses
 import logging
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -122,7 +123,11 @@ class Checkpoints:
         return max((step for step in steps if all((folders[step] / item).is_dir() for item in ITEMS)), default=None)
 
     def save(self, step: int, params: Parameters, optimizer: Any, position: Mapping[str, Any]) -> None:
-        """Start writing a step; older work on disk stays until this one is complete."""
+        """Start writing a step; older work on disk stays until this one is complete.
+
+        Raises:
+            UserError: this step, or the one before it in the background, cannot be written.
+        """
         if step in self._manager.all_steps():
             return
         args = ocp.args.Composite(
@@ -130,12 +135,29 @@ class Checkpoints:
             optimizer=ocp.args.StandardSave(_named(optimizer)),
             position=ocp.args.JsonSave(dict(position)),
         )
-        # force: Orbax would skip a step below one that lies there half-copied
-        self._manager.save(step, args=args, force=True)
+        with self._writing():
+            # force: Orbax would skip a step below one that lies there half-copied
+            self._manager.save(step, args=args, force=True)
 
     def wait(self) -> None:
-        """Block until everything is on disk."""
-        self._manager.wait_until_finished()
+        """Block until everything is on disk.
+
+        Raises:
+            UserError: it cannot be written.
+        """
+        with self._writing():
+            self._manager.wait_until_finished()
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # a full disk comes out of TensorStore as a ValueError
+            kept = f"the checkpoint of update {self.latest} is kept" if self.latest else "none was written yet"
+            raise UserError(
+                f"{self.run.checkpoints}: a checkpoint cannot be written ({_first_line(error)}); {kept}; "
+                "make room and continue with --resume"
+            ) from None
 
     def restore(self, step: int, params: Parameters, optimizer: Any) -> tuple[Parameters, Any, dict[str, Any]]:
         """Parameters, optimizer state and data position of a step, placed like the arguments.
@@ -238,10 +260,14 @@ def _report(previous: Any, unraisable: Any) -> None:
 
 
 def _unreadable(source: str, error: Exception) -> UserError:
-    reason = next(iter(str(error).splitlines()), type(error).__name__)[:160]
+    reason = _first_line(error)
     return UserError(
         f"{source}: checkpoint is damaged or incomplete ({reason}); remove it to fall back to an older one"
     )
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)[:160]
 
 
 def _named(tree: Any) -> dict[str, Any]:

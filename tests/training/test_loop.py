@@ -184,3 +184,21 @@ def test_metrics_are_json_lines(config):
     train(change(config, updates=2))
     lines = RunFolder(Path(config.out)).metrics.read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == [2]
+
+
+def test_a_full_disk_ends_in_one_line_and_keeps_the_older_checkpoint(config, monkeypatch):
+    from orbax.checkpoint import CheckpointManager
+
+    original = CheckpointManager.save
+
+    def save(self, step, *args, **kwargs):
+        if step > 3:
+            raise ValueError("RESOURCE_EXHAUSTED: No space left on device\nand forty lines more")
+        return original(self, step, *args, **kwargs)
+
+    monkeypatch.setattr(CheckpointManager, "save", save)
+    with pytest.raises(
+        UserError, match=r"cannot be written \(RESOURCE_EXHAUSTED: No space left on device\).*update 3 is kept"
+    ):
+        train(config)
+    assert load_run(config.out).step == 3
