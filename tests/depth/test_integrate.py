@@ -88,7 +88,7 @@ def value_and_gradients(run, x, args, weights):
     return end, gradients
 
 
-@pytest.mark.parametrize("adjoint", ["recursive", "unroll"])
+@pytest.mark.parametrize("adjoint", ["recursive", "remat", "unroll"])
 @pytest.mark.parametrize("solver", FIXED)
 def test_a_solve_is_the_methods_own_loop(solver, adjoint, problem):
     x, args, weights = problem
@@ -139,7 +139,7 @@ def test_another_step_count_compiles_once(problem, compilations):
         ((mixing, pulling), {"solver": "euler"}, 'solver "euler" needs one field, not a tuple'),
         (whole, {"solver": "lie"}, 'solver "lie" needs a tuple of fields, one a part'),
         (whole, {"solver": "tsit5", "trace": True}, 'solver "tsit5" chooses its own steps: a trace needs a fixed-step'),
-        (whole, {"adjoint": "direct"}, 'depth.adjoint = "direct": allowed are recursive, unroll'),
+        (whole, {"adjoint": "direct"}, 'depth.adjoint = "direct": allowed are recursive, remat, unroll'),
     ],
 )
 def test_refusals(field, kwargs, message, problem):

@@ -95,7 +95,7 @@ def watched_solve(solver, schedule, **kwargs):
     return solve, times
 
 
-@pytest.mark.parametrize("adjoint", ["recursive", "unroll"])
+@pytest.mark.parametrize("adjoint", ["recursive", "remat", "unroll"])
 @pytest.mark.parametrize("solver", FIXED)
 def test_evaluations_are_counted_exactly(solver, adjoint):
     solve, times = watched_solve(solver, Schedule.even(SPAN, 3), adjoint=adjoint)

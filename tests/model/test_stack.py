@@ -98,7 +98,7 @@ def agree(found, want):
 def test_unit_euler_steps_are_the_residual_network(layout, kind, position, inputs, tiny, lively):
     stack = stack_of(tiny(kind=kind, norm_position=position, inject_input=True, **LAYOUTS[layout]), lively)
     want = value_and_gradients(stack, residual_network, inputs, jitted=False)
-    for adjoint in ("recursive", "unroll"):
+    for adjoint in ("recursive", "remat", "unroll"):
         depth = DepthConfig(adjoint=adjoint)
         run = lambda stack, x, context, depth=depth: stack(x, depth, context).state  # noqa: E731
         agree(value_and_gradients(stack, run, inputs, jitted=adjoint == "recursive" and layout != "none"), want)
@@ -168,7 +168,7 @@ def test_one_step_a_group_has_a_trace(inputs, tiny, lively):
     assert trace.cosine.shape == (1,)
 
 
-def test_dropout_has_the_same_gradient_for_both_adjoints(inputs, tiny, lively):
+def test_dropout_has_the_same_gradient_for_every_adjoint(inputs, tiny, lively):
     """The recomputed forward pass draws the masks of the first one."""
     x, context, weights = inputs
     stack = stack_of(tiny(dropout=0.3, inject_input=True, prelude=1, steps=3), lively)
@@ -177,11 +177,12 @@ def test_dropout_has_the_same_gradient_for_both_adjoints(inputs, tiny, lively):
     def run(depth, stack, x, context):
         return stack(x, depth, context).state
 
-    found, want = (
+    recursive, remat, want = (
         value_and_gradients(stack, functools.partial(run, DepthConfig(adjoint=adjoint)), (x, context, weights), jitted)
-        for adjoint, jitted in (("recursive", True), ("unroll", False))
+        for adjoint, jitted in (("recursive", True), ("remat", False), ("unroll", False))
     )
-    agree(found, want)
+    agree(recursive, want)
+    agree(remat, want)
     assert float(jnp.abs(want[0] - residual_network(stack, x, context)).max()) > 0.1
 
 
