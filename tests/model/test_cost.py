@@ -98,3 +98,15 @@ def test_flops_scale_with_depth_and_length(tiny):
     assert four.total - four.head == 4 * (one.total - one.head) == 4 * four.block
     longer = flops_per_token(config, DepthConfig(steps=1), length=32)
     assert longer.block - one.block == 4 * 16 * 64
+
+
+@pytest.mark.parametrize(
+    ("changes", "want"),
+    [
+        ({}, 2 * 32 * 50),
+        ({"kind": "masked"}, 2 * 32 * 32 + 2 * 32 * 50),
+        ({"embedding_width": 8}, 2 * (2 * 32 * 8) + 2 * 8 * 50),
+    ],
+)
+def test_the_head_counts_its_projections(changes, want, tiny):
+    assert flops_per_token(tiny(**changes)).head == want
