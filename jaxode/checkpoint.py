@@ -13,7 +13,7 @@ import logging
 import os
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -153,6 +153,8 @@ class Checkpoints:
         try:
             yield
         except Exception as error:  # a full disk comes out of TensorStore as a ValueError
+            with suppress(Exception):  # the step before this one may still be on its way
+                self._manager.wait_until_finished()
             kept = f"the checkpoint of update {self.latest} is kept" if self.latest else "none was written yet"
             raise UserError(
                 f"{self.run.checkpoints}: a checkpoint cannot be written ({_first_line(error)}); {kept}; "

@@ -144,8 +144,8 @@ class DepthConfig:
     schedule: str = "even"
     """even | unit (truncation: n steps of size 1) | geometric:r (each step r times the last) | step sizes "1,2,4,5"."""
     adjoint: Literal["recursive", "remat", "unroll"] = "recursive"
-    """Backward pass: recursive and remat keep one state a step and recompute the block (in Diffrax's loop, or with the
-    steps written out); unroll keeps every intermediate: the most memory."""
+    """Backward pass: recursive keeps one state a step and recomputes the block (Diffrax's own loop); remat also keeps
+    q, k, v and the attention's result (a little more memory, less time); unroll keeps everything."""
     tolerance: float = 1e-3
     """Relative and absolute tolerance of the adaptive solvers."""
 
@@ -207,7 +207,7 @@ class DataConfig:
 class OptimizerConfig:
     """AdamW with linear warm-up and cosine decay (Loshchilov & Hutter 2019)."""
 
-    learning_rate: float = 2e-3
+    learning_rate: float = 4e-3
     """Peak, reached at the end of the warm-up."""
     final_fraction: float = 0.1
     """Learning rate at the last update as a share of the peak."""
@@ -236,7 +236,7 @@ class OptimizerConfig:
 class TrainConfig:
     """The loop: how long, how large, on what, what to keep."""
 
-    updates: int = 800
+    updates: int = 700
     """Optimizer updates in all."""
     batch_size: int = 16
     """B, rows of L tokens an update, over all devices."""

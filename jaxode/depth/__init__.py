@@ -1,11 +1,12 @@
 """Depth as time: schedules, solvers and `integrate`. Knows no transformer."""
 
-from jaxode.depth.integrate import Solve, field_evaluations, integrate
+from jaxode.depth.integrate import KEPT, Solve, field_evaluations, integrate
 from jaxode.depth.schedules import Schedule, make_schedule
 from jaxode.depth.solvers import SOLVERS, LieSplitting, get_solver
 from jaxode.depth.trace import Trace, join, measure
 
 __all__ = [
+    "KEPT",
     "SOLVERS",
     "LieSplitting",
     "Schedule",

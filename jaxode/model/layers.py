@@ -8,10 +8,12 @@ from typing import no_type_check
 import jax
 import jax.numpy as jnp
 from flax import nnx, struct
+from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
 from jaxode.config import ModelConfig
+from jaxode.depth import KEPT
 from jaxode.types import Key, Mask, State
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
@@ -108,12 +110,12 @@ class Attention(nnx.Module):
     def __call__(self, x: State, *, mask: Mask | None, rotary: Rotary | None) -> State:
         """Softmax(q k / sqrt(K)) v, the softmax in float32."""
         batch, length, width = x.shape
-        fused = self.qkv(x.reshape(batch * length, width))
+        fused = checkpoint_name(self.qkv(x.reshape(batch * length, width)), KEPT)
         fused = fused.reshape(batch, length, self.heads + 2 * self.kv_heads, self.head_width)
         q, k, v = jnp.split(fused, (self.heads, self.heads + self.kv_heads), axis=2)
         if rotary is not None:
             q, k = rotate(q, rotary), rotate(k, rotary)
-        out = attend(q, k, v, mask=mask, causal=self.causal)
+        out = checkpoint_name(attend(q, k, v, mask=mask, causal=self.causal), KEPT)
         return self.output(out.reshape(batch * length, width)).reshape(batch, length, width)
 
 

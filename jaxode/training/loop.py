@@ -66,7 +66,7 @@ def train(config: Config) -> TrainResult:
     """
     plan(config.model, config.depth)
     parallel = make_parallel(config.train)
-    # JAX refuses to transpose Diffrax's checkpointed loop under pmap; the written-out steps keep the same states.
+    # JAX refuses to transpose Diffrax's checkpointed loop under pmap.
     pmapped = config.train.parallel == "pmap" and config.depth.adjoint == "recursive"
     depth = dataclasses.replace(config.depth, adjoint="remat") if pmapped else config.depth
     run = RunFolder(Path(config.out) if config.out else RUNS / datetime.now().strftime("%Y-%m-%d-%H%M%S"))

@@ -1,6 +1,7 @@
 """integrate() equals each method's textbook loop, in values and in gradients, and compiles once a step count."""
 
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -88,8 +89,9 @@ def value_and_gradients(run, x, args, weights):
     return end, gradients
 
 
-@pytest.mark.parametrize("adjoint", ["recursive", "remat", "unroll"])
-@pytest.mark.parametrize("solver", FIXED)
+@pytest.mark.parametrize(
+    ("solver", "adjoint"), [*itertools.product(FIXED, ("recursive", "unroll")), ("lie", "remat"), ("heun", "remat")]
+)
 def test_a_solve_is_the_methods_own_loop(solver, adjoint, problem):
     x, args, weights = problem
     assert set(STEPS) == set(FIXED)
