@@ -162,7 +162,9 @@ def _hash(text: str) -> str:
 
 def _split_makers(data: DataConfig, files: _Files, progress: bool) -> dict[str, Callable[[], Iterator[Document]]]:
     def documents(split: str, doing: str) -> Iterator[Document]:
-        for path, name in tqdm(files.splits[split], desc=doing, unit="file", disable=not progress, leave=False):
+        for path, name in tqdm(
+            files.splits[split], desc=doing, unit="file", disable=None if progress else True, leave=False
+        ):
             yield from files.read(path, name)
 
     if "all" not in files.splits:

@@ -83,7 +83,7 @@ def prepare(
     """Read, tokenise and pack the corpus that `data` names into rows of `length` + 1 tokens.
 
     The first call works and fills the cache; later ones open it. A given `tokenizer` (that of a finished run, say)
-    takes the place of `data.tokenizer`. `progress` shows bars on standard error.
+    takes the place of `data.tokenizer`. `progress` shows bars where standard error is a terminal.
 
     Raises:
         UserError: whatever in `data`, its files or its tokenizer cannot be used.
@@ -163,7 +163,7 @@ def _own_tokenizer(data: DataConfig, corpus: Corpus, cache: Path, progress: bool
         # validation text stays out of the vocabulary
         every = max(1, round(_characters(corpus.train) / TRAINING_CHARACTERS))
         chosen = range(0, len(corpus.train), every)
-        bar = tqdm(chosen, desc="training tokenizer", unit="doc", disable=not progress, leave=False)
+        bar = tqdm(chosen, desc="training tokenizer", unit="doc", disable=None if progress else True, leave=False)
         train_bpe((corpus.train[i] for i in bar), data.vocab_size).save(folder)
 
     name = f"{data.corpus.replace('/', '-')}-{corpus.fingerprint}-bpe-{data.vocab_size}-{FORMAT}"
@@ -191,7 +191,9 @@ def _encoded(
 ) -> Iterator[list[int]]:
     """The ids of every text in order, encoded some megabytes at a time so that all cores work."""
     chunk: list[str] = []
-    with tqdm(total=len(texts), desc=f"packing {name}", unit="doc", disable=not progress, leave=False) as bar:
+    with tqdm(
+        total=len(texts), desc=f"packing {name}", unit="doc", disable=None if progress else True, leave=False
+    ) as bar:
         for i in range(len(texts)):
             chunk.append(texts[i])
             if i + 1 < len(texts) and sum(map(len, chunk)) < _CHUNK_CHARACTERS and len(chunk) < 1000:

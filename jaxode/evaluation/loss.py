@@ -118,7 +118,7 @@ def evaluate(
         depth: solver, steps and schedule.
         document_mask: keep attention within documents.
         bytes_per_token: UTF-8 bytes a token stands for, which gives bits per byte.
-        progress: name of a bar on standard error; None shows none.
+        progress: name of a bar, shown where standard error is a terminal; None shows none.
 
     Raises:
         Diverged: the loss is not finite.
@@ -126,7 +126,7 @@ def evaluate(
     """
     nats = tokens = evaluations = 0.0
     count = 0
-    for batch in tqdm(batches, desc=progress, unit="batch", leave=False, disable=progress is None):
+    for batch in tqdm(batches, desc=progress, unit="batch", leave=False, disable=True if progress is None else None):
         step = evaluation_step(params, batch, architecture=architecture, depth=depth, document_mask=document_mask)
         sums, used = jax.device_get(step)
         nats, tokens, evaluations = nats + float(sums.nats), tokens + float(sums.tokens), evaluations + float(used)

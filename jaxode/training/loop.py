@@ -140,6 +140,7 @@ class _Loop:
         train = self.config.train
         start = int(state.step)
         self.trackers = Trackers(self._trackers(start))
+        tqdm.write(self._summary(state.params, start), sys.stderr)
         key = jax.random.key(train.seed)
         pending: StepMetrics | None = None
         clock, clock_step = time.perf_counter(), start
@@ -168,6 +169,15 @@ class _Loop:
                 break
         self.checkpoints.wait()
         return state
+
+    def _summary(self, params: Parameters, start: int) -> str:
+        model, stats = self.config.model, self.data.stats["train"]
+        size = sum(math.prod(value.shape) for value in params.values())
+        return (
+            f"{self.checkpoints.run.path}: {model.kind} model of {size:,} parameters, N = {model.steps}; "
+            f"{self.data.corpus}: {stats.tokens:,} tokens, tokenizer {self.data.tokenizer.name}; "
+            f"updates {start + 1} to {self.config.train.updates} of {self.tokens_per_update:,} tokens"
+        )
 
     def validate(self, params: Parameters, limit: int | None) -> Evaluation:
         """Validation loss at the training depth."""
