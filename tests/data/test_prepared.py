@@ -182,11 +182,13 @@ def test_the_cache_folder_is_option_then_variable_then_home(monkeypatch: pytest.
     assert cache_folder(DataConfig()) == Path("~/.cache/jaxode").expanduser()
 
 
-def test_progress_goes_to_standard_error_only(corpus: DataConfig, capfd):
+@pytest.mark.parametrize("terminal", [True, False])
+def test_progress_shows_on_a_terminal_and_goes_to_standard_error_only(corpus: DataConfig, capfd, monkeypatch, terminal):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
     prepare(corpus, LENGTH, "causal", progress=True)
     out, err = capfd.readouterr()
     assert out == ""
-    assert "packing train" in err
+    assert ("packing train" in err) == terminal
     ready(dataclasses.replace(corpus, vocab_size=330))
     assert capfd.readouterr() == ("", "")
 
