@@ -64,7 +64,7 @@ def integrate(
             loop); "remat" also stores what the field marks as `KEPT`: a little more memory, less time, and it works
             under pmap, where JAX refuses to transpose Diffrax's loop; "unroll" writes the steps out and stores all.
         trace: also return the trajectory with its norms and cosines.
-        tolerance: relative and absolute, for adaptive solvers.
+        tolerance: relative and absolute, for adaptive solvers; one that needs over 4,096 steps gives NaN.
 
     Raises:
         UserError: unknown solver or adjoint, or a field whose form does not fit it.
@@ -101,6 +101,10 @@ def integrate(
     assert solution.ys is not None
     # Adaptive tableaus reuse a step's last stage as the next one's first: one evaluation more, at the start.
     evaluations = solution.stats["num_steps"] * spec.stages + 1 if spec.adaptive else steps * spec.stages
+    if spec.adaptive:
+        # Out of steps: half a solve must not pass for a whole one.
+        done = diffrax.is_okay(solution.result)
+        return Solve(jnp.where(done, solution.ys[0], jnp.nan), evaluations)
     if not trace:
         return Solve(solution.ys[0], evaluations)
     return Solve(solution.ys[-1], evaluations, measure(solution.ys, schedule.times))

@@ -139,3 +139,9 @@ def test_the_integral_of_time_is_the_solvers_quadrature(solver, want, adjoint):
 def test_an_unknown_solver_is_refused_with_the_known_ones():
     with pytest.raises(UserError, match=r'depth.solver = "rk5": allowed are euler, lie, heun, midpoint, rk4'):
         get_solver("rk5")
+
+
+def test_an_adaptive_solve_that_runs_out_of_steps_is_not_a_number():
+    """Explicit methods need about 1e5 / 3 steps here, more than the limit."""
+    stiff = integrate(lambda t, x, args: -1e5 * x + t, jnp.ones(2), Schedule.even(1.0, 1), "tsit5")
+    assert bool(jnp.all(jnp.isnan(stiff.state)))
