@@ -205,9 +205,11 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """AdamW with linear warm-up and cosine decay (Loshchilov & Hutter 2019)."""
+    """AdamW (Loshchilov & Hutter 2019) or Muon (Jordan et al. 2024) with linear warm-up and cosine decay."""
 
-    learning_rate: float = 4e-3
+    name: Literal["adamw", "muon"] = "muon"
+    """muon: orthogonalised momentum for the blocks' matrices, AdamW for all else; one shared block makes it cheap."""
+    learning_rate: float = 8e-3
     """Peak, reached at the end of the warm-up."""
     final_fraction: float = 0.1
     """Learning rate at the last update as a share of the peak."""

@@ -15,7 +15,7 @@ from jaxode.config import DataConfig, UserError, require
 from jaxode.data.batches import Batches, BatchSpec, Kind, ValidationBatches
 from jaxode.data.corpora import SPLITS, Corpus, Texts, open_corpus
 from jaxode.data.packing import Row, pack
-from jaxode.data.stores import FORMAT, JaxodeRows, make_folder, read, write
+from jaxode.data.stores import FORMAT, JaxodeRows, hold, make_folder, read, write
 from jaxode.data.tokenizers import Tokenizer, byte_tokenizer, from_pretrained, train_bpe
 
 TRAINING_CHARACTERS = 50_000_000
@@ -65,7 +65,7 @@ class PreparedData:
             f"{self.length}, one batch of {batch_size} rows needs {needed} tokens: lower train.batch_size or "
             "model.length, or give more text",
         )
-        return Batches(self.train_rows, self.spec, batch_size, seed)
+        return Batches(hold(self.train_rows), self.spec, batch_size, seed)
 
     def validation(self, batch_size: int, limit: int | None = None, seed: int = 0) -> ValidationBatches:
         """One pass over the validation split, or over its first `limit` batches; iterate it as often as needed."""

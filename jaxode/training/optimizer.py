@@ -1,11 +1,19 @@
-"""AdamW with warm-up, cosine decay and clipping, assembled from Optax."""
+"""AdamW or Muon with warm-up, cosine decay and clipping, assembled from Optax."""
 
 from __future__ import annotations
 
+from typing import Any
+
+import jax
 import optax
+from optax.contrib import muon
 
 from jaxode.config import OptimizerConfig
 from jaxode.model.parameters import Parameters
+
+MUON_RMS = 0.2
+"""Root mean square of a Muon update in units of the learning rate: about AdamW's, so that one learning rate serves both
+(Liu et al. 2025, arXiv 2502.16982, section 2.2)."""
 
 
 def learning_rate(config: OptimizerConfig, updates: int) -> optax.Schedule:
@@ -19,19 +27,23 @@ def learning_rate(config: OptimizerConfig, updates: int) -> optax.Schedule:
     )
 
 
-def decays(params: Parameters) -> dict[str, bool]:
-    """Weight decay belongs to matrices: kernels and embeddings, not biases, norms and gates."""
-    return {name: value.ndim >= 2 for name, value in params.items()}
+def muon_or_adamw(params: Parameters) -> dict[str, str]:
+    """Muon's share are the matrices inside the blocks; embeddings, heads and vectors are AdamW's (Jordan et al. 2024)."""
+    return {
+        name: "muon" if name.startswith("stack.") and value.ndim == 2 else "adamw" for name, value in params.items()
+    }
 
 
 def make_optimizer(config: OptimizerConfig, updates: int) -> optax.GradientTransformation:
-    """Clip by the global norm, then AdamW (Loshchilov & Hutter 2019)."""
-    adamw = optax.adamw(
-        learning_rate(config, updates),
-        b1=config.beta1,
-        b2=config.beta2,
-        eps=config.epsilon,
-        weight_decay=config.weight_decay,
-        mask=decays,
-    )
-    return optax.chain(optax.clip_by_global_norm(config.clip), adamw) if config.clip else adamw
+    """Clip by the global norm, then AdamW (Loshchilov & Hutter 2019), or Muon (Jordan et al. 2024) where it applies."""
+    rate, decay = learning_rate(config, updates), config.weight_decay
+    update = optax.adamw(rate, b1=config.beta1, b2=config.beta2, eps=config.epsilon, weight_decay=decay, mask=_decays)
+    if config.name == "muon":
+        matrices = muon(rate, eps=config.epsilon, weight_decay=decay, consistent_rms=MUON_RMS)
+        update = optax.partition({"muon": matrices, "adamw": update}, muon_or_adamw)
+    return optax.chain(optax.clip_by_global_norm(config.clip), update) if config.clip else update
+
+
+def _decays(params: Any) -> Any:
+    """Weight decay belongs to matrices: kernels and embeddings, not biases, norms and gates."""
+    return jax.tree.map(lambda value: value.ndim >= 2, params)

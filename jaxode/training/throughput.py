@@ -11,8 +11,12 @@ from jax.typing import DTypeLike
 from jaxode.types import Device
 
 
-def matmul_peak(dtype: DTypeLike, device: Device, size: int = 1024, repeats: int = 5) -> float:
-    """Best rate of a square matmul on one device, in floating-point operations per second."""
+def matmul_peak(dtype: DTypeLike, device: Device, size: int = 0, repeats: int = 5) -> float:
+    """Best rate of a square matmul on one device, in floating-point operations per second.
+
+    The default size is large enough that launching the product costs nothing beside it.
+    """
+    size = size or (1024 if device.platform == "cpu" else 8192)
     with jax.default_device(device):
         a = jnp.full((size, size), 0.5, dtype)
         multiply = jax.jit(lambda x: x @ x)

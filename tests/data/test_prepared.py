@@ -33,6 +33,18 @@ def test_the_training_stream_is_the_corpus(corpus: DataConfig):
     assert size.documents + found.stats["validation"].documents == 40
 
 
+def test_rows_held_in_memory_are_the_stored_ones(corpus: DataConfig):
+    rows = ready(corpus).train_rows
+    size = len(rows) * (LENGTH + 1) * 4
+    held = stores.hold(rows, limit=size)
+    assert held is not rows
+    assert stores.hold(rows, limit=size - 1) is rows, "too large for the limit: left on disk"
+    assert len(held) == len(rows)
+    for i in range(len(rows)):
+        np.testing.assert_array_equal(held[i]["tokens"], rows[i]["tokens"])
+        assert held[i]["count"] == rows[i]["count"]
+
+
 def test_statistics_count_utf8_bytes(tmp_path: Path):
     for i in range(4):
         (tmp_path / f"{i}.txt").write_text("é漢" * (i + 1), encoding="utf-8")

@@ -42,7 +42,7 @@ def run(state, step, batches, key=0):
 def test_pinned_losses():
     state, step = setup()
     _, losses = run(state, step, [make_batch(4, seed) for seed in range(4)])
-    expected = [3.43963, 3.44537, 3.43714, 3.44206]
+    expected = [3.43963, 3.44537, 3.42503, 3.46008]
     assert losses == pytest.approx(expected, abs=2e-4), (
         "The first losses of the default recipe have changed. That is legitimate only when initialisation, the block, "
         "the objective or the optimizer were changed on purpose: say so in the changelog and pin the new values."
@@ -127,3 +127,23 @@ def test_decay_leaves_biases_norms_and_gates_alone():
     updates, _ = optimizer.update(zero, optimizer.init(params), params)
     moved = {name for name, update in updates.items() if float(jnp.abs(update).max()) > 0}
     assert moved == {name for name in params if name.endswith(("kernel", "embedding"))}
+
+
+def test_muon_orthogonalises_the_blocks_matrices_and_leaves_the_rest_to_adamw():
+    _, params = split(make_model(MODEL, seed=0))
+    rng = np.random.default_rng(0)
+    gradient = {name: jnp.asarray(rng.normal(size=value.shape), jnp.float32) for name, value in params.items()}
+    updates = {}
+    for name in ("adamw", "muon"):
+        config = OptimizerConfig(name=name, learning_rate=1.0, warmup_fraction=0.0, weight_decay=0.0)
+        optimizer = make_optimizer(config, 10)
+        updates[name], _ = optimizer.update(gradient, optimizer.init(params), params)
+    for name, value in updates["muon"].items():
+        if name.endswith("kernel"):
+            size = np.linalg.svd(value, compute_uv=False)
+            # five Newton-Schulz steps bring the singular values near each other, not to one number
+            assert size.max() / size.min() < 2.5, name
+            assert np.linalg.svd(updates["adamw"][name], compute_uv=False).max() / size.min() > 2.5, name
+            assert float(jnp.sqrt(jnp.mean(value**2))) == pytest.approx(0.2, rel=0.25), "AdamW's usual size"
+        else:
+            np.testing.assert_array_equal(value, updates["adamw"][name], err_msg=name)
