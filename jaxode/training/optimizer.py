@@ -28,7 +28,7 @@ def learning_rate(config: OptimizerConfig, updates: int) -> optax.Schedule:
 
 
 def muon_or_adamw(params: Parameters) -> dict[str, str]:
-    """Muon's share are the matrices inside the blocks; embeddings, heads and vectors are AdamW's (Jordan et al. 2024)."""
+    """Muon takes the matrices inside the blocks, AdamW embeddings, heads and vectors (Jordan et al. 2024)."""
     return {
         name: "muon" if name.startswith("stack.") and value.ndim == 2 else "adamw" for name, value in params.items()
     }
