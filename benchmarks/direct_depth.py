@@ -47,7 +47,6 @@ def main(recipe: Path) -> None:
                     "run_at": row["steps"],
                     "block_evaluations": row["block_evaluations"],
                     "nats_per_token": row["nats_per_token"],
-                    "bits_per_byte": row["bits_per_byte"],
                     "training_tokens_per_second": sorted(speed)[len(speed) // 2],
                 }
             )

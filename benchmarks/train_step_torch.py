@@ -90,7 +90,7 @@ def torch_step(compiled: bool, rows: np.ndarray) -> Any:
 def jax_step(adjoint: Any, rows: np.ndarray) -> Any:
     """One update of the project's own train step as a closure."""
     architecture, params = split(make_model(CONFIG))
-    optimizer = make_optimizer(OptimizerConfig(), 1000)
+    optimizer = make_optimizer(OptimizerConfig(name="adamw"), 1000)
     step = jax.jit(make_train_step(architecture, DepthConfig(adjoint=adjoint), optimizer), donate_argnums=0)
     ones = np.ones((BATCH, CONFIG.length))
     batch = Batch(rows[:, :-1], rows[:, 1:], ones.astype(np.float32), ones.astype(np.int32))

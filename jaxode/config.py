@@ -5,8 +5,10 @@ Nothing here imports jax, so ``--help`` is instant and a wrong value is refused 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
+import io
 import sys
 import tomllib
 import typing
@@ -140,12 +142,15 @@ class DepthConfig:
     steps: int | None = None
     """n, solver steps counted in block applications of a one-stage solver; None means the model's N."""
     solver: str = "euler"
-    """euler | lie | heun | midpoint | rk4, or tsit5 | dopri5 (adaptive, for analysis)."""
+    """euler | lie | heun | midpoint | rk4; ab2 | ab3 | secant | multistep (one evaluation a step, with memory); tsit5 |
+    dopri5 (adaptive, for analysis)."""
     schedule: str = "even"
     """even | unit (truncation: n steps of size 1) | geometric:r (each step r times the last) | step sizes "1,2,4,5"."""
     adjoint: Literal["recursive", "remat", "unroll"] = "recursive"
     """Backward pass: recursive keeps one state a step and recomputes the block (Diffrax's own loop); remat also keeps
     q, k, v and the attention's result (a little more memory, less time); unroll keeps everything."""
+    coefficients: tuple[tuple[float, ...], ...] = ()
+    """[n, K] of solver "multistep": row i, entry j weighs the evaluation of step i - j. A calibration fills it."""
     tolerance: float = 1e-3
     """Relative and absolute tolerance of the adaptive solvers."""
 
@@ -153,6 +158,16 @@ class DepthConfig:
         require(
             self.steps is None or self.steps >= 1,
             f"depth.steps = {self.steps}: must be at least 1 (None runs the model's full depth)",
+        )
+        widths = {len(row) for row in self.coefficients}
+        require(
+            len(widths) <= 1 and 0 not in widths,
+            f"depth.coefficients has rows of {sorted(widths)} entries: every step needs equally many, at least one",
+        )
+        require(
+            (self.solver == "multistep") == bool(self.coefficients),
+            f'depth.solver = "{self.solver}" with {len(self.coefficients)} rows of depth.coefficients: they belong to '
+            'solver "multistep", one row a step',
         )
         require(self.tolerance > 0, f"depth.tolerance = {self.tolerance}: must be positive")
 
@@ -349,7 +364,8 @@ def parse(kind: type[T], argv: Sequence[str] | None = None, *, base: Path | None
     `base` is the TOML file to read where ``--config`` names none (that of a run to resume).
 
     Raises:
-        UserError: an unknown TOML key, a wrong type or a refused value. An unknown flag exits with code 2.
+        UserError: an unknown TOML key, a wrong type or a refused value.
+        SystemExit: an unknown flag (code 2), --help (0).
     """
     import tyro
 
@@ -357,12 +373,24 @@ def parse(kind: type[T], argv: Sequence[str] | None = None, *, base: Path | None
     path, arguments = _take_config_flag(arguments)
     path = path or base
     default = from_toml(kind, path) if path is not None else kind()
-    return tyro.cli(
-        kind,
-        args=arguments,
-        default=default,
-        description=f"{kind.__doc__}\n\n--config FILE.toml is read first; flags win over it.",
-    )
+    message = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(message):
+            return tyro.cli(
+                kind,
+                args=arguments,
+                default=default,
+                description=f"{kind.__doc__}\n\n--config FILE.toml is read first; flags win over it.",
+            )
+    except SystemExit as stop:
+        # tyro would frame a refused value in a box of its own; the error is the one line that a TOML file gives
+        cause: BaseException | None = stop
+        while cause is not None and not isinstance(cause, UserError):
+            cause = cause.__context__
+        if cause is not None:
+            raise UserError(str(cause)) from None
+        sys.stderr.write(message.getvalue())
+        raise
 
 
 def _take_config_flag(arguments: list[str]) -> tuple[Path | None, list[str]]:
@@ -414,6 +442,9 @@ def _coerce(hint: Any, value: Any, source: str, name: str) -> Any:
             value in options, f"{source}: {name} = {value!r}: must be one of {', '.join(map(repr, options))}{hint_text}"
         )
         return value
+    if typing.get_origin(hint) is tuple:
+        require(isinstance(value, list | tuple), f"{source}: {name} = {value!r}: must be a list")
+        return tuple(_coerce(options[0], item, source, f"{name}[{i}]") for i, item in enumerate(value))
     allowed = options or (hint,)
     if float in allowed and type(value) is int:
         return float(value)

@@ -251,9 +251,6 @@ def test_flags_reach_nested_fields_and_none():
         (["--model.width", "wide"], "--model.width"),
         (["--model.width", "64.5"], "--model.width"),
         (["--model.kind", "casual"], "causal"),
-        (["--model.width", "65", "--model.heads", "4"], "model.width = 65"),
-        (["--depth.steps", "0"], "depth.steps = 0"),
-        (["--resume"], "resume without out"),
     ],
 )
 def test_refused_flag_exits_with_2_and_names_the_right_one(capsys, flags, message):
@@ -263,6 +260,22 @@ def test_refused_flag_exits_with_2_and_names_the_right_one(capsys, flags, messag
     out, err = capsys.readouterr()
     assert message in " ".join(err.replace("│", " ").split())
     assert out == ""
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--model.width", "65", "--model.heads", "4"], "model.width = 65 is not divisible"),
+        (["--depth.steps", "0"], "depth.steps = 0: must be"),
+        (["--data.corpus", "files"], "data.files is empty"),
+        (["--resume"], "resume without out"),
+    ],
+)
+def test_a_refused_value_is_the_same_one_line_as_in_a_file(capsys, flags, message):
+    with pytest.raises(UserError) as refused:
+        parse(Config, flags)
+    assert str(refused.value).startswith(message)
+    assert capsys.readouterr() == ("", "")
 
 
 def test_config_flag_needs_a_path():

@@ -12,7 +12,7 @@ from flax import struct
 
 from jaxode.config import require
 from jaxode.depth.schedules import Schedule
-from jaxode.depth.solvers import SolverSpec, as_terms, get_solver, step_controller
+from jaxode.depth.solvers import as_terms, get_solver, step_controller
 from jaxode.depth.trace import Trace, measure
 from jaxode.types import Field
 
@@ -45,6 +45,7 @@ def integrate(
     solver: str = "euler",
     *,
     args: Any = None,
+    coefficients: Any = None,
     adjoint: str = "recursive",
     trace: bool = False,
     tolerance: float = 1e-3,
@@ -60,6 +61,7 @@ def integrate(
         schedule: times in depth-time (one trained block application = 1).
         solver: a name in `SOLVERS`. An adaptive one chooses its own steps between the ends of the schedule.
         args: pytree handed to the field.
+        coefficients: [n, K] of solver "multistep", K - 1 steps of memory; may be traced and differentiated.
         adjoint: "recursive" stores one state a step and recomputes the field in the backward pass (Diffrax's own
             loop); "remat" also stores what the field marks as `KEPT`: a little more memory, less time, and it works
             under pmap, where JAX refuses to transpose Diffrax's loop; "unroll" writes the steps out and stores all.
@@ -74,17 +76,18 @@ def integrate(
         spec.split == isinstance(field, tuple),
         f'solver "{solver}" needs ' + ("a tuple of fields, one a part" if spec.split else "one field, not a tuple"),
     )
+    method = spec.make(schedule, coefficients)
     allowed = get_args(Adjoint)
     require(adjoint in allowed, f'depth.adjoint = "{adjoint}": allowed are {", ".join(allowed)}')
     require(
         not (trace and spec.adaptive), f'solver "{solver}" chooses its own steps: a trace needs a fixed-step solver'
     )
     if adjoint != "recursive" and not spec.adaptive:
-        return _stepped(field, x0, schedule, spec, args, trace, remat=adjoint == "remat")
+        return _stepped(field, x0, schedule, method, spec.stages, args, trace, remat=adjoint == "remat")
     steps = ADAPTIVE_LIMIT if spec.adaptive else schedule.steps
     solution = diffrax.diffeqsolve(
         as_terms(field),
-        spec.make(),
+        method,
         t0=schedule.times[0],
         t1=schedule.times[-1],
         dt0=None,
@@ -111,10 +114,18 @@ def integrate(
 
 
 def _stepped(
-    field: Any, x0: Any, schedule: Schedule, spec: SolverSpec, args: Any, trace: bool, *, remat: bool
+    field: Any,
+    x0: Any,
+    schedule: Schedule,
+    solver: diffrax.AbstractSolver,
+    stages: int,
+    args: Any,
+    trace: bool,
+    *,
+    remat: bool,
 ) -> Solve:
     """The same solver's own steps, in `lax.scan` with rematerialisation or written out."""
-    terms, solver = as_terms(field), spec.make()
+    terms = as_terms(field)
     times = jnp.asarray(schedule.times, jnp.float32)
 
     def step(carry: Any, interval: Any) -> tuple[Any, Any]:
@@ -134,7 +145,7 @@ def _stepped(
             visited.append(x)
         x, states = carry[0], visited
     result = measure(jnp.concatenate([x0[None], jnp.stack(states)]), schedule.times) if trace else None
-    return Solve(x, schedule.steps * spec.stages, result)
+    return Solve(x, schedule.steps * stages, result)
 
 
 def field_evaluations(solver: str, steps: int) -> int:

@@ -1,9 +1,10 @@
-"""Solvers by name: Diffrax's own, classic RK4 as a tableau, and the Lie splitting of a block into its sublayers."""
+"""Solvers by name: Diffrax's own, classic RK4, the Lie splitting of a block into its sublayers, multistep methods."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import diffrax
@@ -11,6 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxode.config import require
+from jaxode.depth.multistep import Multistep, adams_bashforth, secant
+from jaxode.depth.schedules import Schedule
 
 
 class LieSplitting(diffrax.AbstractSolver):
@@ -63,14 +66,41 @@ class RK4(diffrax.AbstractERK):
 
 @dataclass(frozen=True)
 class SolverSpec:
-    """A solver, what one of its steps costs, and whether it chooses its own steps."""
+    """A solver, what one of its steps costs, and whether it chooses its own steps.
+
+    A multistep method has a `rule` in place of `solver`: from the step sizes to its coefficients.
+    """
 
     name: str
-    make: Callable[[], diffrax.AbstractSolver]
+    solver: Callable[[], diffrax.AbstractSolver] | None
     stages: int
     order: int
     adaptive: bool = False
     split: bool = False
+    rule: Callable[[Sequence[float]], np.ndarray] | None = None
+
+    def make(self, schedule: Schedule, coefficients: Any = None) -> diffrax.AbstractSolver:
+        """The Diffrax solver for a solve over `schedule`; "multistep" takes its coefficients [n, K] from outside.
+
+        Raises:
+            UserError: coefficients where none belong, none where they are needed, or not one row a step.
+        """
+        given = self.solver is None and self.rule is None
+        require(
+            given == (coefficients is not None),
+            f'solver "{self.name}" '
+            + ("needs coefficients [n, K], one row a step" if given else 'has its own coefficients; use "multistep"'),
+        )
+        if given:
+            require(
+                len(coefficients) == schedule.steps,
+                f"coefficients for {len(coefficients)} steps, but the schedule has {schedule.steps}: one row a step",
+            )
+            return Multistep(coefficients)
+        if self.rule is not None:
+            return Multistep(self.rule(schedule.sizes))
+        assert self.solver is not None
+        return self.solver()
 
 
 SOLVERS = {
@@ -81,6 +111,12 @@ SOLVERS = {
         SolverSpec("heun", diffrax.Heun, stages=2, order=2),
         SolverSpec("midpoint", diffrax.Midpoint, stages=2, order=2),
         SolverSpec("rk4", RK4, stages=4, order=4),
+        SolverSpec("ab2", None, stages=1, order=2, rule=partial(adams_bashforth, order=2)),
+        # one Euler step at the start bounds the order of the whole
+        SolverSpec("ab3", None, stages=1, order=2, rule=partial(adams_bashforth, order=3)),
+        # exact for the trained network at h = 1, and no approximation of the continuous limit h -> 0
+        SolverSpec("secant", None, stages=1, order=0, rule=secant),
+        SolverSpec("multistep", None, stages=1, order=0),
         SolverSpec("tsit5", diffrax.Tsit5, stages=6, order=5, adaptive=True),
         SolverSpec("dopri5", diffrax.Dopri5, stages=6, order=5, adaptive=True),
     )

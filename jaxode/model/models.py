@@ -58,6 +58,7 @@ class Transformer(nnx.Module):
         *,
         segments: Segments | None = None,
         key: Key | None = None,
+        coefficients: Any = None,
         trace: bool = False,
     ) -> StackOutput:
         """x(N) for a batch of tokens.
@@ -67,6 +68,7 @@ class Transformer(nnx.Module):
             depth: solver, steps and schedule; static under `jax.jit`.
             segments: keeps attention within rows' documents (numbers from 1, 0 is padding); None: everything is seen.
             key: turns dropout on.
+            coefficients: [n, K] of solver "multistep" in place of the depth's own; may be traced and differentiated.
             trace: also return the trajectory.
         """
         embed_key, block_key = (None, None) if key is None else jax.random.split(key)
@@ -80,7 +82,7 @@ class Transformer(nnx.Module):
             x0=x0 if self.config.inject_input else None,
             key=block_key,
         )
-        return self.stack(x0, depth, context, trace=trace)
+        return self.stack(x0, depth, context, coefficients=coefficients, trace=trace)
 
     @property
     def num_parameters(self) -> int:
@@ -117,10 +119,11 @@ class LanguageModel(Transformer):
         *,
         segments: Segments | None = None,
         key: Key | None = None,
+        coefficients: Any = None,
         trace: bool = False,
     ) -> ModelOutput:
         """Logits for a batch of tokens; arguments as for `hidden`."""
-        out = self.hidden(tokens, depth, segments=segments, key=key, trace=trace)
+        out = self.hidden(tokens, depth, segments=segments, key=key, coefficients=coefficients, trace=trace)
         return ModelOutput(self.head(out.state, self.embedding), out.state, out.block_evaluations, out.trace)
 
 
@@ -152,10 +155,11 @@ class SequenceClassifier(Transformer):
         *,
         segments: Segments | None = None,
         key: Key | None = None,
+        coefficients: Any = None,
         trace: bool = False,
     ) -> ModelOutput:
         """Class logits; arguments as for `hidden`."""
-        out = self.hidden(tokens, depth, segments=segments, key=key, trace=trace)
+        out = self.hidden(tokens, depth, segments=segments, key=key, coefficients=coefficients, trace=trace)
         return ModelOutput(self.head(out.state, segments), out.state, out.block_evaluations, out.trace)
 
 

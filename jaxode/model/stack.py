@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, no_type_check
 
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx, struct
 from jax.typing import DTypeLike
 
@@ -46,8 +47,10 @@ class Stack(nnx.Module):
             blocks(config.coda),
         )
 
-    def __call__(self, x: State, depth: DepthConfig, context: Context, *, trace: bool = False) -> StackOutput:
-        """Integrate x over depth as `depth` says.
+    def __call__(
+        self, x: State, depth: DepthConfig, context: Context, *, coefficients: Any = None, trace: bool = False
+    ) -> StackOutput:
+        """Integrate x over depth as `depth` says; `coefficients` [n, K] take the place of the depth's own.
 
         Raises:
             UserError: steps, solver or schedule that do not fit the layout.
@@ -62,8 +65,12 @@ class Stack(nnx.Module):
         else:
             cycle = self.config.sharing == "cycle"
             groups = [tuple(self.looped)] if cycle else [(block,) for block in self.looped]
+            rows, start = np.asarray(depth.coefficients) if coefficients is None else coefficients, 0
             for index, (blocks, schedule) in enumerate(zip(groups, schedules, strict=True)):
-                solve = self._solve(blocks, x, schedule, depth, fold(context, index), trace)
+                # a group's field is its own: the memory starts anew
+                part = rows[start : start + schedule.steps] if len(rows) else None
+                start += schedule.steps
+                solve = self._solve(blocks, x, schedule, depth, part, fold(context, index), trace)
                 x, evaluations = solve.state, evaluations + solve.evaluations * len(blocks)
                 traces += [solve.trace] if solve.trace is not None else []
         x = self._once(self.coda, x, context, offset=1)
@@ -75,6 +82,7 @@ class Stack(nnx.Module):
         x: State,
         schedule: Schedule,
         depth: DepthConfig,
+        coefficients: Any,
         context: Context,
         trace: bool,
     ) -> Solve:
@@ -85,6 +93,7 @@ class Stack(nnx.Module):
             schedule,
             depth.solver,
             args=FieldArgs(params, context),
+            coefficients=coefficients,
             adjoint=depth.adjoint,
             trace=trace,
             tolerance=depth.tolerance,
