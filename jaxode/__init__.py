@@ -6,11 +6,13 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from jaxode.calibration import calibrate
     from jaxode.config import Config, DataConfig, DepthConfig, ModelConfig, OptimizerConfig, TrainConfig, UserError
     from jaxode.depth import Schedule, integrate
     from jaxode.model import Block, CausalLM, MaskedLM, SequenceClassifier, make_model
 
 _HOMES = {
+    "jaxode.calibration": ("calibrate",),
     "jaxode.config": (
         "Config",
         "DataConfig",
@@ -40,6 +42,7 @@ __all__ = [
     "TrainConfig",
     "UserError",
     "__version__",
+    "calibrate",
     "integrate",
     "make_model",
 ]

@@ -142,15 +142,13 @@ class DepthConfig:
     steps: int | None = None
     """n, solver steps counted in block applications of a one-stage solver; None means the model's N."""
     solver: str = "euler"
-    """euler | lie | heun | midpoint | rk4; ab2 | ab3 | secant | multistep (one evaluation a step, with memory); tsit5 |
-    dopri5 (adaptive, for analysis)."""
+    """euler | lie | heun | midpoint | rk4; ab2 | ab3 | secant (one evaluation a step, with memory); calibrated (the
+    coefficients that were fitted for this number of steps); tsit5 | dopri5 (adaptive, for analysis)."""
     schedule: str = "even"
     """even | unit (truncation: n steps of size 1) | geometric:r (each step r times the last) | step sizes "1,2,4,5"."""
     adjoint: Literal["recursive", "remat", "unroll"] = "recursive"
     """Backward pass: recursive keeps one state a step and recomputes the block (Diffrax's own loop); remat also keeps
     q, k, v and the attention's result (a little more memory, less time); unroll keeps everything."""
-    coefficients: tuple[tuple[float, ...], ...] = ()
-    """[n, K] of solver "multistep": row i, entry j weighs the evaluation of step i - j. A calibration fills it."""
     tolerance: float = 1e-3
     """Relative and absolute tolerance of the adaptive solvers."""
 
@@ -158,16 +156,6 @@ class DepthConfig:
         require(
             self.steps is None or self.steps >= 1,
             f"depth.steps = {self.steps}: must be at least 1 (None runs the model's full depth)",
-        )
-        widths = {len(row) for row in self.coefficients}
-        require(
-            len(widths) <= 1 and 0 not in widths,
-            f"depth.coefficients has rows of {sorted(widths)} entries: every step needs equally many, at least one",
-        )
-        require(
-            (self.solver == "multistep") == bool(self.coefficients),
-            f'depth.solver = "{self.solver}" with {len(self.coefficients)} rows of depth.coefficients: they belong to '
-            'solver "multistep", one row a step',
         )
         require(self.tolerance > 0, f"depth.tolerance = {self.tolerance}: must be positive")
 
@@ -325,15 +313,22 @@ class InferConfig:
 
     checkpoint: str = ""
     """Run folder; the newest one under runs/ when empty."""
-    task: Literal["auto", "generate", "fill", "score", "sweep"] = "auto"
-    """auto: generate (causal) or fill (masked); score: perplexity of a file; sweep: quality and latency by steps."""
+    task: Literal["auto", "generate", "fill", "score", "sweep", "calibrate"] = "auto"
+    """auto: generate (causal) or fill (masked); score: perplexity of a file; sweep: quality and latency by steps;
+    calibrate: fit the solver to the full depth at `steps`, and keep it beside the checkpoint."""
     prompt: str = ""
     """Text to continue; for a masked model, text with [MASK] where a token is to be filled in."""
     file: str = ""
     """Text file for score and sweep; the run's own validation split when empty (sweep only)."""
     steps: int | None = None
     """Depth steps n; the model's N when absent."""
-    solver: str = "euler"
+    budget: float | None = None
+    """Share of the full depth's block evaluations; chooses the steps."""
+    max_loss_increase: float | None = None
+    """Nats per token over the full depth's loss; chooses the fewest calibrated steps that keep it with `confidence`."""
+    confidence: float = 0.95
+    solver: str = "auto"
+    """auto: calibrated where the run holds a calibration for `steps`, else euler; or as depth.solver in training."""
     schedule: str = "even"
     temperature: float = 0.8
     """0 takes the most likely token."""
@@ -351,6 +346,21 @@ class InferConfig:
             self.steps is None or self.steps >= 1,
             f"steps = {self.steps}: must be at least 1 (None runs the model's full depth)",
         )
+        given = [name for name in ("steps", "budget", "max_loss_increase") if getattr(self, name) is not None]
+        require(len(given) <= 1, f"{' and '.join(given)} both choose the depth: give one of them")
+        require(
+            self.task != "calibrate" or self.steps is not None,
+            "task = calibrate needs --steps: how many steps to fit",
+        )
+        require(
+            self.budget is None or 0 < self.budget <= 1,
+            f"budget = {self.budget}: a share of the block evaluations, above 0 and at most 1",
+        )
+        require(
+            self.max_loss_increase is None or self.max_loss_increase > 0,
+            f"max_loss_increase = {self.max_loss_increase}: nats per token, above 0",
+        )
+        require(0 < self.confidence < 1, f"confidence = {self.confidence}: must lie between 0 and 1")
         for name in ("max_new_tokens", "top", "batches"):
             _at_least(name, getattr(self, name), 1)
         _at_least("temperature", self.temperature, 0.0)
@@ -442,9 +452,6 @@ def _coerce(hint: Any, value: Any, source: str, name: str) -> Any:
             value in options, f"{source}: {name} = {value!r}: must be one of {', '.join(map(repr, options))}{hint_text}"
         )
         return value
-    if typing.get_origin(hint) is tuple:
-        require(isinstance(value, list | tuple), f"{source}: {name} = {value!r}: must be a list")
-        return tuple(_coerce(options[0], item, source, f"{name}[{i}]") for i, item in enumerate(value))
     allowed = options or (hint,)
     if float in allowed and type(value) is int:
         return float(value)

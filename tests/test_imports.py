@@ -12,7 +12,7 @@ HEAVY = {"jax", "flax", "tensorflow", "tensorflow_datasets", "matplotlib", "tran
 
 OWNERS = {  # package -> files that may import it, as globs within jaxode/
     "diffrax": ["depth/*"],
-    "optax": ["training/*", "depth/calibration*"],
+    "optax": ["training/*", "calibration/*"],
     "orbax": ["checkpoint.py"],
     "tyro": ["config.py"],
     "matplotlib": ["evaluation/figures.py"],

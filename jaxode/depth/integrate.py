@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from jaxode.config import require
+from jaxode.depth.multistep import Coefficients
 from jaxode.depth.schedules import Schedule
 from jaxode.depth.solvers import as_terms, get_solver, step_controller
 from jaxode.depth.trace import Trace, measure
@@ -45,7 +46,7 @@ def integrate(
     solver: str = "euler",
     *,
     args: Any = None,
-    coefficients: Any = None,
+    coefficients: Coefficients | None = None,
     adjoint: str = "recursive",
     trace: bool = False,
     tolerance: float = 1e-3,
@@ -61,7 +62,7 @@ def integrate(
         schedule: times in depth-time (one trained block application = 1).
         solver: a name in `SOLVERS`. An adaptive one chooses its own steps between the ends of the schedule.
         args: pytree handed to the field.
-        coefficients: [n, K] of solver "multistep", K - 1 steps of memory; may be traced and differentiated.
+        coefficients: of solver "calibrated"; may be traced and differentiated.
         adjoint: "recursive" stores one state a step and recomputes the field in the backward pass (Diffrax's own
             loop); "remat" also stores what the field marks as `KEPT`: a little more memory, less time, and it works
             under pmap, where JAX refuses to transpose Diffrax's loop; "unroll" writes the steps out and stores all.

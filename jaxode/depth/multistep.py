@@ -3,23 +3,50 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, no_type_check
 
 import diffrax
 import jax.numpy as jnp
 import numpy as np
+from flax import struct
 from jaxtyping import Array, Float
 
 
-class Multistep(diffrax.AbstractSolver):
-    """x_{i+1} = x_i + sum_j b_ij f_{i-j}, j = 0 .. K-1, with f_m = f(t_m, x_m), and f_m = 0 before the first step.
+@no_type_check  # JAX rebuilds pytrees with leaves of any kind
+@struct.dataclass
+class Coefficients:
+    """What a multistep method does in each of its n steps; arrays that may be traced and differentiated.
 
-    The coefficients hold the step sizes; only the field reads the times. Row i belongs to step i, so a solve takes at
-    most n steps. With a third axis the coefficients differ by channel. Source: Hairer, Norsett & Wanner 1993, section
-    III.1, with coefficients that may differ from step to step.
+    Attributes:
+        weights: [n, K], w_ij weighs the evaluation of step i - j in step i.
+        down: [n, K, D, R] or None, the first half of a low-rank correction.
+        up: [n, R, D] or None, its second half.
     """
 
-    coefficients: Float[Array | np.ndarray, "N K *D"]
+    weights: Float[Array | np.ndarray, "N K"]
+    down: Float[Array | np.ndarray, "N K D R"] | None = None
+    up: Float[Array | np.ndarray, "N R D"] | None = None
+
+    @property
+    def steps(self) -> int:
+        """The number of steps, n."""
+        return self.weights.shape[0]
+
+    @property
+    def memory(self) -> int:
+        """K, evaluations that a step reads."""
+        return self.weights.shape[1]
+
+
+class Multistep(diffrax.AbstractSolver):
+    """x_{i+1} = x_i + sum_j (w_ij f_{i-j} + (f_{i-j} P_ij) Q_i), j = 0 .. K-1, with f_m = 0 before the first step.
+
+    The weights hold the step sizes; only the field reads the times. Row i belongs to step i, so a solve takes at most n
+    steps. P and Q (`down` and `up`) correct what a weight cannot: they turn the increment, in R directions of the D.
+    Source of the first sum: Hairer, Norsett & Wanner 1993, section III.1, with weights that differ from step to step.
+    """
+
+    coefficients: Coefficients
     term_structure: ClassVar = diffrax.ODETerm
     interpolation_cls: ClassVar[Callable[..., diffrax.LocalLinearInterpolation]] = diffrax.LocalLinearInterpolation
 
@@ -29,18 +56,25 @@ class Multistep(diffrax.AbstractSolver):
 
     def init(self, terms: Any, t0: Any, t1: Any, y0: Any, args: Any) -> Any:
         """Step 0, nothing remembered."""
-        return jnp.zeros((), jnp.int32), (jnp.zeros_like(y0),) * (self.coefficients.shape[1] - 1)
+        return jnp.zeros((), jnp.int32), (jnp.zeros_like(y0),) * (self.coefficients.memory - 1)
 
     def step(
         self, terms: Any, t0: Any, t1: Any, y0: Any, args: Any, solver_state: Any, made_jump: Any
     ) -> tuple[Any, Any, Any, Any, Any]:
         """Advance from t0 to t1 by the row of this step."""
         index, memory = solver_state
+        own = self.coefficients
         fields = (terms.vf(t0, y0, args), *memory)
-        row = jnp.asarray(self.coefficients, y0.dtype)[index]
+        row = jnp.asarray(own.weights, y0.dtype)[index]
         y1 = y0
         for weight, field in zip(row, fields, strict=True):
             y1 = y1 + weight * field
+        if own.down is not None and own.up is not None:
+            down, up = (jnp.asarray(half, y0.dtype)[index] for half in (own.down, own.up))
+            # 2-D matmuls, as everywhere
+            flat = [field.reshape(-1, field.shape[-1]) for field in fields]
+            inner = sum(field @ half for field, half in zip(flat, down, strict=True))
+            y1 = y1 + (inner @ up).reshape(y1.shape)
         return y1, None, {"y0": y0, "y1": y1}, (index + 1, fields[:-1]), diffrax.RESULTS.successful
 
     def func(self, terms: Any, t0: Any, y0: Any, args: Any) -> Any:
@@ -49,7 +83,7 @@ class Multistep(diffrax.AbstractSolver):
 
 
 def euler(sizes: Sequence[float]) -> np.ndarray:
-    """[n, 1]: b_i0 = h_i."""
+    """[n, 1]: w_i0 = h_i."""
     return np.asarray(sizes, np.float64)[:, None]
 
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxode.config import require
-from jaxode.depth.multistep import Multistep, adams_bashforth, secant
+from jaxode.depth.multistep import Coefficients, Multistep, adams_bashforth, secant
 from jaxode.depth.schedules import Schedule
 
 
@@ -79,8 +79,8 @@ class SolverSpec:
     split: bool = False
     rule: Callable[[Sequence[float]], np.ndarray] | None = None
 
-    def make(self, schedule: Schedule, coefficients: Any = None) -> diffrax.AbstractSolver:
-        """The Diffrax solver for a solve over `schedule`; "multistep" takes its coefficients [n, K] from outside.
+    def make(self, schedule: Schedule, coefficients: Coefficients | None = None) -> diffrax.AbstractSolver:
+        """The Diffrax solver for a solve over `schedule`; "calibrated" takes its coefficients from outside.
 
         Raises:
             UserError: coefficients where none belong, none where they are needed, or not one row a step.
@@ -89,16 +89,16 @@ class SolverSpec:
         require(
             given == (coefficients is not None),
             f'solver "{self.name}" '
-            + ("needs coefficients [n, K], one row a step" if given else 'has its own coefficients; use "multistep"'),
+            + ("needs the coefficients of a calibration" if given else 'has its own coefficients; use "calibrated"'),
         )
-        if given:
+        if coefficients is not None:
             require(
-                len(coefficients) == schedule.steps,
-                f"coefficients for {len(coefficients)} steps, but the schedule has {schedule.steps}: one row a step",
+                coefficients.steps == schedule.steps,
+                f"coefficients for {coefficients.steps} steps, but the schedule has {schedule.steps}: one row a step",
             )
             return Multistep(coefficients)
         if self.rule is not None:
-            return Multistep(self.rule(schedule.sizes))
+            return Multistep(Coefficients(self.rule(schedule.sizes)))
         assert self.solver is not None
         return self.solver()
 
@@ -116,7 +116,7 @@ SOLVERS = {
         SolverSpec("ab3", None, stages=1, order=2, rule=partial(adams_bashforth, order=3)),
         # exact for the trained network at h = 1, and no approximation of the continuous limit h -> 0
         SolverSpec("secant", None, stages=1, order=0, rule=secant),
-        SolverSpec("multistep", None, stages=1, order=0),
+        SolverSpec("calibrated", None, stages=1, order=0),
         SolverSpec("tsit5", diffrax.Tsit5, stages=6, order=5, adaptive=True),
         SolverSpec("dopri5", diffrax.Dopri5, stages=6, order=5, adaptive=True),
     )

@@ -56,11 +56,19 @@ class Diverged(UserError):
 
 def token_loss(logits: Logits, targets: Int[Array, "B L"], weights: Float[Array, "B L"]) -> LossSums:
     """Sum of w * (logsumexp(z) - z[target]) over positions, in float32, without a one-hot [B L V]."""
+    nats, tokens = row_loss(logits, targets, weights)
+    return LossSums(nats=jnp.sum(nats), tokens=jnp.sum(tokens))
+
+
+def row_loss(
+    logits: Logits, targets: Int[Array, "B L"], weights: Float[Array, "B L"]
+) -> tuple[Float[Array, " B"], Float[Array, " B"]]:
+    """The sums of `token_loss` for every row: nats, and weights."""
     logits = logits.astype(jnp.float32)
     chosen = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
     nats = jax.nn.logsumexp(logits, axis=-1) - chosen
     # where, not only the product: a padded position may hold anything, and 0 * inf is nan
-    return LossSums(nats=jnp.sum(jnp.where(weights > 0, nats * weights, 0.0)), tokens=jnp.sum(weights))
+    return jnp.sum(jnp.where(weights > 0, nats * weights, 0.0), axis=-1), jnp.sum(weights, axis=-1)
 
 
 def batch_segments(batch: Batch, kind: str, document_mask: bool) -> Segments | None:

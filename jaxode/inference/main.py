@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from jaxode.calibration import (
+    Calibration,
+    Choice,
+    calibrate,
+    calibration_batches,
+    check_steps,
+    load_all,
+    save,
+    with_calibrations,
+    within_increase,
+    within_share,
+)
 from jaxode.checkpoint import RunFolder, TrainedModel, load_run, newest_run
-from jaxode.config import DepthConfig, InferConfig, ModelConfig, UserError
+from jaxode.config import DepthConfig, InferConfig, ModelConfig, UserError, require
 from jaxode.data import Batch, BatchSpec, prepare, text_batches
 from jaxode.depth import get_solver
 from jaxode.evaluation import default_configs, depth_sweep, evaluate, save_sweep
@@ -34,16 +47,26 @@ def run(config: InferConfig, write: Write, note: Write) -> None:
     path = Path(config.checkpoint) if config.checkpoint else newest_run()
     model = RunFolder(path).config().model
     task = config.task if config.task != "auto" else ("generate" if model.kind == "causal" else "fill")
-    depth = DepthConfig(steps=config.steps, solver=config.solver, schedule=config.schedule)
+    calibrations = load_all(path, model.width)
+    depth = _depth(config, model, calibrations)
     # what does not fit is refused before any weight is read
-    depths = _sweep_depths(model, depth) if task == "sweep" else ()
+    depths = _sweep_depths(model, depth, config, calibrations) if task == "sweep" else ()
     plan(model, depth)
+    if task == "calibrate":
+        check_steps(model, depth.steps)
     trained = load_run(path)
+    trained = dataclasses.replace(trained, params=with_calibrations(trained.params, calibrations))
     note(
         f"run {path}{'' if config.checkpoint else ' (the newest)'}, step {trained.step}: {model.kind}, "
         f"{trained.model.num_parameters:,} parameters, tokenizer {trained.tokenizer.name}"
     )
-    if task == "generate":
+    if config.budget is not None or config.max_loss_increase is not None:
+        choice = _choose(trained, config, calibrations)
+        depth = choice.depth
+        note(f"chosen: {choice.reason}")
+    if task == "calibrate":
+        _calibrate(trained, config, write, note)
+    elif task == "generate":
         _generate(trained, config, depth, write, note)
     elif task == "fill":
         _fill(trained, config, depth, write, note)
@@ -140,9 +163,70 @@ def _sweep(
     note(f"{result.tokens} tokens predicted; written: {folder / 'sweep.csv'}, {folder / 'sweep.png'}")
 
 
-def _sweep_depths(model: ModelConfig, depth: DepthConfig) -> tuple[DepthConfig, ...]:
-    """The default step counts, or the one asked for."""
-    return (depth,) if depth.steps is not None else default_configs(model, depth.solver, depth.schedule)
+def _depth(config: InferConfig, model: ModelConfig, calibrations: Mapping[int, Calibration]) -> DepthConfig:
+    """What `steps`, `solver` and `schedule` ask for."""
+    solver = config.solver
+    if solver == "auto":
+        fitted = config.steps in calibrations and config.task != "calibrate" and config.schedule == "even"
+        solver = "calibrated" if fitted else "euler"
+    require(
+        solver != "calibrated" or config.steps in calibrations,
+        f'solver = "calibrated" with steps = {config.steps}: this run is calibrated for '
+        f"{', '.join(map(str, calibrations)) or 'no number of steps'}; add one with --task calibrate --steps n",
+    )
+    return DepthConfig(steps=config.steps, solver=solver, schedule=config.schedule)
+
+
+def _choose(trained: TrainedModel, config: InferConfig, calibrations: Mapping[int, Calibration]) -> Choice:
+    depths = [calibration.depth for calibration in calibrations.values()]
+    if config.budget is not None:
+        return within_share(trained.config.model, depths, config.budget)
+    assert config.max_loss_increase is not None
+    return within_increase(
+        trained.architecture,
+        trained.params,
+        _validation(trained, config.batches).batches,
+        depths,
+        config.max_loss_increase,
+        confidence=config.confidence,
+        document_mask=trained.config.data.document_mask,
+    )
+
+
+def _calibrate(trained: TrainedModel, config: InferConfig, write: Write, note: Write) -> None:
+    assert config.steps is not None  # InferConfig refuses it
+    model, data = trained.config.model, trained.config.data
+    prepared = prepare(data, model.length, model.kind, tokenizer=trained.tokenizer)
+    batches = calibration_batches(prepared, config.seed)
+    done = calibrate(
+        trained.architecture,
+        trained.params,
+        batches,
+        config.steps,
+        document_mask=data.document_mask,
+        progress=True,
+    )
+    path = save(trained.run.path, done)
+    row = {
+        "steps": done.steps,
+        "schedule": ",".join(map(str, done.schedule)),
+        "kl": done.kl,
+        "rise": done.rise,
+        "tokens": done.tokens,
+        "seconds": done.seconds,
+    }
+    write(table([row], list(row)) + "\n")
+    note(f"kl and rise in nats per token over the full depth, on text held out of the fit; written: {path}")
+
+
+def _sweep_depths(
+    model: ModelConfig, depth: DepthConfig, config: InferConfig, calibrations: Mapping[int, Calibration]
+) -> tuple[DepthConfig, ...]:
+    """The default step counts and every calibration, or the one asked for."""
+    if depth.steps is not None:
+        return (depth,)
+    fitted = tuple(calibration.depth for calibration in calibrations.values()) if config.solver == "auto" else ()
+    return (*default_configs(model, depth.solver, depth.schedule), *fitted)
 
 
 @dataclass(frozen=True)

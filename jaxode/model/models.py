@@ -12,7 +12,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from jaxode.config import DepthConfig, ModelConfig, require
-from jaxode.depth import Trace
+from jaxode.depth import Coefficients, Trace
 from jaxode.model import cost
 from jaxode.model.block import Context
 from jaxode.model.embedding import Embedding
@@ -48,6 +48,8 @@ class Transformer(nnx.Module):
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs, dtype: DTypeLike = jnp.float32):
         """`dtype` is the type of the matmuls; parameters and the state are float32."""
         self.config = config
+        self.calibrations: dict[int, Coefficients] = nnx.data({})
+        """Coefficients of solver "calibrated", by number of steps; `Architecture.bind` fills it."""
         self.embedding = Embedding(config, rngs=rngs, dtype=dtype)
         self.stack = Stack(config, rngs=rngs, dtype=dtype)
 
@@ -58,7 +60,7 @@ class Transformer(nnx.Module):
         *,
         segments: Segments | None = None,
         key: Key | None = None,
-        coefficients: Any = None,
+        coefficients: Coefficients | None = None,
         trace: bool = False,
     ) -> StackOutput:
         """x(N) for a batch of tokens.
@@ -68,7 +70,7 @@ class Transformer(nnx.Module):
             depth: solver, steps and schedule; static under `jax.jit`.
             segments: keeps attention within rows' documents (numbers from 1, 0 is padding); None: everything is seen.
             key: turns dropout on.
-            coefficients: [n, K] of solver "multistep" in place of the depth's own; may be traced and differentiated.
+            coefficients: of solver "calibrated", in place of those in `calibrations`; may be traced and differentiated.
             trace: also return the trajectory.
         """
         embed_key, block_key = (None, None) if key is None else jax.random.split(key)
@@ -82,6 +84,14 @@ class Transformer(nnx.Module):
             x0=x0 if self.config.inject_input else None,
             key=block_key,
         )
+        if depth.solver == "calibrated" and coefficients is None:
+            steps = self.config.steps if depth.steps is None else depth.steps
+            require(
+                steps in self.calibrations,
+                f'depth.solver = "calibrated" with depth.steps = {steps}: this model is calibrated for '
+                f"{', '.join(map(str, self.calibrations)) or 'no number of steps'}; calibrate it for {steps} first",
+            )
+            coefficients = self.calibrations[steps]
         return self.stack(x0, depth, context, coefficients=coefficients, trace=trace)
 
     @property
@@ -119,7 +129,7 @@ class LanguageModel(Transformer):
         *,
         segments: Segments | None = None,
         key: Key | None = None,
-        coefficients: Any = None,
+        coefficients: Coefficients | None = None,
         trace: bool = False,
     ) -> ModelOutput:
         """Logits for a batch of tokens; arguments as for `hidden`."""
@@ -155,7 +165,7 @@ class SequenceClassifier(Transformer):
         *,
         segments: Segments | None = None,
         key: Key | None = None,
-        coefficients: Any = None,
+        coefficients: Coefficients | None = None,
         trace: bool = False,
     ) -> ModelOutput:
         """Class logits; arguments as for `hidden`."""

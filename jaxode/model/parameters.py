@@ -9,8 +9,10 @@ from typing import Any
 from flax import nnx
 
 from jaxode.config import UserError
+from jaxode.depth import Coefficients
 
 Parameters = dict[str, Any]  # arrays, on a device or on the host
+CALIBRATION = "calibration."
 
 
 @dataclass(frozen=True)
@@ -21,9 +23,23 @@ class Architecture:
     paths: tuple[Any, ...]
 
     def bind(self, parameters: Mapping[str, Any]) -> Any:
-        """The model with these parameters; traceable."""
+        """The model with these parameters; traceable. Those of `calibration_parameters` become its calibrations."""
         state = nnx.from_flat_state([(path, nnx.Param(parameters[_name(path)])) for path in self.paths])
-        return nnx.merge(self.graph, state)
+        model = nnx.merge(self.graph, state)
+        fitted: dict[int, dict[str, Any]] = {}
+        for name, value in parameters.items():
+            if name.startswith(CALIBRATION):
+                steps, field = name.removeprefix(CALIBRATION).split(".")
+                fitted.setdefault(int(steps), {})[field] = value
+        if fitted:
+            model.calibrations = nnx.data({steps: Coefficients(**fields) for steps, fields in fitted.items()})
+        return model
+
+
+def calibration_parameters(steps: int, coefficients: Coefficients) -> Parameters:
+    """Coefficients of solver "calibrated" at `depth.steps` as named parameters, which `bind` gives to the model."""
+    fields = {"weights": coefficients.weights, "down": coefficients.down, "up": coefficients.up}
+    return {f"{CALIBRATION}{steps}.{k}": v for k, v in fields.items() if v is not None}
 
 
 def split(model: nnx.Module) -> tuple[Architecture, Parameters]:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, no_type_check
 
+import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx, struct
 from jax.typing import DTypeLike
 
 from jaxode.config import DepthConfig, ModelConfig
-from jaxode.depth import Schedule, Solve, Trace, get_solver, integrate, join
+from jaxode.depth import Coefficients, Schedule, Solve, Trace, get_solver, integrate, join
 from jaxode.model.block import Block, Context, FieldArgs, block_field, fold, sublayer_fields
 from jaxode.model.cost import plan
 from jaxode.types import State
@@ -48,9 +48,15 @@ class Stack(nnx.Module):
         )
 
     def __call__(
-        self, x: State, depth: DepthConfig, context: Context, *, coefficients: Any = None, trace: bool = False
+        self,
+        x: State,
+        depth: DepthConfig,
+        context: Context,
+        *,
+        coefficients: Coefficients | None = None,
+        trace: bool = False,
     ) -> StackOutput:
-        """Integrate x over depth as `depth` says; `coefficients` [n, K] take the place of the depth's own.
+        """Integrate x over depth as `depth` says, solver "calibrated" by these coefficients.
 
         Raises:
             UserError: steps, solver or schedule that do not fit the layout.
@@ -65,10 +71,10 @@ class Stack(nnx.Module):
         else:
             cycle = self.config.sharing == "cycle"
             groups = [tuple(self.looped)] if cycle else [(block,) for block in self.looped]
-            rows, start = np.asarray(depth.coefficients) if coefficients is None else coefficients, 0
+            start = 0
             for index, (blocks, schedule) in enumerate(zip(groups, schedules, strict=True)):
                 # a group's field is its own: the memory starts anew
-                part = rows[start : start + schedule.steps] if len(rows) else None
+                part = jax.tree.map(lambda rows, i=start, n=schedule.steps: rows[i : i + n], coefficients)
                 start += schedule.steps
                 solve = self._solve(blocks, x, schedule, depth, part, fold(context, index), trace)
                 x, evaluations = solve.state, evaluations + solve.evaluations * len(blocks)
@@ -82,7 +88,7 @@ class Stack(nnx.Module):
         x: State,
         schedule: Schedule,
         depth: DepthConfig,
-        coefficients: Any,
+        coefficients: Coefficients | None,
         context: Context,
         trace: bool,
     ) -> Solve:

@@ -11,7 +11,7 @@ import pytest
 from jaxode.config import UserError
 from jaxode.depth import SOLVERS, Schedule, integrate
 
-FIXED = [name for name, spec in SOLVERS.items() if not spec.adaptive and name != "multistep"]
+FIXED = [name for name, spec in SOLVERS.items() if not spec.adaptive and name != "calibrated"]
 UNEVEN = Schedule((0.0, 0.5, 1.5, 1.75))
 UNIT = Schedule.even(3, 3)
 

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jax.scipy.linalg import expm
 
-from jaxode.config import DepthConfig, UserError
-from jaxode.depth import Schedule, adams_bashforth, integrate, secant
+from jaxode.config import UserError
+from jaxode.depth import Coefficients, Schedule, adams_bashforth, integrate, secant
 
 MATRIX = jnp.array([[-0.5, 1.0], [-1.5, -0.2]])
 START = jnp.array([1.0, -0.5])
@@ -29,7 +29,7 @@ def test_adams_bashforth_has_its_order_once_started(order):
         start = [h ** (order / 2)] * (order - 1)
         table = adams_bashforth([*start, *[h] * count], order)
         times = np.concatenate([[0.0], np.cumsum([*start, *[h] * count])])
-        end = integrate(linear, START, Schedule(tuple(times)), "multistep", coefficients=table).state
+        end = integrate(linear, START, Schedule(tuple(times)), "calibrated", coefficients=Coefficients(table)).state
         measured.append(float(jnp.linalg.norm(end - expm(MATRIX * times[-1]) @ START)))
     slope = np.polyfit(np.log(1 / counts), np.log(measured), 1)[0]
     assert slope == pytest.approx(order, abs=0.25), measured
@@ -59,7 +59,7 @@ def test_given_coefficients_are_the_recurrence_and_can_be_learned(adjoint):
     def solve(coefficients):
         schedule = Schedule.even(4, 4)
         return integrate(
-            linear, START, schedule, "multistep", coefficients=coefficients, adjoint=adjoint, trace=True
+            linear, START, schedule, "calibrated", coefficients=Coefficients(coefficients), adjoint=adjoint, trace=True
         ).trace.states
 
     def loop(coefficients):
@@ -76,25 +76,23 @@ def test_given_coefficients_are_the_recurrence_and_can_be_learned(adjoint):
     assert float(jnp.abs(slope).max()) > 0.1
 
 
-def test_coefficients_by_channel():
-    table = jnp.asarray(np.random.default_rng(0).normal(size=(3, 1, 2)))
-    got = integrate(linear, START, Schedule.even(3, 3), "multistep", coefficients=table).state
-    x = START
-    for row in table:
-        x = x + row[0] * (MATRIX @ x)
-    np.testing.assert_allclose(got, x, rtol=1e-5)
+def test_a_low_rank_correction_turns_the_increments():
+    rng = np.random.default_rng(0)
+    weights, down, up = (rng.normal(size=shape) for shape in ((3, 2), (3, 2, 2, 1), (3, 1, 2)))
+    coefficients = Coefficients(weights, down, up)
+    got = integrate(linear, START, Schedule.even(3, 3), "calibrated", coefficients=coefficients).state
+    x, before = np.asarray(START, np.float64), np.zeros(2)
+    for i in range(3):
+        field = np.asarray(MATRIX) @ x
+        inner = field @ down[i, 0] + before @ down[i, 1]
+        x, before = x + weights[i, 0] * field + weights[i, 1] * before + inner @ up[i], field
+    np.testing.assert_allclose(got, x, rtol=1e-4)
 
 
 def test_coefficients_that_do_not_fit_are_refused():
-    with pytest.raises(UserError, match="needs coefficients"):
-        integrate(linear, START, Schedule.even(3, 3), "multistep")
-    with pytest.raises(UserError, match='use "multistep"'):
-        integrate(linear, START, Schedule.even(3, 3), "euler", coefficients=jnp.ones((3, 1)))
+    with pytest.raises(UserError, match="needs the coefficients of a calibration"):
+        integrate(linear, START, Schedule.even(3, 3), "calibrated")
+    with pytest.raises(UserError, match='use "calibrated"'):
+        integrate(linear, START, Schedule.even(3, 3), "euler", coefficients=Coefficients(jnp.ones((3, 1))))
     with pytest.raises(UserError, match="coefficients for 2 steps, but the schedule has 3"):
-        integrate(linear, START, Schedule.even(3, 3), "multistep", coefficients=jnp.ones((2, 1)))
-    with pytest.raises(UserError, match="rows of"):
-        DepthConfig(solver="multistep", coefficients=((1.0,), (1.0, 2.0)))
-    with pytest.raises(UserError, match="belong to"):
-        DepthConfig(solver="euler", coefficients=((1.0,),))
-    with pytest.raises(UserError, match="0 rows"):
-        DepthConfig(solver="multistep")
+        integrate(linear, START, Schedule.even(3, 3), "calibrated", coefficients=Coefficients(jnp.ones((2, 1))))

@@ -15,7 +15,7 @@ LOWER, UPPER = jnp.tril(MATRIX), jnp.triu(MATRIX, 1)
 START = jnp.array([1.0, -0.5, 0.2])
 SPAN = 2.0
 EXACT = jnp.append(expm(MATRIX * SPAN) @ START[:2], jax.nn.sigmoid(jnp.log(0.2 / 0.8) + SPAN**2 / 2))
-FIXED = [name for name, spec in SOLVERS.items() if not spec.adaptive and name != "multistep"]
+FIXED = [name for name, spec in SOLVERS.items() if not spec.adaptive and name != "calibrated"]
 ADAPTIVE = [name for name, spec in SOLVERS.items() if spec.adaptive]
 
 

@@ -132,9 +132,44 @@ def test_sweep_of_the_runs_own_validation_split(infer, tmp_path):
     assert f"{3 * 2 * 16} tokens predicted" in ran.err
 
 
+def test_a_run_is_calibrated_once_and_then_runs_calibrated(infer, tmp_path):
+    for i in range(8):
+        (tmp_path / f"{i}.txt").write_text(TEXT)
+    data = {"files": str(tmp_path / "*.txt"), "cache": str(tmp_path / "cache"), "valid_fraction": 0.5}
+    run = write_run(tmp_path / "run", model_config("causal"), **data)
+    about = ("--checkpoint", run)
+    assert "is calibrated for no number of steps" in fails(infer(*about, "--steps", 2, "--solver", "calibrated"))
+    assert "none is calibrated" in fails(infer(*about, "--max-loss-increase", 0.5))
+    ran = infer(*about, "--task", "calibrate", "--steps", 2)
+    assert ran.code == 0, ran.err
+    header, _, row = (cells(line) for line in ran.out.splitlines())
+    found = dict(zip(header, row, strict=True))
+    assert found["steps"] == "2"
+    assert sum(map(int, found["schedule"].split(","))) == 4
+    assert (run / "calibration-2.json").is_file()
+    text = (*about, "--prompt", "abc", "--max-new-tokens", 3)
+    assert "steps 2 (calibrated): 2 block evaluations" in infer(*text, "--steps", 2).err
+    assert "steps 2 (euler)" in infer(*text, "--steps", 2, "--solver", "euler").err
+    assert "steps 4 (euler)" in infer(*text).err
+    within = infer(*text, "--budget", 0.5)
+    assert "chosen: 2 steps (calibrated): 0.50 of the block evaluations" in within.err
+    assert "steps 2 (calibrated)" in within.err
+    assert "takes 0.50 of the block evaluations" in fails(infer(*text, "--budget", 0.2))
+    infer(*about, "--task", "sweep", "--batches", 1)
+    assert [(row["solver"], row["steps"]) for row in read_csv(run / "sweep.csv")][-1] == ("calibrated", 2)
+    (run / "calibration-2.json").write_text("{")
+    assert "calibration-2.json: cannot be read as a calibration" in fails(infer(*text))
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
+        (("--task", "calibrate"), "task = calibrate needs --steps"),
+        (("--task", "calibrate", "--steps", 4), "must be from 1 to N - 1 = 3"),
+        (("--steps", 2, "--budget", 0.5), "steps and budget both choose the depth"),
+        (("--budget", 0), "budget = 0.0: a share"),
+        (("--max-loss-increase", -1), "max_loss_increase = -1.0: nats per token"),
+        (("--confidence", 1), "confidence = 1.0: must lie"),
         (("--solver", "magic"), 'depth.solver = "magic": allowed are euler'),
         (("--schedule", "wavy"), 'depth.schedule = "wavy": allowed are'),
         (("--schedule", "1,2"), "has 2 steps but depth.steps = 4"),

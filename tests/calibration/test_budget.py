@@ -1,0 +1,85 @@
+"""Budgets: what is chosen, what is refused, and that the confidence is kept."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from jaxode.calibration import budget as module
+from jaxode.calibration import p_value, within_increase, within_share
+from jaxode.config import DepthConfig, ModelConfig, UserError
+
+MODEL = ModelConfig(vocab_size=31, width=16, heads=2, length=8, steps=12)
+DEPTHS = [DepthConfig(steps=n, solver="calibrated") for n in (3, 4, 6)]
+
+
+@pytest.mark.parametrize(("share", "steps"), [(1.0, None), (0.99, 6), (0.5, 6), (0.49, 4), (0.34, 4), (0.25, 3)])
+def test_the_most_steps_within_the_share(share, steps):
+    assert within_share(MODEL, DEPTHS, share).depth.steps == steps
+
+
+def test_prelude_and_coda_count_towards_the_share():
+    model = dataclasses.replace(MODEL, prelude=1, coda=1)
+    assert within_share(model, DEPTHS, 0.5).depth.steps == 4
+
+
+def test_a_share_below_the_cheapest_is_refused_with_the_cheapest():
+    with pytest.raises(UserError, match=r"3 steps \(calibrated\), takes 0.25"):
+        within_share(MODEL, DEPTHS, 0.2)
+    with pytest.raises(UserError, match="above 0 and at most 1"):
+        within_share(MODEL, DEPTHS, 1.5)
+
+
+@pytest.mark.parametrize("kind", ["normal", "rare"])
+def test_a_true_mean_at_the_limit_is_accepted_no_more_often_than_promised(kind):
+    """At the edge of the hypothesis the rate of p <= 0.05 must stay below 0.05, whatever the distribution."""
+    rng = np.random.default_rng(0)
+    accepted = 0
+    for _ in range(400):
+        # rare: mostly nothing, seldom a lot, which breaks a bound from the variance of a sample
+        draws = rng.normal(0.02, 0.05, 200) if kind == "normal" else np.where(rng.random(200) < 0.02, 1.0, 0.0)
+        accepted += p_value(draws, 0.02) <= 0.05
+    assert accepted <= 400 * 0.05
+
+
+def test_a_mean_well_below_the_limit_is_accepted():
+    draws = np.random.default_rng(0).normal(0.005, 0.05, 512)
+    assert p_value(draws, 0.02) < 0.05
+    assert p_value(draws, 0.005) > 0.05
+
+
+@pytest.fixture
+def losses(monkeypatch):
+    """Stand in for the model: the loss of every row at each depth."""
+    noise = np.random.default_rng(0).normal(0, 0.02, 1000)
+    rise = {None: 0.0, 6: 0.001, 4: 0.01, 3: 0.4}
+
+    class Bound:
+        config = MODEL
+
+    class Architecture:
+        def bind(self, params):
+            return Bound()
+
+    def rows(architecture, params, batches, depth, document_mask):
+        return 3.0 + rise[depth.steps] + (noise if depth.steps else 0.0)
+
+    monkeypatch.setattr(module, "_row_losses", rows)
+    return Architecture()
+
+
+def choose(architecture, limit, **kwargs):
+    return within_increase.__wrapped__(architecture, {}, [], DEPTHS, limit, **kwargs)
+
+
+def test_the_fewest_steps_that_keep_the_limit(losses):
+    assert choose(losses, 0.05).depth.steps == 4
+    assert choose(losses, 0.008).depth.steps == 6
+    assert "with confidence 0.95" in choose(losses, 0.05).reason
+
+
+def test_a_limit_that_cannot_be_kept_names_what_was_reached(losses):
+    with pytest.raises(UserError, match=r"cannot be promised.*6 steps \(calibrated\): loss \+0.00"):
+        choose(losses, 0.0001)
+    with pytest.raises(UserError, match="none is calibrated"):
+        within_increase.__wrapped__(losses, {}, [], [], 0.1)

@@ -1,0 +1,163 @@
+"""Calibration finds what is planted, is exact where it can be, repeats itself, and survives the disk."""
+
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxode.calibration import Calibration, Fit, calibrate, load_all, save, with_calibrations
+from jaxode.calibration.fit import reduced_rank
+from jaxode.config import DepthConfig, ModelConfig, UserError
+from jaxode.data import Batch
+from jaxode.depth import Coefficients
+from jaxode.evaluation import evaluate
+from jaxode.model import make_model
+from jaxode.model.parameters import split
+
+MODEL = ModelConfig(vocab_size=31, width=16, heads=2, length=8, steps=6)
+LAYOUTS = {
+    "full": {},
+    "masked": {"kind": "masked"},
+    "post": {"norm_position": "post"},
+    "prelude": {"prelude": 1, "coda": 1},
+    "sequence": {"sharing": "sequence", "groups": 2, "steps": 12},
+    "cycle": {"sharing": "cycle", "groups": 2, "steps": 12},
+}
+
+
+def batches(count=4, rows=16):
+    rng = np.random.default_rng(0)
+    made = []
+    for _ in range(count):
+        tokens = rng.integers(0, 31, (rows, 9)).astype(np.int32)
+        ones = np.ones((rows, 8), np.int32)
+        made.append(Batch(tokens[:, :-1], tokens[:, 1:], ones.astype(np.float32), ones))
+    return made
+
+
+def model(**changes):
+    architecture, params = split(make_model(dataclasses.replace(MODEL, **changes), seed=0))
+    # a fresh model's increments are too small to need any care
+    return architecture, {name: 3 * value for name, value in params.items()}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_calibrated_solve_is_nearer_to_the_full_one_than_step_rescaling(layout):
+    architecture, params = model(**LAYOUTS[layout])
+    steps = architecture.bind(params).config.steps // 3
+    done = calibrate(architecture, params, batches(), steps, Fit(rank=2, updates=30, candidates=2))
+    tokens = jnp.asarray(batches()[-1].tokens)  # held out
+
+    def gap(params, depth):
+        bound = architecture.bind(params)
+        full, short = (jax.nn.log_softmax(bound(tokens, d).logits) for d in (DepthConfig(), depth))
+        return float(jnp.sum(jnp.exp(full) * (full - short), axis=-1).mean())
+
+    rescaled = gap(params, DepthConfig(steps=steps))
+    calibrated = gap(with_calibrations(params, {steps: done}), done.depth)
+    assert calibrated < 0.7 * rescaled
+    assert sum(done.schedule) * (2 if layout == "cycle" else 1) == architecture.bind(params).config.steps
+
+
+def test_a_field_that_a_short_solve_can_follow_is_recovered():
+    """Planted: without kernels only biases are left, f is one constant vector, and any step is exact."""
+    architecture, params = model()
+    params = {name: jnp.zeros_like(value) if name.endswith("kernel") else value for name, value in params.items()} | {
+        "stack.looped.0.feed_forward.output.bias": jnp.linspace(-1.0, 1.0, 16)
+    }
+    done = calibrate(architecture, params, batches(), 2, Fit(memory=1, rank=0, updates=0))
+    np.testing.assert_allclose(np.cumsum(done.coefficients.weights[:, 0])[-1], 6.0, rtol=1e-3)
+    np.testing.assert_allclose(done.coefficients.weights[:, 0], done.schedule, rtol=1e-3)
+    assert done.kl < 1e-4
+
+
+def test_reduced_rank_finds_planted_factors():
+    rng = np.random.default_rng(0)
+    features, first, second = (rng.normal(size=shape) for shape in ((500, 6), (6, 2), (2, 5)))
+    down, up = reduced_rank(features, features @ first @ second, 2)
+    np.testing.assert_allclose(down @ up, first @ second, atol=0.05)
+    assert (down.shape, up.shape) == ((6, 2), (2, 5))
+
+
+def test_gradient_updates_lower_the_divergence():
+    architecture, params = model()
+    before = calibrate(architecture, params, batches(), 2, Fit(memory=1, rank=0, updates=0), held_out=1)
+    after = calibrate(architecture, params, batches(), 2, Fit(memory=1, rank=0, updates=40), held_out=1)
+    assert after.kl < before.kl
+    assert after.schedule == before.schedule
+
+
+def test_the_same_call_gives_the_same_coefficients():
+    architecture, params = model()
+    first, second = (calibrate(architecture, params, batches(), 3, Fit(rank=2, updates=3)) for _ in range(2))
+    jax.tree.map(np.testing.assert_array_equal, first.coefficients, second.coefficients)
+
+
+def test_nothing_is_weighed_before_the_start():
+    architecture, params = model()
+    done = calibrate(architecture, params, batches(), 3, Fit(memory=3, rank=2, updates=5))
+    for step in range(3):
+        assert not done.coefficients.weights[step, step + 1 :].any()
+
+
+def test_figures_are_those_of_the_evaluation():
+    architecture, params = model()
+    text = batches()
+    done = calibrate(architecture, params, text, 2, Fit(rank=2, updates=3))
+    own = with_calibrations(params, {2: done})
+    rise = evaluate(architecture, own, text[-2:], done.depth).nats_per_token
+    assert done.rise == pytest.approx(
+        rise - evaluate(architecture, params, text[-2:], DepthConfig()).nats_per_token, abs=1e-5
+    )
+
+
+def test_what_cannot_be_calibrated_is_refused():
+    architecture, params = model()
+    with pytest.raises(UserError, match="from 1 to N - 1 = 5"):
+        calibrate(architecture, params, batches(), 6)
+    with pytest.raises(UserError, match="at least 3 needed"):
+        calibrate(architecture, params, batches(2), 2)
+    with pytest.raises(UserError, match="an unshared model"):
+        calibrate(*model(sharing="none"), batches(), 2)
+    with pytest.raises(UserError, match="calibrated for no number of steps"):
+        architecture.bind(params)(jnp.zeros((1, 8), int), DepthConfig(steps=2, solver="calibrated"))
+    with pytest.raises(UserError, match="calibration rank = -1"):
+        Fit(rank=-1)
+
+
+# --- on disk ----------------------------------------------------------------------------------------------------------
+
+
+def stored(rank=2):
+    rng = np.random.default_rng(0)
+    halves = (rng.normal(size=(3, 2, 16, rank)), rng.normal(size=(3, rank, 16))) if rank else (None, None)
+    halves = tuple(None if half is None else half.astype(np.float16).astype(np.float32) for half in halves)
+    weights = rng.normal(size=(3, 2)).astype(np.float32)
+    return Calibration(3, (1, 2, 3), Coefficients(weights, *halves), kl=0.1, rise=0.05, tokens=64, seconds=1.0)
+
+
+@pytest.mark.parametrize("rank", [0, 2])
+def test_a_calibration_comes_back_from_its_file(tmp_path, rank):
+    calibration = stored(rank)
+    path = save(tmp_path, calibration)
+    assert path.name == "calibration-3.json"
+    (back,) = load_all(tmp_path, width=16).values()
+    jax.tree.map(np.testing.assert_array_equal, back.coefficients, calibration.coefficients)
+    same = dataclasses.replace(back, coefficients=calibration.coefficients)
+    assert same == calibration
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+def test_a_damaged_calibration_is_named(tmp_path):
+    path = save(tmp_path, stored())
+    with pytest.raises(UserError, match="made for width 16, the model has 32"):
+        load_all(tmp_path, width=32)
+    path.write_text(path.read_text()[:100])
+    with pytest.raises(UserError, match=r"calibration-3.json: cannot be read as a calibration.*calibrate again"):
+        load_all(tmp_path, width=16)
+    path.write_text(json.dumps({"format": 99}))
+    with pytest.raises(UserError, match="format 99"):
+        load_all(tmp_path, width=16)
