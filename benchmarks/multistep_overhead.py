@@ -1,0 +1,59 @@
+"""What do memory and correction add to a step? Looped part alone, ALBERT-base shape, n = 4, B 1 and 8.
+
+    python benchmarks/multistep_overhead.py
+
+Bar: a multistep step over an Euler step <= 1.02. The correction of rank 32 has its own row.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from latency_by_steps import CONFIG
+from timing import compare, report, rounds_argument
+
+from jaxode import Block, Schedule, integrate
+from jaxode.depth import Coefficients
+from jaxode.model import Context, FieldArgs, block_field
+
+STEPS, MEMORY, RANK = 4, 2, 32
+
+
+def main(rounds: int) -> None:
+    """Measure the three side by side."""
+    field, params = block_field((Block(CONFIG, rngs=nnx.Rngs(0)),))
+    weights = jnp.ones((STEPS, MEMORY))
+    down = jnp.full((STEPS, MEMORY, CONFIG.width, RANK), 1e-3)
+    up = jnp.full((STEPS, RANK, CONFIG.width), 1e-3)
+    candidates = {
+        "euler": None,
+        "memory of 1": Coefficients(weights),
+        "memory of 1, rank 32": Coefficients(weights, down, up),
+    }
+    rows = []
+    for batch in (1, 8):
+        x = jax.random.normal(jax.random.key(1), (batch, 128, CONFIG.width))
+
+        @partial(jax.jit, static_argnames="solver")
+        def solve(params, x, coefficients, solver):
+            schedule, args = Schedule.even(12.0, STEPS), FieldArgs(params, Context())
+            return integrate(field, x, schedule, solver, args=args, coefficients=coefficients).state
+
+        times = compare(
+            {
+                name: partial(solve, params, x, coefficients, "euler" if coefficients is None else "calibrated")
+                for name, coefficients in candidates.items()
+            },
+            rounds,
+        )
+        rows += [
+            {"batch": batch, "step": name, "ms": ms, "over_euler": ms / times["euler"]} for name, ms in times.items()
+        ]
+    report("bench-multistep-overhead", rows)
+
+
+if __name__ == "__main__":
+    main(rounds_argument())
