@@ -23,14 +23,12 @@ def main() -> int:
     print(f"validation loss {result.validation.nats_per_token:.4f} nats per token after {result.step} updates")
     if config.train.sweep:
         batches = result.data.validation(config.train.batch_size)
-        # a masked model predicts a part of the text only
-        causal = config.model.kind == "causal"
         sweep = depth_sweep(
             result.architecture,
             result.params,
             batches,
             document_mask=config.data.document_mask,
-            bytes_per_token=1 / result.data.stats["validation"].tokens_per_byte if causal else None,
+            bytes_per_token=result.data.bytes_per_token("validation"),
             progress=True,
         )
         print(save_sweep(folder, sweep))

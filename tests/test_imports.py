@@ -14,7 +14,7 @@ OWNERS = {  # package -> files that may import it, as globs within jaxode/
     "diffrax": ["depth/*"],
     "optax": ["training/*", "calibration/*"],
     "orbax": ["checkpoint.py"],
-    "tyro": ["config.py"],
+    "tyro": ["config/*"],
     "matplotlib": ["evaluation/figures.py"],
     "torch": [],
 }

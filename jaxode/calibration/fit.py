@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -14,20 +14,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float
 from tqdm import tqdm
 
-from jaxode.calibration.search import gram, rank_schedules, sizes
+from jaxode.calibration.comparison import Comparison, Reference
+from jaxode.calibration.least_squares import follow
+from jaxode.calibration.search import candidates, sizes
 from jaxode.config import DepthConfig, ModelConfig, require
 from jaxode.data import Batch, PreparedData
 from jaxode.depth import Coefficients
-from jaxode.evaluation.loss import LossSums, batch_segments, token_loss
 from jaxode.model import plan
 from jaxode.model.parameters import Architecture, Parameters
-from jaxode.types import Logits, Scalar
-
-RIDGE = 1e-2
-"""Of the low-rank fit, relative to the mean square of the increments."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +85,11 @@ def calibration_batches(data: PreparedData, seed: int = 0, batches: int = 10, to
 
 
 def check_steps(model: ModelConfig, steps: int | None) -> None:
-    """Raises UserError for a number of steps that leaves nothing to calibrate."""
+    """Refuse a number of steps that leaves nothing to calibrate.
+
+    Raises:
+        UserError: an unshared model, or steps outside 1 .. N - 1.
+    """
     require(model.sharing != "none", "an unshared model has no steps to choose: nothing to calibrate")
     require(
         steps is not None and 1 <= steps < model.steps,
@@ -113,7 +113,7 @@ def calibrate(
     1. Rank whole-number schedules by how well their steps can follow the full trajectory (`search`).
     2. Step by step along the short solve's own trajectory, fit weights and correction to the full one by least squares;
        keep the schedule whose logits come nearest.
-    3. Lower KL(full || short) of the logits by gradient through the solve (Adam), the two corrections included.
+    3. Lower KL(full || short) of the logits by gradient through the solve (Adam), weights and correction together.
 
     Deterministic. The last `held_out` batches are not fitted on; the figures are theirs.
 
@@ -130,184 +130,48 @@ def calibrate(
         len(batches) > held_out,
         f"{len(batches)} batches to calibrate on: at least {held_out + 1} needed; give more text",
     )
-    work = _Work(architecture, params, steps, document_mask)
-    fitted, held = batches[: len(batches) - held_out], batches[len(batches) - held_out :]
-    work.remember(fitted)
-    full = [np.asarray(work.full_states(batch)) for batch in fitted]
-    candidates = _schedules(full, groups, _total(model, steps) // groups, fit.candidates)
-    bar = tqdm(
-        total=len(candidates) + fit.updates, desc=f"calibrating {steps} steps", disable=None if progress else True
-    )
-    few = slice(0, -(-len(fitted) // 4))
+    comparison = Comparison(architecture, params, steps, document_mask)
+    references = [comparison.reference(batch) for batch in batches]
+    fitted, held = references[: len(batches) - held_out], references[len(batches) - held_out :]
+    solver_steps = steps // model.groups if model.sharing == "cycle" else steps  # a cycle takes all its groups in one
+    ranked = candidates([one.states for one in fitted], groups, solver_steps // groups, fit.candidates)
+    bar = tqdm(total=len(ranked) + fit.updates, desc=f"calibrating {steps} steps", disable=None if progress else True)
+    few = fitted[: -(-len(fitted) // 4)]
     found = []
-    for times in candidates:
-        tried = _least_squares(work, fitted[few], full[few], times, fit)
-        kl = float(np.mean([work.kl(tried, batch) for batch in fitted[few]]))
+    for times in ranked:
+        tried = follow(comparison, few, times, fit.memory, fit.rank)
+        kl, _ = _means(comparison, tried, few)
         found.append((kl if np.isfinite(kl) else np.inf, times))
         bar.update()
     _, times = min(found)
-    coefficients = _least_squares(work, fitted, full, times, fit)
-    coefficients = _refine(work, fitted, coefficients, fit, bar.update)
+    coefficients = follow(comparison, fitted, times, fit.memory, fit.rank)
+    coefficients = _refine(comparison, fitted, coefficients, fit, bar.update)
     bar.close()
-    kl, nats, full_nats, tokens = (
-        float(np.sum(x)) for x in zip(*(work.sums(coefficients, b) for b in held), strict=True)
-    )
+    kl, rise = _means(comparison, coefficients, held)
     return Calibration(
         steps=steps,
         schedule=tuple(itertools.chain.from_iterable(sizes(part) for part in times)),
         coefficients=jax.tree.map(lambda x: np.asarray(x, np.float32), coefficients),
-        kl=kl / tokens,
-        rise=(nats - full_nats) / tokens,
-        tokens=int(sum(batch.weights.sum() for batch in fitted)),
+        kl=kl,
+        rise=rise,
+        tokens=int(sum(one.tokens for one in fitted)),
         seconds=time.perf_counter() - started,
     )
 
 
-def _total(model: ModelConfig, steps: int) -> int:
-    """Solver steps: a cycle takes all its groups in one."""
-    return steps // model.groups if model.sharing == "cycle" else steps
-
-
-class _Work:
-    """The model's compiled functions of the coefficients."""
-
-    def __init__(self, architecture: Architecture, params: Parameters, steps: int, document_mask: bool):
-        self._params = params
-        kind = architecture.bind(params).config.kind
-        short = DepthConfig(steps=steps, solver="calibrated", adjoint="remat")
-
-        def run(params: Parameters, batch: Batch, depth: DepthConfig, coefficients: Any, trace: bool = False) -> Any:
-            segments = batch_segments(batch, kind, document_mask)
-            model = architecture.bind(params)
-            return model(jnp.asarray(batch.tokens), depth, segments=segments, coefficients=coefficients, trace=trace)
-
-        def divergence(
-            params: Parameters, coefficients: Coefficients, batch: Batch, target: Any
-        ) -> tuple[Scalar, LossSums]:
-            logits = run(params, batch, short, coefficients).logits
-            return _kl(target, logits, batch.weights), token_loss(logits, *_of(batch))
-
-        def full(params: Parameters, batch: Batch) -> tuple[Any, LossSums]:
-            logits = run(params, batch, DepthConfig(), None).logits
-            # log-probabilities in half precision: this much memory is needed for every batch of the fit
-            return jax.nn.log_softmax(logits).astype(jnp.float16), token_loss(logits, *_of(batch))
-
-        self._full = jax.jit(full)
-        self._full_states = jax.jit(lambda params, batch: run(params, batch, DepthConfig(), None, True).trace.states)
-        self._short_states = jax.jit(lambda params, batch, c: run(params, batch, short, c, True).trace.states)
-        self._divergence = jax.jit(divergence)
-        self._gradient = jax.jit(jax.grad(lambda c, params, batch, target: divergence(params, c, batch, target)[0]))
-        self._targets: dict[int, Any] = {}
-
-    def remember(self, batches: Sequence[Batch]) -> None:
-        """Keep the full depth's predictions for these batches."""
-        self._targets = {id(batch): self._full(self._params, batch) for batch in batches}
-
-    def full_states(self, batch: Batch) -> Any:
-        return self._full_states(self._params, batch)
-
-    def short_states(self, coefficients: Coefficients, batch: Batch) -> Any:
-        return self._short_states(self._params, batch, coefficients)
-
-    def _target(self, batch: Batch) -> Any:
-        return self._targets[id(batch)] if id(batch) in self._targets else self._full(self._params, batch)
-
-    def sums(self, coefficients: Coefficients, batch: Batch) -> tuple[float, float, float, float]:
-        """KL, loss and full-depth loss summed over the predicted tokens, and their number."""
-        target, full = self._target(batch)
-        kl, short = self._divergence(self._params, coefficients, batch, target)
-        tokens = float(full.tokens)
-        return float(kl) * tokens, float(short.nats), float(full.nats), tokens
-
-    def kl(self, coefficients: Coefficients, batch: Batch) -> float:
-        """KL per predicted token."""
-        kl, _, _, tokens = self.sums(coefficients, batch)
-        return kl / tokens
-
-    def gradient(self, coefficients: Coefficients, batch: Batch) -> Coefficients:
-        """Of the KL."""
-        return self._gradient(coefficients, self._params, batch, self._target(batch)[0])
-
-
-def _of(batch: Batch) -> tuple[Array, Array]:
-    return jnp.asarray(batch.targets), jnp.asarray(batch.weights)
-
-
-def _kl(target: Logits, logits: Logits, weights: Any) -> Scalar:
-    """Mean over the predicted tokens of KL(p || softmax(logits)), `target` = log p."""
-    target, found = target.astype(jnp.float32), jax.nn.log_softmax(logits)
-    each = jnp.sum(jnp.exp(target) * (target - found), axis=-1)
-    return jnp.sum(jnp.where(weights > 0, each * weights, 0.0)) / jnp.sum(weights)
-
-
-def _schedules(full: Sequence[np.ndarray], groups: int, steps: int, count: int) -> list[tuple[tuple[int, ...], ...]]:
-    """The best `count` schedules: for each group its times, counted along the whole trajectory."""
-    units = (len(full[0]) - 1) // groups
-    ranked = []
-    for group in range(groups):
-        part = slice(group * units, (group + 1) * units + 1)
-        products = sum(gram(states[part]) for states in full)
-        best = rank_schedules(np.asarray(products), steps)[:count]
-        ranked.append([tuple(group * units + t for t in times) for times in best])
-    return list(zip(*ranked, strict=False))
-
-
-def _least_squares(
-    work: _Work, batches: Sequence[Batch], full: Sequence[np.ndarray], times: tuple[tuple[int, ...], ...], fit: Fit
-) -> Coefficients:
-    """Fit step after step: each to the full trajectory, from where the steps before it have really led."""
-    width = full[0].shape[-1]
-    steps = sum(len(part) - 1 for part in times)
-    weights = np.zeros((steps, fit.memory), np.float32)
-    down = np.zeros((steps, fit.memory, width, fit.rank), np.float32) if fit.rank else None
-    up = np.zeros((steps, fit.rank, width), np.float32) if fit.rank else None
-
-    def rows(states: Iterable[np.ndarray]) -> np.ndarray:
-        return np.concatenate([one.reshape(-1, width) for one in states])
-
-    index = 0
-    for part in times:
-        fields: list[np.ndarray] = []
-        for end in part[1:]:
-            # a step of weight 1 shows the increment where the solve stands
-            weights[index, 0] = 1.0
-            states = [np.asarray(work.short_states(Coefficients(weights, down, up), batch)) for batch in batches]
-            here = rows(one[index] for one in states)
-            fields = [rows(one[index + 1] for one in states) - here, *fields][: fit.memory]
-            wanted = rows(one[end] for one in full) - here
-            chosen = _solve(np.stack([field.ravel() for field in fields], 1), wanted.ravel())
-            weights[index] = 0.0
-            weights[index, : len(chosen)] = chosen
-            if down is not None and up is not None:
-                missed = wanted - sum(w * field for w, field in zip(chosen, fields, strict=True))
-                first, second = reduced_rank(np.concatenate(fields, 1), missed, fit.rank)
-                down[index, : len(fields)] = first.reshape(len(fields), width, -1)
-                up[index] = second
-            index += 1
-    return Coefficients(weights, down, up)
-
-
-def _solve(basis: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    normal = basis.T @ basis
-    normal += 1e-6 * np.trace(normal) / len(normal) * np.eye(len(normal), dtype=normal.dtype)
-    return np.linalg.solve(normal, basis.T @ wanted)
-
-
-def reduced_rank(
-    features: Float[np.ndarray, "rows F"], wanted: Float[np.ndarray, "rows D"], rank: int
-) -> tuple[Float[np.ndarray, "F R"], Float[np.ndarray, "R D"]]:
-    """P [F, R] and Q [R, D] that bring features P Q nearest to `wanted`, with a ridge (Izenman 1975)."""
-    normal = (features.T @ features).astype(np.float64)
-    normal += RIDGE * np.trace(normal) / len(normal) * np.eye(len(normal))
-    whole = np.linalg.solve(normal, (features.T @ wanted).astype(np.float64))
-    # principal directions of the predictions
-    _, directions = np.linalg.eigh(whole.T @ normal @ whole)
-    best = directions[:, ::-1][:, :rank]
-    return (whole @ best).astype(np.float32), best.T.astype(np.float32)
+def _means(comparison: Comparison, coefficients: Coefficients, references: Sequence[Reference]) -> tuple[float, float]:
+    """KL and rise of the loss, per predicted token."""
+    found = [comparison.distance(coefficients, reference) for reference in references]
+    tokens = sum(one.tokens for one in found)
+    return sum(one.kl for one in found) / tokens, sum(one.rise for one in found) / tokens
 
 
 def _refine(
-    work: _Work, batches: Sequence[Batch], start: Coefficients, fit: Fit, tick: Callable[[], Any]
+    comparison: Comparison,
+    references: Sequence[Reference],
+    start: Coefficients,
+    fit: Fit,
+    tick: Callable[[], Any],
 ) -> Coefficients:
     """Adam on KL(full || short), one batch an update in turn; the learning rate falls to 0 along a cosine."""
     if fit.updates == 0:
@@ -327,7 +191,7 @@ def _refine(
         return optax.apply_updates(coefficients, updates), state
 
     for number in range(fit.updates):
-        gradient = work.gradient(coefficients, batches[number % len(batches)])
+        gradient = comparison.gradient(coefficients, references[number % len(references)])
         coefficients, state = update(gradient, state, coefficients)
         tick()
     return coefficients

@@ -63,6 +63,22 @@ def rank_schedules(products: Float[np.ndarray, "M M"], steps: int, beam: int = 2
     return [tuple(times) for _, times in partial]
 
 
+def candidates(
+    trajectories: Sequence[Float[np.ndarray, "M *rows D"]], groups: int, steps: int, count: int
+) -> list[tuple[tuple[int, ...], ...]]:
+    """The best `count` schedules of a model with `groups` fields of `steps` steps each.
+
+    Each is a tuple of the groups' times, counted along the whole trajectory.
+    """
+    units = (len(trajectories[0]) - 1) // groups
+    ranked = []
+    for group in range(groups):
+        part = slice(group * units, (group + 1) * units + 1)
+        products = np.sum([gram(states[part]) for states in trajectories], axis=0)
+        ranked.append([tuple(group * units + t for t in times) for times in rank_schedules(products, steps)[:count]])
+    return list(zip(*ranked, strict=False))
+
+
 def sizes(times: Sequence[int]) -> tuple[int, ...]:
     """Step sizes of a schedule."""
     return tuple(int(step) for step in np.diff(times))

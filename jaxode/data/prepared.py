@@ -52,6 +52,10 @@ class PreparedData:
     train_rows: Sequence[Mapping[str, Any]]
     validation_rows: Sequence[Mapping[str, Any]]
 
+    def bytes_per_token(self, split: str) -> float | None:
+        """Turns nats per token into bits per byte; None for a masked model, which predicts a part of the text only."""
+        return 1.0 / self.stats[split].tokens_per_byte if self.spec.kind == "causal" else None
+
     def train(self, batch_size: int, seed: int) -> Batches:
         """Endless shuffled batches.
 

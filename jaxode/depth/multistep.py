@@ -82,11 +82,6 @@ class Multistep(diffrax.AbstractSolver):
         return terms.vf(t0, y0, args)
 
 
-def euler(sizes: Sequence[float]) -> np.ndarray:
-    """[n, 1]: w_i0 = h_i."""
-    return np.asarray(sizes, np.float64)[:, None]
-
-
 def adams_bashforth(sizes: Sequence[float], order: int) -> np.ndarray:
     """[n, order]: integrate over each step the polynomial through the last `order` evaluations, whatever the sizes.
 

@@ -254,7 +254,7 @@ def _validation(trained: TrainedModel, limit: int) -> _Text:
     model = trained.config.model
     data = prepare(trained.config.data, model.length, model.kind, tokenizer=trained.tokenizer)
     batches = data.validation(trained.config.train.batch_size, limit)
-    return _Text(batches, 1 / data.stats["validation"].tokens_per_byte if model.kind == "causal" else None)
+    return _Text(batches, data.bytes_per_token("validation"))
 
 
 def _cost(model: ModelConfig, depth: DepthConfig, evaluations: int | float) -> str:

@@ -188,13 +188,8 @@ class _Loop:
             data.validation(self.config.train.batch_size, limit),
             self.config.depth,
             document_mask=self.config.data.document_mask,
-            bytes_per_token=1.0 / data.stats["validation"].tokens_per_byte if self._whole_text else None,
+            bytes_per_token=data.bytes_per_token("validation"),
         )
-
-    @property
-    def _whole_text(self) -> bool:
-        """A masked model predicts a part of the tokens, from which no bits per byte of text follow."""
-        return self.config.model.kind == "causal"
 
     def _check(self, metrics: StepMetrics | None, step: int) -> None:
         if metrics is None:
@@ -217,12 +212,12 @@ class _Loop:
 
     def _log(self, step: int, metrics: StepMetrics, updates_per_second: float) -> None:
         nats = float(metrics.loss)
-        bits = nats * self.data.stats["train"].tokens_per_byte / math.log(2)
+        size = self.data.bytes_per_token("train")
         self.trackers.log(
             step,
             {
                 "loss": nats,
-                **({"bits_per_byte": bits} if self._whole_text else {}),
+                **({"bits_per_byte": nats / (size * math.log(2))} if size is not None else {}),
                 "gradient_norm": float(metrics.gradient_norm),
                 "learning_rate": float(jnp.asarray(self.learning_rate(step - 1))),
                 "tokens_per_second": updates_per_second * self.tokens_per_update,

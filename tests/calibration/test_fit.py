@@ -1,18 +1,15 @@
-"""Calibration finds what is planted, is exact where it can be, repeats itself, and survives the disk."""
+"""Calibration finds what is planted, is exact where it can be, and repeats itself."""
 
 import dataclasses
-import json
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxode.calibration import Calibration, Fit, calibrate, load_all, save, with_calibrations
-from jaxode.calibration.fit import reduced_rank
+from jaxode.calibration import Fit, calibrate, with_calibrations
 from jaxode.config import DepthConfig, ModelConfig, UserError
 from jaxode.data import Batch
-from jaxode.depth import Coefficients
 from jaxode.evaluation import evaluate
 from jaxode.model import make_model
 from jaxode.model.parameters import split
@@ -74,14 +71,6 @@ def test_a_field_that_a_short_solve_can_follow_is_recovered():
     assert done.kl < 1e-4
 
 
-def test_reduced_rank_finds_planted_factors():
-    rng = np.random.default_rng(0)
-    features, first, second = (rng.normal(size=shape) for shape in ((500, 6), (6, 2), (2, 5)))
-    down, up = reduced_rank(features, features @ first @ second, 2)
-    np.testing.assert_allclose(down @ up, first @ second, atol=0.05)
-    assert (down.shape, up.shape) == ((6, 2), (2, 5))
-
-
 def test_gradient_updates_lower_the_divergence():
     architecture, params = model()
     before = calibrate(architecture, params, batches(), 2, Fit(memory=1, rank=0, updates=0), held_out=1)
@@ -126,38 +115,3 @@ def test_what_cannot_be_calibrated_is_refused():
         architecture.bind(params)(jnp.zeros((1, 8), int), DepthConfig(steps=2, solver="calibrated"))
     with pytest.raises(UserError, match="calibration rank = -1"):
         Fit(rank=-1)
-
-
-# --- on disk ----------------------------------------------------------------------------------------------------------
-
-
-def stored(rank=2):
-    rng = np.random.default_rng(0)
-    halves = (rng.normal(size=(3, 2, 16, rank)), rng.normal(size=(3, rank, 16))) if rank else (None, None)
-    halves = tuple(None if half is None else half.astype(np.float16).astype(np.float32) for half in halves)
-    weights = rng.normal(size=(3, 2)).astype(np.float32)
-    return Calibration(3, (1, 2, 3), Coefficients(weights, *halves), kl=0.1, rise=0.05, tokens=64, seconds=1.0)
-
-
-@pytest.mark.parametrize("rank", [0, 2])
-def test_a_calibration_comes_back_from_its_file(tmp_path, rank):
-    calibration = stored(rank)
-    path = save(tmp_path, calibration)
-    assert path.name == "calibration-3.json"
-    (back,) = load_all(tmp_path, width=16).values()
-    jax.tree.map(np.testing.assert_array_equal, back.coefficients, calibration.coefficients)
-    same = dataclasses.replace(back, coefficients=calibration.coefficients)
-    assert same == calibration
-    assert [p.name for p in tmp_path.iterdir()] == [path.name]
-
-
-def test_a_damaged_calibration_is_named(tmp_path):
-    path = save(tmp_path, stored())
-    with pytest.raises(UserError, match="made for width 16, the model has 32"):
-        load_all(tmp_path, width=32)
-    path.write_text(path.read_text()[:100])
-    with pytest.raises(UserError, match=r"calibration-3.json: cannot be read as a calibration.*calibrate again"):
-        load_all(tmp_path, width=16)
-    path.write_text(json.dumps({"format": 99}))
-    with pytest.raises(UserError, match="format 99"):
-        load_all(tmp_path, width=16)

@@ -1,23 +1,9 @@
-"""Every knob of jaxode: frozen dataclasses, read as defaults < TOML file < dotted flags.
-
-Nothing here imports jax, so ``--help`` is instant and a wrong value is refused before any device is touched.
-"""
+"""Every knob of jaxode: frozen dataclasses that refuse a wrong value when they are made."""
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
-import difflib
-import io
-import sys
-import tomllib
-import typing
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Literal, TypeVar
-
-T = TypeVar("T")
+from typing import Literal
 
 
 class UserError(ValueError):
@@ -366,106 +352,3 @@ class InferConfig:
         _at_least("temperature", self.temperature, 0.0)
         _at_least("seed", self.seed, 0)
         require(self.task != "score" or bool(self.file), "task = score needs --file: the text file to score")
-
-
-def parse(kind: type[T], argv: Sequence[str] | None = None, *, base: Path | None = None) -> T:
-    """Read a config: defaults, then the TOML file after ``--config``, then dotted flags such as ``--model.width 64``.
-
-    `base` is the TOML file to read where ``--config`` names none (that of a run to resume).
-
-    Raises:
-        UserError: an unknown TOML key, a wrong type or a refused value.
-        SystemExit: an unknown flag (code 2), --help (0).
-    """
-    import tyro
-
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    path, arguments = _take_config_flag(arguments)
-    path = path or base
-    default = from_toml(kind, path) if path is not None else kind()
-    message = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(message):
-            return tyro.cli(
-                kind,
-                args=arguments,
-                default=default,
-                description=f"{kind.__doc__}\n\n--config FILE.toml is read first; flags win over it.",
-            )
-    except SystemExit as stop:
-        # tyro would frame a refused value in a box of its own; the error is the one line that a TOML file gives
-        cause: BaseException | None = stop
-        while cause is not None and not isinstance(cause, UserError):
-            cause = cause.__context__
-        if cause is not None:
-            raise UserError(str(cause)) from None
-        sys.stderr.write(message.getvalue())
-        raise
-
-
-def _take_config_flag(arguments: list[str]) -> tuple[Path | None, list[str]]:
-    for i, argument in enumerate(arguments):
-        if argument == "--config":
-            require(i + 1 < len(arguments), "--config needs the path of a TOML file")
-            return Path(arguments[i + 1]), arguments[:i] + arguments[i + 2 :]
-        if argument.startswith("--config="):
-            return Path(argument.removeprefix("--config=")), arguments[:i] + arguments[i + 1 :]
-    return None, arguments
-
-
-def from_toml(kind: type[T], path: Path) -> T:
-    """Read `kind` from a TOML file; absent keys keep their defaults."""
-    try:
-        raw = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such config file") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise UserError(f"{path}: cannot be read as TOML: {error}") from None
-    return from_dict(kind, raw, source=str(path))
-
-
-def from_dict(kind: type[T], raw: Mapping[str, Any], source: str, prefix: str = "") -> T:
-    """Build the dataclass `kind` from nested mappings, naming `source` and the nearest right key on an error."""
-    hints = typing.get_type_hints(kind)
-    values: dict[str, Any] = {}
-    for key, value in raw.items():
-        if key not in hints:
-            near = difflib.get_close_matches(key, hints, n=1, cutoff=0.5)
-            hint = f"did you mean {prefix}{near[0]}?" if near else f"allowed are {', '.join(sorted(hints))}"
-            raise UserError(f"{source}: unknown key {prefix}{key}; {hint}")
-        values[key] = _coerce(hints[key], value, source, f"{prefix}{key}")
-    try:
-        return kind(**values)
-    except UserError as error:
-        raise UserError(f"{source}: {error}") from None
-
-
-def _coerce(hint: Any, value: Any, source: str, name: str) -> Any:
-    if dataclasses.is_dataclass(hint):
-        require(isinstance(value, Mapping), f"{source}: {name} = {value!r}: must be a table")
-        return from_dict(typing.cast(type, hint), value, source, prefix=f"{name}.")
-    options = typing.get_args(hint)
-    if typing.get_origin(hint) is Literal:
-        near = difflib.get_close_matches(str(value), [str(o) for o in options], n=1)
-        hint_text = f"; did you mean {near[0]!r}?" if near else ""
-        require(
-            value in options, f"{source}: {name} = {value!r}: must be one of {', '.join(map(repr, options))}{hint_text}"
-        )
-        return value
-    allowed = options or (hint,)
-    if float in allowed and type(value) is int:
-        return float(value)
-    # bool is an int in Python, not in a config
-    fits = any(type(value) is option for option in allowed)
-    names = " or ".join(getattr(o, "__name__", str(o)) for o in allowed)
-    require(fits, f"{source}: {name} = {value!r}: must be {names}")
-    return value
-
-
-def to_dict(config: Any) -> dict[str, Any]:
-    """Nested plain values, without those that are None (TOML has no null)."""
-
-    def plain(value: Any) -> Any:
-        return {k: plain(v) for k, v in value.items() if v is not None} if isinstance(value, dict) else value
-
-    return plain(dataclasses.asdict(config))

@@ -1,0 +1,97 @@
+"""The full solve of a text, and what a short solve makes of it: compiled functions of the coefficients."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from jaxode.config import DepthConfig
+from jaxode.data import Batch
+from jaxode.depth import Coefficients
+from jaxode.evaluation.loss import LossSums, batch_segments, token_loss
+from jaxode.model.parameters import Architecture, Parameters
+from jaxode.types import Logits, Scalar
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The full solve of one batch."""
+
+    batch: Batch
+    states: Float[np.ndarray, "N_plus_1 B L D"]
+    """The trajectory."""
+    log_probabilities: Float[Array, "B L V"]
+    """Of the logits, in half precision: every batch of a fit holds its own."""
+    nats: float
+    tokens: float
+
+
+@dataclass(frozen=True)
+class Distance:
+    """A short solve against the full one, summed over the predicted tokens of a batch."""
+
+    kl: float
+    rise: float
+    tokens: float
+
+
+class Comparison:
+    """A model at full depth beside its solve in `steps` calibrated steps."""
+
+    def __init__(self, architecture: Architecture, params: Parameters, steps: int, document_mask: bool):
+        """Compile on first use; the coefficients stay arguments."""
+        self._params = params
+        kind = architecture.bind(params).config.kind
+        short_depth = DepthConfig(steps=steps, solver="calibrated", adjoint="remat")
+
+        def run(params: Parameters, batch: Batch, depth: DepthConfig, coefficients: Any, trace: bool) -> Any:
+            segments = batch_segments(batch, kind, document_mask)
+            model = architecture.bind(params)
+            return model(jnp.asarray(batch.tokens), depth, segments=segments, coefficients=coefficients, trace=trace)
+
+        def full(params: Parameters, batch: Batch) -> tuple[Any, Any, LossSums]:
+            out = run(params, batch, DepthConfig(), None, True)
+            return out.trace.states, jax.nn.log_softmax(out.logits).astype(jnp.float16), _loss(out.logits, batch)
+
+        def short(params: Parameters, coefficients: Coefficients, batch: Batch, target: Any) -> tuple[Scalar, LossSums]:
+            logits = run(params, batch, short_depth, coefficients, False).logits
+            return _kl(target, logits, jnp.asarray(batch.weights)), _loss(logits, batch)
+
+        self._full = jax.jit(full)
+        self._short = jax.jit(short)
+        self._states = jax.jit(lambda params, c, batch: run(params, batch, short_depth, c, True).trace.states)
+        self._gradient = jax.jit(jax.grad(lambda c, params, batch, target: short(params, c, batch, target)[0]))
+
+    def reference(self, batch: Batch) -> Reference:
+        """Solve a batch at full depth."""
+        states, log_probabilities, loss = self._full(self._params, batch)
+        return Reference(batch, np.asarray(states), log_probabilities, float(loss.nats), float(loss.tokens))
+
+    def states(self, coefficients: Coefficients, reference: Reference) -> Float[np.ndarray, "n_plus_1 B L D"]:
+        """The short solve's trajectory."""
+        return np.asarray(self._states(self._params, coefficients, reference.batch))
+
+    def distance(self, coefficients: Coefficients, reference: Reference) -> Distance:
+        """KL(full || short), and the loss of the short solve over the full one's."""
+        kl, loss = self._short(self._params, coefficients, reference.batch, reference.log_probabilities)
+        return Distance(float(kl) * reference.tokens, float(loss.nats) - reference.nats, reference.tokens)
+
+    def gradient(self, coefficients: Coefficients, reference: Reference) -> Coefficients:
+        """Of the KL per predicted token."""
+        return self._gradient(coefficients, self._params, reference.batch, reference.log_probabilities)
+
+
+def _loss(logits: Logits, batch: Batch) -> LossSums:
+    return token_loss(logits, jnp.asarray(batch.targets), jnp.asarray(batch.weights))
+
+
+def _kl(target: Logits, logits: Logits, weights: Array) -> Scalar:
+    """Mean over the predicted tokens of KL(p || softmax(logits)), `target` = log p."""
+    target, found = target.astype(jnp.float32), jax.nn.log_softmax(logits)
+    each = jnp.sum(jnp.exp(target) * (target - found), axis=-1)
+    return jnp.sum(jnp.where(weights > 0, each * weights, 0.0)) / jnp.sum(weights)
