@@ -69,7 +69,7 @@ def measure(path: Path, ablate: bool) -> None:
         for name, method in (ABLATION if ablate else METHODS).items():
             if isinstance(method, Fit):
                 some = [*text[:2], *text[-2:]] if "quarter" in name else text
-                done = calibrate(trained.architecture, trained.params, some, steps, method)
+                done = calibrate(trained.model, some, steps, method)
                 nats = loss(with_calibrations(trained.params, {steps: done}), done.depth)
                 extra = {"schedule": " ".join(map(str, done.schedule)), "seconds": done.seconds, "fit_kl": done.kl}
             else:

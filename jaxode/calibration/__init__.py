@@ -2,12 +2,14 @@
 
 from jaxode.calibration.budget import Choice, p_value, within_increase, within_share
 from jaxode.calibration.fit import Calibration, Fit, calibrate, calibration_batches, check_steps
+from jaxode.calibration.origin import Origin
 from jaxode.calibration.store import load_all, save, with_calibrations
 
 __all__ = [
     "Calibration",
     "Choice",
     "Fit",
+    "Origin",
     "calibrate",
     "calibration_batches",
     "check_steps",

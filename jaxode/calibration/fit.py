@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import jax
@@ -18,12 +18,14 @@ from tqdm import tqdm
 
 from jaxode.calibration.comparison import Comparison, Reference
 from jaxode.calibration.least_squares import follow
+from jaxode.calibration.origin import Origin
 from jaxode.calibration.search import candidates, sizes
 from jaxode.config import DepthConfig, ModelConfig, require
 from jaxode.data import Batch, PreparedData
 from jaxode.depth import Coefficients
-from jaxode.model import plan
-from jaxode.model.parameters import Architecture, Parameters
+from jaxode.model import Transformer, plan
+from jaxode.model.gains import Gains
+from jaxode.model.parameters import split
 
 
 @dataclass(frozen=True)
@@ -33,13 +35,15 @@ class Fit:
     Attributes:
         memory: K, evaluations that a step combines; 1 is a fitted step size alone.
         rank: R, directions in which an increment may be turned; 0 leaves the correction out.
+        gains: let the block's features weigh differently from step to step (`jaxode.model.gains`).
         candidates: schedules, the best by the full trajectory, that are fitted to a quarter of the batches to compare.
         updates: gradient steps on KL(full depth || short solve) after that; 0 leaves them out.
-        learning_rate: of these updates, for the weights; the correction moves at a tenth of it.
+        learning_rate: of these updates, for the weights; gains move at half of it, the correction at a tenth.
     """
 
     memory: int = 2
     rank: int = 32
+    gains: bool = True
     candidates: int = 4
     updates: int = 40
     learning_rate: float = 2e-2
@@ -67,6 +71,8 @@ class Calibration:
     """Predicted tokens of the fit."""
     seconds: float
     """Time it took."""
+    origin: Origin | None = None
+    """What it was made for, where it was read from a file."""
 
     @property
     def depth(self) -> DepthConfig:
@@ -93,13 +99,13 @@ def check_steps(model: ModelConfig, steps: int | None) -> None:
     require(model.sharing != "none", "an unshared model has no steps to choose: nothing to calibrate")
     require(
         steps is not None and 1 <= steps < model.steps,
-        f"calibrate for {steps} steps: must be from 1 to N - 1 = {model.steps - 1}",
+        f"calibrate for {steps} steps: must be from 1 to N - 1 = {model.steps - 1}; the model's own {model.steps} need "
+        "no calibration, and more than those it was never trained for",
     )
 
 
 def calibrate(
-    architecture: Architecture,
-    params: Parameters,
+    model: Transformer,
     batches: Sequence[Batch],
     steps: int,
     fit: Fit | None = None,
@@ -113,19 +119,31 @@ def calibrate(
     1. Rank whole-number schedules by how well their steps can follow the full trajectory (`search`).
     2. Step by step along the short solve's own trajectory, fit weights and correction to the full one by least squares;
        keep the schedule whose logits come nearest.
-    3. Lower KL(full || short) of the logits by gradient through the solve (Adam), weights and correction together.
+    3. Lower KL(full || short) of the logits by gradient through the solve (Adam): weights, correction and gains
+       together.
 
     Deterministic. The last `held_out` batches are not fitted on; the figures are theirs.
 
+    Args:
+        model: with a head over the vocabulary; calibrations that it holds already are left alone.
+        batches: text like the text that the model will see, in batches of one shape.
+        steps: n, in block applications.
+        fit: how; None takes the defaults.
+        held_out: batches at the end that only measure.
+        document_mask: keep attention within documents, as in training.
+        progress: show a bar.
+
     Raises:
-        UserError: steps that do not fit the layout or leave nothing to calibrate, or too few batches.
+        UserError: steps that do not fit the layout or leave nothing to calibrate, too few batches, or a fit that
+            diverged.
     """
     fit = fit or Fit()
     started = time.perf_counter()
-    model: ModelConfig = architecture.bind(params).config
-    check_steps(model, steps)
-    fit = dataclasses.replace(fit, rank=min(fit.rank, model.width))
-    groups = len(plan(model, DepthConfig(steps=steps)))
+    architecture, params = split(model)
+    config = model.config
+    check_steps(config, steps)
+    fit = dataclasses.replace(fit, rank=min(fit.rank, config.width))
+    groups = len(plan(config, DepthConfig(steps=steps)))
     require(
         len(batches) > held_out,
         f"{len(batches)} batches to calibrate on: at least {held_out + 1} needed; give more text",
@@ -133,7 +151,7 @@ def calibrate(
     comparison = Comparison(architecture, params, steps, document_mask)
     references = [comparison.reference(batch) for batch in batches]
     fitted, held = references[: len(batches) - held_out], references[len(batches) - held_out :]
-    solver_steps = steps // model.groups if model.sharing == "cycle" else steps  # a cycle takes all its groups in one
+    solver_steps = steps // config.groups if config.sharing == "cycle" else steps  # a cycle takes all its groups in one
     ranked = candidates([one.states for one in fitted], groups, solver_steps // groups, fit.candidates)
     bar = tqdm(total=len(ranked) + fit.updates, desc=f"calibrating {steps} steps", disable=None if progress else True)
     few = fitted[: -(-len(fitted) // 4)]
@@ -145,9 +163,16 @@ def calibrate(
         bar.update()
     _, times = min(found)
     coefficients = follow(comparison, fitted, times, fit.memory, fit.rank)
+    if fit.gains and fit.updates:
+        coefficients = dataclasses.replace(coefficients, gains=Gains.neutral(config, coefficients.steps))
     coefficients = _refine(comparison, fitted, coefficients, fit, bar.update)
     bar.close()
     kl, rise = _means(comparison, coefficients, held)
+    require(
+        math.isfinite(kl) and math.isfinite(rise),
+        f"calibration for {steps} steps diverged: KL {kl:g} nats per token; try more steps, a lower rank than "
+        f"{fit.rank}, or a lower learning rate than {fit.learning_rate:g}",
+    )
     return Calibration(
         steps=steps,
         schedule=tuple(itertools.chain.from_iterable(sizes(part) for part in times)),
@@ -176,11 +201,19 @@ def _refine(
     """Adam on KL(full || short), one batch an update in turn; the learning rate falls to 0 along a cosine."""
     if fit.updates == 0:
         return start
-    rate = partial(optax.cosine_decay_schedule, decay_steps=fit.updates)
     # entries before the start of a solve stay 0: their gradient is 0
-    labels = dataclasses.replace(jax.tree.map(lambda _: "correction", start), weights="weights")
+    labels = dataclasses.replace(
+        jax.tree.map(lambda _: "correction", start),
+        weights="weights",
+        gains=jax.tree.map(lambda _: "gains", start.gains),
+    )
+    rates = {"weights": 1.0, "gains": 0.5, "correction": 0.1}
     optimizer = optax.partition(
-        {"weights": optax.adam(rate(fit.learning_rate)), "correction": optax.adam(rate(fit.learning_rate / 10))}, labels
+        {
+            name: optax.adam(optax.cosine_decay_schedule(fit.learning_rate * rate, fit.updates))
+            for name, rate in rates.items()
+        },
+        labels,
     )
     coefficients = jax.tree.map(jnp.asarray, start)
     state = optimizer.init(coefficients)

@@ -1,31 +1,34 @@
-"""Calibrations beside a checkpoint: RUN/calibration-4.json for 4 steps, with the figures it reached."""
+"""Calibrations beside a checkpoint: RUN/calibration-4.json for 4 steps, with the figures it reached and its origin."""
 
 from __future__ import annotations
 
 import base64
+import dataclasses
 import json
 import os
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from jaxode.calibration.fit import Calibration
+from jaxode.calibration.origin import Origin
 from jaxode.config import UserError
-from jaxode.depth import Coefficients
-from jaxode.model.parameters import Parameters, calibration_parameters
+from jaxode.model.parameters import Parameters, calibration_parameters, coefficients, named
 
-FORMAT = 1
+FORMAT = 2
 
 
-def save(folder: Path, calibration: Calibration) -> Path:
+def save(folder: Path, calibration: Calibration, origin: Origin) -> Path:
     """Write one calibration; an older one for the same number of steps stays until this one is complete.
 
     Raises:
         UserError: the folder cannot be written.
     """
-    path = folder / f"calibration-{calibration.steps}.json"
-    coefficients = calibration.coefficients
+    path = _path(folder, calibration.steps)
+    arrays = named(calibration.coefficients)
+    weights = arrays.pop("weights")
     text = {
         "format": FORMAT,
         "steps": calibration.steps,
@@ -34,9 +37,9 @@ def save(folder: Path, calibration: Calibration) -> Path:
         "rise": calibration.rise,
         "tokens": calibration.tokens,
         "seconds": calibration.seconds,
-        "weights": [[float(w) for w in row] for row in coefficients.weights],
-        "down": _packed(coefficients.down),
-        "up": _packed(coefficients.up),
+        "origin": dataclasses.asdict(origin),
+        "weights": [[float(w) for w in row] for row in weights],
+        "arrays": {name: _packed(array) for name, array in arrays.items()},
     }
     partial = path.with_suffix(".partial")
     try:
@@ -48,57 +51,77 @@ def save(folder: Path, calibration: Calibration) -> Path:
     return path
 
 
-def load_all(folder: Path, width: int) -> dict[int, Calibration]:
-    """Every calibration of a run folder, by number of steps, the fewest first.
-
-    Args:
-        folder: the run folder.
-        width: D of the model.
+def load_all(folder: Path) -> dict[int, Calibration]:
+    """Every calibration of a folder, by number of steps, the fewest first; `with_calibrations` asks where they belong.
 
     Raises:
-        UserError: a file that cannot be read, or belongs to a model of another width.
+        UserError: a file that cannot be read, or whose name and content name different numbers of steps.
     """
-    found = (_load(path, width) for path in folder.glob("calibration-*.json"))
+    found = (_load(path) for path in folder.glob("calibration-*.json"))
     return {calibration.steps: calibration for calibration in sorted(found, key=lambda one: one.steps)}
 
 
-def with_calibrations(params: Parameters, calibrations: dict[int, Calibration]) -> Parameters:
-    """Parameters of a model that runs solver "calibrated" for these numbers of steps."""
+def with_calibrations(
+    params: Parameters, calibrations: Mapping[int, Calibration] | Iterable[Calibration], origin: Origin | None = None
+) -> Parameters:
+    """Parameters of a model that runs solver "calibrated" for these numbers of steps.
+
+    Args:
+        params: the weights.
+        calibrations: theirs.
+        origin: of the model at hand; a calibration that was read from a file must have the same.
+
+    Raises:
+        UserError: naming what a calibration was made for, and what is at hand.
+    """
     extra: Parameters = {}
-    for steps, calibration in calibrations.items():
-        extra |= calibration_parameters(steps, calibration.coefficients)
+    for calibration in calibrations.values() if isinstance(calibrations, Mapping) else calibrations:
+        if origin is not None and calibration.origin is not None:
+            difference = calibration.origin.difference(origin)
+            if difference:
+                raise UserError(
+                    f"calibration-{calibration.steps}.json was made for {difference}; calibrate again with "
+                    f"--task calibrate --steps {calibration.steps}, or delete it"
+                )
+        extra |= calibration_parameters(calibration.steps, calibration.coefficients)
     return params | extra
 
 
-def _load(path: Path, width: int) -> Calibration:
+def _path(folder: Path, steps: int) -> Path:
+    return folder / f"calibration-{steps}.json"
+
+
+def _load(path: Path) -> Calibration:
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
         if raw["format"] != FORMAT:
             raise ValueError(f"format {raw['format']}, this version reads {FORMAT}")
-        coefficients = Coefficients(
-            np.asarray(raw["weights"], np.float32), _unpacked(raw["down"]), _unpacked(raw["up"])
-        )
-        if coefficients.up is not None and coefficients.up.shape[-1] != width:
-            raise ValueError(f"made for width {coefficients.up.shape[-1]}, the model has {width}")
+        arrays = {name: _unpacked(array) for name, array in raw["arrays"].items()}
+        fitted = coefficients({"weights": np.asarray(raw["weights"], np.float32), **arrays})
+        steps = int(raw["steps"])
+        if path != _path(path.parent, steps):
+            raise ValueError(f"it holds {steps} steps, its name says otherwise")
+        for name, array in named(fitted).items():
+            if len(array) != fitted.steps:
+                raise ValueError(f"{name} has {len(array)} rows for {fitted.steps} solver steps")
+            if not np.isfinite(array).all():
+                raise ValueError(f"{name} is not finite")
         return Calibration(
-            steps=int(raw["steps"]),
+            steps=steps,
             schedule=tuple(raw["schedule"]),
-            coefficients=coefficients,
+            coefficients=fitted,
             **{name: raw[name] for name in ("kl", "rise", "tokens", "seconds")},
+            origin=Origin(**raw["origin"]),
         )
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: cannot be read as a calibration ({error}); delete it and calibrate again") from None
 
 
-def _packed(array: Any) -> dict[str, Any] | None:
-    if array is None:
-        return None
+def _packed(array: Any) -> dict[str, Any]:
     data = base64.b64encode(np.asarray(array, np.float16).tobytes()).decode()
     return {"shape": list(array.shape), "float16": data}
 
 
-def _unpacked(raw: dict[str, Any] | None) -> np.ndarray | None:
-    if raw is None:
-        return None
+def _unpacked(raw: dict[str, Any]) -> np.ndarray:
     flat = np.frombuffer(base64.b64decode(raw["float16"]), np.float16)
     return flat.reshape(raw["shape"]).astype(np.float32)

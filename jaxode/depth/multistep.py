@@ -21,11 +21,14 @@ class Coefficients:
         weights: [n, K], w_ij weighs the evaluation of step i - j in step i.
         down: [n, K, D, R] or None, the first half of a low-rank correction.
         up: [n, R, D] or None, its second half.
+        gains: anything with leading axis n that the *field* takes, the step that begins at t reading its row; the
+            solver leaves it alone.
     """
 
     weights: Float[Array | np.ndarray, "N K"]
     down: Float[Array | np.ndarray, "N K D R"] | None = None
     up: Float[Array | np.ndarray, "N R D"] | None = None
+    gains: Any = None
 
     @property
     def steps(self) -> int:

@@ -10,6 +10,7 @@ from pathlib import Path
 from jaxode.calibration import (
     Calibration,
     Choice,
+    Origin,
     calibrate,
     calibration_batches,
     check_steps,
@@ -47,7 +48,7 @@ def run(config: InferConfig, write: Write, note: Write) -> None:
     path = Path(config.checkpoint) if config.checkpoint else newest_run()
     model = RunFolder(path).config().model
     task = config.task if config.task != "auto" else ("generate" if model.kind == "causal" else "fill")
-    calibrations = load_all(path, model.width)
+    calibrations = load_all(path)
     depth = _depth(config, model, calibrations)
     # what does not fit is refused before any weight is read
     depths = _sweep_depths(model, depth, config, calibrations) if task == "sweep" else ()
@@ -55,11 +56,16 @@ def run(config: InferConfig, write: Write, note: Write) -> None:
     if task == "calibrate":
         check_steps(model, depth.steps)
     trained = load_run(path)
-    trained = dataclasses.replace(trained, params=with_calibrations(trained.params, calibrations))
+    if depth.solver == "calibrated" or task == "sweep" or config.budget is not None or config.max_loss_increase:
+        origin = Origin.of(trained.config.model, trained.tokenizer, trained.params)
+        trained = dataclasses.replace(trained, params=with_calibrations(trained.params, calibrations, origin))
     note(
         f"run {path}{'' if config.checkpoint else ' (the newest)'}, step {trained.step}: {model.kind}, "
         f"{trained.model.num_parameters:,} parameters, tokenizer {trained.tokenizer.name}"
     )
+    meaning = _meaning(model, depth.steps)
+    if meaning:
+        note(meaning)
     if config.budget is not None or config.max_loss_increase is not None:
         choice = _choose(trained, config, calibrations)
         depth = choice.depth
@@ -177,6 +183,18 @@ def _depth(config: InferConfig, model: ModelConfig, calibrations: Mapping[int, C
     return DepthConfig(steps=config.steps, solver=solver, schedule=config.schedule)
 
 
+def _meaning(model: ModelConfig, steps: int | None) -> str | None:
+    """What an unusual number of steps means."""
+    if steps == 1 < model.steps:
+        return f"1 step: one evaluation of the block stands for all N = {model.steps}"
+    if steps is not None and steps > model.steps:
+        return (
+            f"{steps} steps, more than the N = {model.steps} of training: the same interval of depth in smaller steps, "
+            "which the weights have never seen; dearer, and usually worse"
+        )
+    return None
+
+
 def _choose(trained: TrainedModel, config: InferConfig, calibrations: Mapping[int, Calibration]) -> Choice:
     depths = [calibration.depth for calibration in calibrations.values()]
     if config.budget is not None:
@@ -199,14 +217,14 @@ def _calibrate(trained: TrainedModel, config: InferConfig, write: Write, note: W
     prepared = prepare(data, model.length, model.kind, tokenizer=trained.tokenizer)
     batches = calibration_batches(prepared, config.seed)
     done = calibrate(
-        trained.architecture,
-        trained.params,
+        trained.model,
         batches,
         config.steps,
         document_mask=data.document_mask,
         progress=True,
     )
-    path = save(trained.run.path, done)
+    origin = Origin.of(model, trained.tokenizer, trained.params)
+    path = save(trained.run.path, done, origin)
     row = {
         "steps": done.steps,
         "schedule": ",".join(map(str, done.schedule)),

@@ -13,6 +13,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from jaxode.config import ModelConfig
+from jaxode.model.gains import ATTENTION, FEED_FORWARD, Gains, GainsOverDepth
 from jaxode.model.layers import Attention, FeedForward, Rotary, dropout, make_norm
 from jaxode.types import Field, Key, Mask, State
 
@@ -20,19 +21,21 @@ from jaxode.types import Field, Key, Mask, State
 @no_type_check  # JAX rebuilds pytrees with leaves of any kind
 @struct.dataclass
 class Context:
-    """What a block reads besides t and x: constant along depth.
+    """What a block reads besides t and x.
 
     Attributes:
         mask: which key a query may look at; None means all (and causality where the model is causal).
         rotary: rotation angles, or None for learned positions.
         x0: the initial state, for models that inject it.
         key: dropout key, or None at inference.
+        gains: of this block at this t, where a calibration holds some; the rest is constant along depth.
     """
 
     mask: Mask | None = None
     rotary: Rotary | None = None
     x0: State | None = None
     key: Key | None = None
+    gains: Gains | None = None
 
 
 class Block(nnx.Module):
@@ -60,18 +63,23 @@ class Block(nnx.Module):
     def attention_increment(self, t: Any, x: State, context: Context) -> State:
         """The attention sublayer's share of the increment."""
         source = x if self.gate is None or context.x0 is None else x + self.gate[...] * context.x0
-        if self.post:
-            branch = self._drop(self.attention(source, mask=context.mask, rotary=context.rotary), t, context, 0)
-            return self.attention_norm(x + branch).astype(x.dtype) - x
-        branch = self.attention(self.attention_norm(source), mask=context.mask, rotary=context.rotary)
-        return self._drop(branch, t, context, 0).astype(x.dtype)
+        read, gain = (source if self.post else self.attention_norm(source)), None
+        if context.gains is not None:
+            read, gain = context.gains.read(read, ATTENTION), jnp.asarray(context.gains.heads)
+        branch = self.attention(read, mask=context.mask, rotary=context.rotary, gain=gain)
+        return self._increment(x, branch, self.attention_norm, t, context, ATTENTION)
 
     def feed_forward_increment(self, t: Any, x: State, context: Context) -> State:
         """The feed-forward sublayer's share of the increment."""
-        if self.post:
-            branch = self._drop(self.feed_forward(x), t, context, 1)
-            return self.feed_forward_norm(x + branch).astype(x.dtype) - x
-        return self._drop(self.feed_forward(self.feed_forward_norm(x)), t, context, 1).astype(x.dtype)
+        read, gain = (x if self.post else self.feed_forward_norm(x)), None
+        if context.gains is not None:
+            read, gain = context.gains.read(read, FEED_FORWARD), jnp.asarray(context.gains.hidden)
+        branch = self.feed_forward(read, gain=gain)
+        return self._increment(x, branch, self.feed_forward_norm, t, context, FEED_FORWARD)
+
+    def _increment(self, x: State, branch: State, norm: Any, t: Any, context: Context, sublayer: int) -> State:
+        branch = self._drop(branch, t, context, sublayer)
+        return norm(x + branch).astype(x.dtype) - x if self.post else branch.astype(x.dtype)
 
     def _drop(self, branch: Float[Array, "B L D"], t: Any, context: Context, sublayer: int) -> Float[Array, "B L D"]:
         if context.key is None or self.rate == 0.0:
@@ -88,6 +96,7 @@ class FieldArgs:
 
     params: Any
     context: Context
+    gains: GainsOverDepth | None = None
 
 
 @dataclass(frozen=True)
@@ -102,8 +111,11 @@ class BlockField:
     def __call__(self, t: Any, x: State, args: FieldArgs) -> State:
         """The increment of the whole pass."""
         total = None
+        gains = None if args.gains is None else args.gains.at(t)
         for index, (graph, param) in enumerate(zip(self.graphs, args.params, strict=True)):
             block, context = nnx.merge(graph, param), fold(args.context, index, len(self.graphs))
+            if gains is not None:
+                context = dataclasses.replace(context, gains=jax.tree.map(lambda row, i=index: row[i], gains))
             step = block.increment(t, x if total is None else x + total, context)
             total = step if total is None else total + step
         assert total is not None

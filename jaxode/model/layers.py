@@ -109,8 +109,10 @@ class Attention(nnx.Module):
         self.qkv = nnx.Linear(config.width, fused, dtype=dtype, rngs=rngs)
         self.output = nnx.Linear(config.width, config.width, kernel_init=_output_init(config), dtype=dtype, rngs=rngs)
 
-    def __call__(self, x: State, *, mask: Mask | None, rotary: Rotary | None) -> State:
-        """Softmax(q k / sqrt(K)) v, the softmax in float32."""
+    def __call__(
+        self, x: State, *, mask: Mask | None, rotary: Rotary | None, gain: Float[Array, " D"] | None = None
+    ) -> State:
+        """Softmax(q k / sqrt(K)) v, the softmax in float32; `gain` scales what the heads found."""
         batch, length, width = x.shape
         fused = checkpoint_name(self.qkv(x.reshape(batch * length, width)), KEPT)
         fused = fused.reshape(batch, length, self.heads + 2 * self.kv_heads, self.head_width)
@@ -118,7 +120,8 @@ class Attention(nnx.Module):
         if rotary is not None:
             q, k = rotate(q, rotary), rotate(k, rotary)
         out = checkpoint_name(attend(q, k, v, mask=mask, causal=self.causal), KEPT)
-        return self.output(out.reshape(batch * length, width)).reshape(batch, length, width)
+        out = _scaled(out.reshape(batch * length, width), gain)
+        return self.output(out).reshape(batch, length, width)
 
 
 class FeedForward(nnx.Module):
@@ -132,15 +135,19 @@ class FeedForward(nnx.Module):
         self.inner = nnx.Linear(config.width, inner, dtype=dtype, rngs=rngs)
         self.output = nnx.Linear(hidden, config.width, kernel_init=_output_init(config), dtype=dtype, rngs=rngs)
 
-    def __call__(self, x: State) -> State:
-        """Position by position."""
+    def __call__(self, x: State, *, gain: Float[Array, " F"] | None = None) -> State:
+        """Position by position; `gain` scales the hidden units."""
         hidden = self.inner(x.reshape(-1, x.shape[-1]))
         if self.kind == "swiglu":
             gate, value = jnp.split(hidden, 2, axis=-1)
             hidden = jax.nn.silu(gate) * value
         else:
             hidden = ACTIVATIONS[self.kind](hidden)
-        return self.output(hidden).reshape(x.shape)
+        return self.output(_scaled(hidden, gain)).reshape(x.shape)
+
+
+def _scaled(features: Float[Array, "rows F"], gain: Float[Array, " F"] | None) -> Float[Array, "rows F"]:
+    return features if gain is None else features * gain.astype(features.dtype)
 
 
 def dropout(x: Array, rate: float, key: Key | None) -> Array:

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from flax import nnx
+from flax.serialization import to_state_dict
+from flax.traverse_util import flatten_dict
 
 from jaxode.config import UserError
 from jaxode.depth import Coefficients
+from jaxode.model.gains import Gains
 
 Parameters = dict[str, Any]  # arrays, on a device or on the host
 CALIBRATION = "calibration."
+GAINS = "gains."
 
 
 @dataclass(frozen=True)
@@ -29,25 +35,53 @@ class Architecture:
         fitted: dict[int, dict[str, Any]] = {}
         for name, value in parameters.items():
             if name.startswith(CALIBRATION):
-                steps, field = name.removeprefix(CALIBRATION).split(".")
+                steps, field = name.removeprefix(CALIBRATION).split(".", 1)
                 fitted.setdefault(int(steps), {})[field] = value
         if fitted:
-            model.calibrations = nnx.data({steps: Coefficients(**fields) for steps, fields in fitted.items()})
+            model.calibrations = nnx.data({steps: coefficients(fields) for steps, fields in fitted.items()})
         return model
+
+
+def named(coefficients: Coefficients) -> Parameters:
+    """Coefficients as named arrays: weights, down, up, gains.scale, ..; what is absent is left out."""
+    return {
+        ".".join(path): leaf for path, leaf in flatten_dict(to_state_dict(coefficients)).items() if leaf is not None
+    }
+
+
+def coefficients(arrays: Mapping[str, Any]) -> Coefficients:
+    """What `named` took apart."""
+    gains = {name.removeprefix(GAINS): value for name, value in arrays.items() if name.startswith(GAINS)}
+    rest = {name: value for name, value in arrays.items() if not name.startswith(GAINS)}
+    return Coefficients(**rest, gains=Gains(**gains) if gains else None)
 
 
 def calibration_parameters(steps: int, coefficients: Coefficients) -> Parameters:
     """Coefficients of solver "calibrated" at `depth.steps` as named parameters, which `bind` gives to the model."""
-    fields = {"weights": coefficients.weights, "down": coefficients.down, "up": coefficients.up}
-    return {f"{CALIBRATION}{steps}.{k}": v for k, v in fields.items() if v is not None}
+    return {f"{CALIBRATION}{steps}.{name}": value for name, value in named(coefficients).items()}
 
 
 def split(model: nnx.Module) -> tuple[Architecture, Parameters]:
-    """Take a model apart; names read like `stack.looped.0.attention.qkv.kernel`."""
+    """Take a model apart, without its calibrations; names read like `stack.looped.0.attention.qkv.kernel`."""
+    held = getattr(model, "calibrations", None)
+    if held:
+        model = nnx.clone(model)
+        model.calibrations = nnx.data({})  # pyright: ignore[reportAttributeAccessIssue]
     graph, state = nnx.split(model)
     flat = list(nnx.to_flat_state(state))
     parameters = {_name(path): variable[...] for path, variable in flat}
     return Architecture(graph, tuple(path for path, _ in flat)), parameters
+
+
+def fingerprint(parameters: Mapping[str, Any]) -> str:
+    """128 bits that tell one set of weights from another: names, shapes and numbers, without calibrations."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name in sorted(parameters):
+        if not name.startswith(CALIBRATION):
+            value = np.asarray(parameters[name])
+            digest.update(f"{name} {value.dtype} {value.shape}".encode())
+            digest.update(np.ascontiguousarray(value).tobytes())
+    return digest.hexdigest()
 
 
 def check_fit(expected: Mapping[str, Any], found: Mapping[str, Any], source: str) -> None:

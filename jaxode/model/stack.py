@@ -14,6 +14,7 @@ from jaxode.config import DepthConfig, ModelConfig
 from jaxode.depth import Coefficients, Schedule, Solve, Trace, get_solver, integrate, join
 from jaxode.model.block import Block, Context, FieldArgs, block_field, fold, sublayer_fields
 from jaxode.model.cost import plan
+from jaxode.model.gains import GainsOverDepth
 from jaxode.types import State
 
 
@@ -92,13 +93,14 @@ class Stack(nnx.Module):
         context: Context,
         trace: bool,
     ) -> Solve:
+        gains = None if coefficients is None else GainsOverDepth.over(coefficients.gains, schedule)
         field, params = (sublayer_fields if get_solver(depth.solver).split else block_field)(blocks)
         return integrate(
             field,
             x,
             schedule,
             depth.solver,
-            args=FieldArgs(params, context),
+            args=FieldArgs(params, context, gains),
             coefficients=coefficients,
             adjoint=depth.adjoint,
             trace=trace,

@@ -45,7 +45,7 @@ def model(**changes):
 def test_a_calibrated_solve_is_nearer_to_the_full_one_than_step_rescaling(layout):
     architecture, params = model(**LAYOUTS[layout])
     steps = architecture.bind(params).config.steps // 3
-    done = calibrate(architecture, params, batches(), steps, Fit(rank=2, updates=30, candidates=2))
+    done = calibrate(architecture.bind(params), batches(), steps, Fit(rank=2, updates=30, candidates=2))
     tokens = jnp.asarray(batches()[-1].tokens)  # held out
 
     def gap(params, depth):
@@ -65,7 +65,7 @@ def test_a_field_that_a_short_solve_can_follow_is_recovered():
     params = {name: jnp.zeros_like(value) if name.endswith("kernel") else value for name, value in params.items()} | {
         "stack.looped.0.feed_forward.output.bias": jnp.linspace(-1.0, 1.0, 16)
     }
-    done = calibrate(architecture, params, batches(), 2, Fit(memory=1, rank=0, updates=0))
+    done = calibrate(architecture.bind(params), batches(), 2, Fit(memory=1, rank=0, updates=0))
     np.testing.assert_allclose(np.cumsum(done.coefficients.weights[:, 0])[-1], 6.0, rtol=1e-3)
     np.testing.assert_allclose(done.coefficients.weights[:, 0], done.schedule, rtol=1e-3)
     assert done.kl < 1e-4
@@ -73,21 +73,42 @@ def test_a_field_that_a_short_solve_can_follow_is_recovered():
 
 def test_gradient_updates_lower_the_divergence():
     architecture, params = model()
-    before = calibrate(architecture, params, batches(), 2, Fit(memory=1, rank=0, updates=0), held_out=1)
-    after = calibrate(architecture, params, batches(), 2, Fit(memory=1, rank=0, updates=40), held_out=1)
+    before = calibrate(architecture.bind(params), batches(), 2, Fit(memory=1, rank=0, updates=0), held_out=1)
+    after = calibrate(architecture.bind(params), batches(), 2, Fit(memory=1, rank=0, updates=40), held_out=1)
     assert after.kl < before.kl
     assert after.schedule == before.schedule
 
 
+def test_gains_lower_the_divergence_further():
+    architecture, params = model()
+    without, with_them = (
+        calibrate(architecture.bind(params), batches(), 2, Fit(memory=1, rank=0, updates=40, gains=gains))
+        for gains in (False, True)
+    )
+    assert with_them.kl < 0.95 * without.kl
+    assert without.coefficients.gains is None
+    assert with_them.coefficients.gains is not None
+
+
+def test_a_calibrated_model_is_calibrated_from_its_weights_alone():
+    architecture, params = model()
+    fit = Fit(rank=2, updates=3)
+    first = calibrate(architecture.bind(params), batches(), 2, fit)
+    bound = architecture.bind(with_calibrations(params, {2: first}))
+    again = calibrate(bound, batches(), 2, fit)
+    jax.tree.map(np.testing.assert_array_equal, first.coefficients, again.coefficients)
+    assert 2 in bound.calibrations
+
+
 def test_the_same_call_gives_the_same_coefficients():
     architecture, params = model()
-    first, second = (calibrate(architecture, params, batches(), 3, Fit(rank=2, updates=3)) for _ in range(2))
+    first, second = (calibrate(architecture.bind(params), batches(), 3, Fit(rank=2, updates=3)) for _ in range(2))
     jax.tree.map(np.testing.assert_array_equal, first.coefficients, second.coefficients)
 
 
 def test_nothing_is_weighed_before_the_start():
     architecture, params = model()
-    done = calibrate(architecture, params, batches(), 3, Fit(memory=3, rank=2, updates=5))
+    done = calibrate(architecture.bind(params), batches(), 3, Fit(memory=3, rank=2, updates=5))
     for step in range(3):
         assert not done.coefficients.weights[step, step + 1 :].any()
 
@@ -95,7 +116,7 @@ def test_nothing_is_weighed_before_the_start():
 def test_figures_are_those_of_the_evaluation():
     architecture, params = model()
     text = batches()
-    done = calibrate(architecture, params, text, 2, Fit(rank=2, updates=3))
+    done = calibrate(architecture.bind(params), text, 2, Fit(rank=2, updates=3))
     own = with_calibrations(params, {2: done})
     rise = evaluate(architecture, own, text[-2:], done.depth).nats_per_token
     assert done.rise == pytest.approx(
@@ -106,12 +127,15 @@ def test_figures_are_those_of_the_evaluation():
 def test_what_cannot_be_calibrated_is_refused():
     architecture, params = model()
     with pytest.raises(UserError, match="from 1 to N - 1 = 5"):
-        calibrate(architecture, params, batches(), 6)
+        calibrate(architecture.bind(params), batches(), 6)
     with pytest.raises(UserError, match="at least 3 needed"):
-        calibrate(architecture, params, batches(2), 2)
+        calibrate(architecture.bind(params), batches(2), 2)
+    unshared, weights = model(sharing="none")
     with pytest.raises(UserError, match="an unshared model"):
-        calibrate(*model(sharing="none"), batches(), 2)
+        calibrate(unshared.bind(weights), batches(), 2)
     with pytest.raises(UserError, match="calibrated for no number of steps"):
         architecture.bind(params)(jnp.zeros((1, 8), int), DepthConfig(steps=2, solver="calibrated"))
+    with pytest.raises(UserError, match=r"calibration for 2 steps diverged.*lower rank"):
+        calibrate(architecture.bind(params), batches(), 2, Fit(rank=2, updates=5, learning_rate=1e6))
     with pytest.raises(UserError, match="calibration rank = -1"):
         Fit(rank=-1)

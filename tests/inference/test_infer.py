@@ -1,5 +1,6 @@
 """infer.py from its command line: results on standard output, all else on standard error, errors in one line."""
 
+import json
 import re
 import shutil
 import subprocess
@@ -157,8 +158,23 @@ def test_a_run_is_calibrated_once_and_then_runs_calibrated(infer, tmp_path):
     assert "takes 0.50 of the block evaluations" in fails(infer(*text, "--budget", 0.2))
     infer(*about, "--task", "sweep", "--batches", 1)
     assert [(row["solver"], row["steps"]) for row in read_csv(run / "sweep.csv")][-1] == ("calibrated", 2)
-    (run / "calibration-2.json").write_text("{")
+    calibration = run / "calibration-2.json"
+    moved = calibration.read_text()
+    raw = json.loads(moved)
+    raw["origin"]["weights"] = "of another run"
+    calibration.write_text(json.dumps(raw))
+    assert "made for other weights (fingerprint of another run" in fails(infer(*text, "--steps", 2))
+    assert infer(*text).code == 0  # it is not asked for
+    calibration.write_text("{")
     assert "calibration-2.json: cannot be read as a calibration" in fails(infer(*text))
+
+
+def test_an_unusual_number_of_steps_is_said_to_be_one(infer, tmp_path):
+    run = write_run(tmp_path / "run", model_config("causal"))
+    text = ("--checkpoint", run, "--prompt", "abc", "--max-new-tokens", 1)
+    assert "1 step: one evaluation of the block stands for all N = 4" in infer(*text, "--steps", 1).err
+    assert "8 steps, more than the N = 4 of training" in infer(*text, "--steps", 8).err
+    assert "step:" not in infer(*text, "--steps", 2).err
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,37 @@
+"""What a calibration was made for: it holds for nothing else."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from jaxode.config import ModelConfig
+from jaxode.data import Tokenizer
+from jaxode.model.parameters import fingerprint
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Model, tokenizer and weights; the last two by fingerprint."""
+
+    model: dict[str, Any]
+    tokenizer: str
+    weights: str
+
+    @classmethod
+    def of(cls, model: ModelConfig, tokenizer: Tokenizer, params: Mapping[str, Any]) -> Origin:
+        """Of a model at hand."""
+        return cls(dataclasses.asdict(model), tokenizer.fingerprint, fingerprint(params))
+
+    def difference(self, other: Origin) -> str:
+        """What this was made for and `other` has not, in words; empty where they agree."""
+        for name, value in other.model.items():
+            if self.model.get(name) != value:
+                return f"model.{name} = {self.model.get(name)!r}, the model at hand has {value!r}"
+        if self.tokenizer != other.tokenizer:
+            return f"another tokenizer (fingerprint {self.tokenizer}, at hand {other.tokenizer})"
+        if self.weights != other.weights:
+            return f"other weights (fingerprint {self.weights}, at hand {other.weights})"
+        return ""

@@ -1,0 +1,74 @@
+"""Gains: what a calibrated solve changes in a block from step to step, its weights untouched."""
+
+from __future__ import annotations
+
+from typing import Any, no_type_check
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+from jaxtyping import Array, Float
+
+from jaxode.config import ModelConfig
+from jaxode.depth import Schedule
+from jaxode.types import State
+
+ATTENTION, FEED_FORWARD = 0, 1
+
+
+@no_type_check  # JAX rebuilds pytrees with leaves of any kind
+@struct.dataclass
+class Gains:
+    """One number a channel, constant within a step: f(t, x) becomes f(t, x; g(t)).
+
+    A sublayer S(u) = V phi(W u) with features phi (the heads' results, the hidden units) becomes
+    V (feature * phi(W (scale * u + shift))). Ones and a shift of zero are the trained block. The leading axes are the n
+    steps and the P blocks of one pass (P = 1 unless sharing is "cycle"). Sources: scale and shift of what is read,
+    FiLM (Perez et al. 2018); of the features, (IA)^3 (Liu et al. 2022, section 3.3).
+
+    Attributes:
+        scale: [.., 2, D], of what the attention [0] and the feed-forward sublayer [1] read.
+        shift: [.., 2, D], added to it.
+        heads: [.., D], of the attention's result before its output projection.
+        hidden: [.., F], of the feed-forward sublayer's hidden units.
+    """
+
+    scale: Float[Array | np.ndarray, "*axes 2 D"]
+    shift: Float[Array | np.ndarray, "*axes 2 D"]
+    heads: Float[Array | np.ndarray, "*axes D"]
+    hidden: Float[Array | np.ndarray, "*axes F"]
+
+    @classmethod
+    def neutral(cls, model: ModelConfig, steps: int) -> Gains:
+        """The trained block in each of `steps` solver steps."""
+        axes = (steps, model.groups if model.sharing == "cycle" else 1)
+        return cls(
+            np.ones((*axes, 2, model.width), np.float32),
+            np.zeros((*axes, 2, model.width), np.float32),
+            np.ones((*axes, model.width), np.float32),
+            np.ones((*axes, model.hidden_width), np.float32),
+        )
+
+    def read(self, u: State, sublayer: int) -> State:
+        """Scale * u + shift, for the gains of one block in one step."""
+        return (u * self.scale[sublayer] + self.shift[sublayer]).astype(u.dtype)
+
+
+@no_type_check
+@struct.dataclass
+class GainsOverDepth:
+    """The gains of a solve and the times from which each holds: a piecewise constant function of t."""
+
+    gains: Gains
+    starts: Float[Array, " N"]
+
+    @classmethod
+    def over(cls, gains: Gains | None, schedule: Schedule) -> GainsOverDepth | None:
+        """Row i holds from t_i on."""
+        return None if gains is None else cls(gains, jnp.asarray(schedule.times[:-1], jnp.float32))
+
+    def at(self, t: Any) -> Gains:
+        """The gains of the step that begins at t, by block."""
+        row = jnp.sum(self.starts <= jnp.float32(t)) - 1
+        return jax.tree.map(lambda table: jnp.asarray(table)[row], self.gains)
