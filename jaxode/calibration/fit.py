@@ -27,6 +27,9 @@ from jaxode.model import Transformer, plan
 from jaxode.model.gains import Gains
 from jaxode.model.parameters import split
 
+FOLLOWED = 8
+"""Batches that the least squares read; more text tells them little, and the gradient reads all."""
+
 
 @dataclass(frozen=True)
 class Fit:
@@ -36,7 +39,7 @@ class Fit:
         memory: K, evaluations that a step combines; 1 is a fitted step size alone.
         rank: R, directions in which an increment may be turned; 0 leaves the correction out.
         gains: let the block's features weigh differently from step to step (`jaxode.model.gains`).
-        candidates: schedules, the best by the full trajectory, that are fitted to a quarter of the batches to compare.
+        candidates: schedules, the best by the full trajectory, that are fitted to some of the batches to compare.
         updates: gradient steps on KL(full depth || short solve) after that; 0 leaves them out.
         learning_rate: of these updates, for the weights; gains move at half of it, the correction at a tenth.
     """
@@ -45,7 +48,7 @@ class Fit:
     rank: int = 32
     gains: bool = True
     candidates: int = 4
-    updates: int = 40
+    updates: int = 100
     learning_rate: float = 2e-2
 
     def __post_init__(self) -> None:
@@ -80,7 +83,7 @@ class Calibration:
         return DepthConfig(steps=self.steps, solver="calibrated")
 
 
-def calibration_batches(data: PreparedData, seed: int = 0, batches: int = 10, tokens: int = 2048) -> list[Batch]:
+def calibration_batches(data: PreparedData, seed: int = 0, batches: int = 20, tokens: int = 2048) -> list[Batch]:
     """Training text to calibrate on: `batches` of about `tokens` tokens, whose predictions fit in memory."""
     rows = min(max(1, tokens // data.length), len(data.train_rows))
     reader = data.train(rows, seed)
@@ -154,17 +157,17 @@ def calibrate(
     solver_steps = steps // config.groups if config.sharing == "cycle" else steps  # a cycle takes all its groups in one
     ranked = candidates([one.states for one in fitted], groups, solver_steps // groups, fit.candidates)
     bar = tqdm(total=len(ranked) + fit.updates, desc=f"calibrating {steps} steps", disable=None if progress else True)
-    few = fitted[: -(-len(fitted) // 4)]
+    few = fitted[: -(-min(len(fitted), FOLLOWED) // 4)]
+    # neutral from the start, so that least squares and gradient share their compilations
+    gains = Gains.neutral(config, solver_steps) if fit.gains and fit.updates else None
     found = []
     for times in ranked:
-        tried = follow(comparison, few, times, fit.memory, fit.rank)
+        tried = follow(comparison, few, times, fit.memory, fit.rank, gains)
         kl, _ = _means(comparison, tried, few)
         found.append((kl if np.isfinite(kl) else np.inf, times))
         bar.update()
     _, times = min(found)
-    coefficients = follow(comparison, fitted, times, fit.memory, fit.rank)
-    if fit.gains and fit.updates:
-        coefficients = dataclasses.replace(coefficients, gains=Gains.neutral(config, coefficients.steps))
+    coefficients = follow(comparison, fitted[:FOLLOWED], times, fit.memory, fit.rank, gains)
     coefficients = _refine(comparison, fitted, coefficients, fit, bar.update)
     bar.close()
     kl, rise = _means(comparison, coefficients, held)

@@ -9,13 +9,19 @@ from jaxtyping import Float
 
 from jaxode.calibration.comparison import Comparison, Reference
 from jaxode.depth import Coefficients
+from jaxode.model.gains import Gains
 
 RIDGE = 1e-2
 """Of the low-rank fit, relative to the mean square of the increments."""
 
 
 def follow(
-    comparison: Comparison, references: Sequence[Reference], times: tuple[tuple[int, ...], ...], memory: int, rank: int
+    comparison: Comparison,
+    references: Sequence[Reference],
+    times: tuple[tuple[int, ...], ...],
+    memory: int,
+    rank: int,
+    gains: Gains | None = None,
 ) -> Coefficients:
     """Fit step after step: each to the full trajectory, from where the steps before it have really led.
 
@@ -25,6 +31,7 @@ def follow(
         times: of every group, counted along the whole trajectory.
         memory: K.
         rank: R; 0 leaves the correction out.
+        gains: with which the block is evaluated.
     """
     width = references[0].states.shape[-1]
     steps = sum(len(part) - 1 for part in times)
@@ -41,7 +48,7 @@ def follow(
         for end in part[1:]:
             # a step of weight 1 shows the increment where the solve stands
             weights[index, 0] = 1.0
-            states = [comparison.states(Coefficients(weights, down, up), reference) for reference in references]
+            states = [comparison.states(Coefficients(weights, down, up, gains), reference) for reference in references]
             here = rows(one[index] for one in states)
             fields = [rows(one[index + 1] for one in states) - here, *fields][:memory]
             wanted = rows(reference.states[end] for reference in references) - here
@@ -54,7 +61,7 @@ def follow(
                 down[index, : len(fields)] = first.reshape(len(fields), width, -1)
                 up[index] = second
             index += 1
-    return Coefficients(weights, down, up)
+    return Coefficients(weights, down, up, gains)
 
 
 def _solve(basis: np.ndarray, wanted: np.ndarray) -> np.ndarray:
