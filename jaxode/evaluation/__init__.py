@@ -9,19 +9,21 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from jaxode.evaluation.divergence import Diverged, diverged
     from jaxode.evaluation.loss import (
-        Diverged,
         Evaluation,
         LossSums,
         batch_segments,
         evaluate,
         forward_loss,
+        kl_divergence,
         token_loss,
     )
     from jaxode.evaluation.sweep import SweepResult, SweepRow, default_configs, default_steps, depth_sweep, save_sweep
 
 _HOMES = {
-    "loss": ("Diverged", "Evaluation", "LossSums", "batch_segments", "evaluate", "forward_loss", "token_loss"),
+    "divergence": ("Diverged", "diverged"),
+    "loss": ("Evaluation", "LossSums", "batch_segments", "evaluate", "forward_loss", "kl_divergence", "token_loss"),
     "sweep": ("SweepResult", "SweepRow", "default_configs", "default_steps", "depth_sweep", "save_sweep"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
@@ -36,8 +38,10 @@ __all__ = [
     "default_configs",
     "default_steps",
     "depth_sweep",
+    "diverged",
     "evaluate",
     "forward_loss",
+    "kl_divergence",
     "save_sweep",
     "token_loss",
 ]

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import statistics
-import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import jax
 
 from jaxode.config import DepthConfig, ModelConfig, UserError
 from jaxode.data import Batch
 from jaxode.depth import get_solver
+from jaxode.evaluation.divergence import Diverged
 from jaxode.evaluation.figures import line_figure, table, write_csv
-from jaxode.evaluation.loss import Diverged, Evaluation, evaluate, evaluation_step
+from jaxode.evaluation.loss import Evaluation, evaluate, evaluation_step
+from jaxode.evaluation.timing import median_times
 from jaxode.model import plan
 from jaxode.model.parameters import Architecture, Parameters
 
@@ -157,21 +159,13 @@ def _latencies(
     document_mask: bool,
     rounds: int,
 ) -> dict[DepthConfig, float]:
-    """Median milliseconds of one batch; candidates take turns, so that a slow moment of the machine hits them all."""
+    """Median milliseconds of one batch."""
     batch = jax.device_put(batch)
 
-    def forward(depth: DepthConfig) -> float:
-        start = time.perf_counter()
-        out = evaluation_step(params, batch, architecture=architecture, depth=depth, document_mask=document_mask)
-        jax.block_until_ready(out)
-        return 1e3 * (time.perf_counter() - start)
+    def forward(depth: DepthConfig) -> Any:
+        return evaluation_step(params, batch, architecture=architecture, depth=depth, document_mask=document_mask)
 
-    for depth in candidates:
-        forward(depth)
-    measured = [[forward(depth) for depth in candidates] for _ in range(rounds)]
-    return {
-        depth: statistics.median(times) for depth, times in zip(candidates, zip(*measured, strict=True), strict=True)
-    }
+    return median_times({depth: partial(forward, depth) for depth in candidates}, rounds)
 
 
 def _row(depth: DepthConfig, loss: Evaluation | None, full: Evaluation, time: float, full_time: float) -> SweepRow:
