@@ -55,10 +55,10 @@ class SweepResult:
     """Predicted tokens behind every loss."""
 
 
-def default_steps(model: ModelConfig) -> tuple[int, ...]:
+def default_steps(model: ModelConfig, divisors: Sequence[int] = DIVISORS) -> tuple[int, ...]:
     """N, N/2, N/3, N/4 where they are whole numbers that fit the layout; an unshared model has only N."""
-    quotients = [model.steps // divisor for divisor in DIVISORS if model.steps % divisor == 0]
-    return tuple(steps for steps in quotients if _fits(model, DepthConfig(steps=steps)))
+    quotients = [model.steps // divisor for divisor in divisors if model.steps % divisor == 0]
+    return tuple(steps for steps in quotients if fits(model, DepthConfig(steps=steps)))
 
 
 def default_configs(model: ModelConfig, solver: str = "euler", schedule: str = "even") -> tuple[DepthConfig, ...]:
@@ -74,7 +74,8 @@ def default_configs(model: ModelConfig, solver: str = "euler", schedule: str = "
     return configs
 
 
-def _fits(model: ModelConfig, depth: DepthConfig) -> bool:
+def fits(model: ModelConfig, depth: DepthConfig) -> bool:
+    """Whether the layout can be solved so."""
     try:
         plan(model, depth)
     except UserError:
@@ -111,7 +112,7 @@ def depth_sweep(
     """
     model: ModelConfig = architecture.bind(params).config
     full = DepthConfig(steps=model.steps)
-    asked = default_configs(model) if configs is None else [_resolved(model, depth) for depth in configs]
+    asked = default_configs(model) if configs is None else [resolved(model, depth) for depth in configs]
     # dict: every configuration once, in order
     candidates = list(dict.fromkeys(asked if full in asked else (full, *asked)))
     for depth in candidates:
@@ -142,7 +143,7 @@ def depth_sweep(
     )
 
 
-def _resolved(model: ModelConfig, depth: DepthConfig) -> DepthConfig:
+def resolved(model: ModelConfig, depth: DepthConfig) -> DepthConfig:
     """The same solve under one name, so that the full depth is recognised however it was asked for."""
     if get_solver(depth.solver).adaptive:
         return dataclasses.replace(depth, steps=None)
