@@ -110,7 +110,7 @@ def panel_figure(path: Path, panels: Sequence[Panel], title: str) -> None:
         raise ValueError(f"{path}: no panel to draw")
     _check(path, panels)
     names = list(dict.fromkeys(name for panel in panels for name in panel.series))
-    figure = _figure(5.4 * len(panels) + 1.8, 4.8)
+    figure = _figure(5.4 * len(panels) + 1.8, 5.2)
     figure.suptitle(title)
     drawn: dict[str, Any] = {}
     for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
@@ -161,8 +161,12 @@ def _draw(axes: Any, panel: Panel, names: Sequence[str]) -> dict[str, Any]:
     if panel.logx:
         axes.set_xscale("log")
     if panel.yscale == "symlog":
-        axes.set_yscale("symlog", linthresh=panel.linear_within)
+        axes.set_yscale("symlog", linthresh=panel.linear_within, linscale=0.5)
         axes.axhline(0.0, color="0.4", linewidth=0.8)
+        # left alone, matplotlib shows as many powers of ten below 0 as above
+        values = [value for _, y in panel.series.values() for value in y] or [0.0]
+        margin = panel.linear_within / 4
+        axes.set_ylim(min(2 * min(values), -margin), max(2 * max(values), margin))
     else:
         axes.set_yscale(panel.yscale)
 

@@ -86,7 +86,8 @@ def profile_rows(profile: DepthProfile) -> list[dict[str, Any]]:
 
 def profile_panels(profiles: Sequence[DepthProfile]) -> list[Panel]:
     """Norms of state and field, and the cosine, against depth-time: one line a profile."""
-    names = {f"{one.steps} steps" + (f" ({one.method})" if one.method == FULL_DEPTH else ""): one for one in profiles}
+    ordered = sorted(profiles, key=lambda one: -one.steps)
+    names = {f"{one.steps} steps" + (f" ({one.method})" if one.method == FULL_DEPTH else ""): one for one in ordered}
 
     def panel(label: str, values: Callable[[DepthProfile], tuple[Sequence[float], Sequence[float]]]) -> Panel:
         return Panel({name: values(one) for name, one in names.items()}, "depth-time t", label)

@@ -205,7 +205,7 @@ def save_report(folder: Path | str, report: Report) -> str:
                 _rises(report, "block_evaluations", "block evaluations"),
                 _rises(report, "milliseconds", "milliseconds a batch"),
             ],
-            "What the full depth's predictions lose, against work",
+            "Rise of the loss over the full depth's, against work",
         )
         panel_figure(folder / "trace.png", profile_panels(report.profiles), "Along depth")
     except OSError as error:
@@ -220,4 +220,4 @@ def _rises(report: Report, work: str, label: str) -> Panel:
         if math.isfinite(row.rise):
             lines.setdefault(row.method, []).append((getattr(row, work), row.rise))
     series = {name: ([x for x, _ in sorted(points)], [y for _, y in sorted(points)]) for name, points in lines.items()}
-    return Panel(series, label, "rise over full depth, nats per token", logx=True, yscale="symlog")
+    return Panel(series, label, "rise, nats per token", logx=True, yscale="symlog")
