@@ -43,16 +43,25 @@ class Method:
     """Of solver "calibrated", by `calibration_parameters`; they take the place of any that the model holds."""
 
 
+def check_shared(model: ModelConfig) -> None:
+    """Refuse a model without a field to solve.
+
+    Raises:
+        UserError: an unshared model.
+    """
+    require(
+        model.sharing != "none",
+        "an unshared model runs its blocks once each: there are no methods to compare; use --task score",
+    )
+
+
 def evaluation_counts(model: ModelConfig, asked: int | None = None) -> tuple[int, ...]:
     """Applications of the looped part's block to compare at: N/1, N/2, N/3, N/4, N/6 where they fit, and `asked`.
 
     Raises:
         UserError: an unshared model, whose blocks run once each.
     """
-    require(
-        model.sharing != "none",
-        "an unshared model runs its blocks once each: there are no methods to compare; use --task score",
-    )
+    check_shared(model)
     counts = set(default_steps(model, DIVISORS))
     return tuple(sorted(counts if asked is None else counts | {asked}, reverse=True))
 

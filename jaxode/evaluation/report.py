@@ -20,7 +20,7 @@ from jaxode.depth import get_solver
 from jaxode.evaluation.divergence import diverged
 from jaxode.evaluation.figures import Panel, panel_figure, table, write_csv
 from jaxode.evaluation.loss import LossSums, batch_segments, forward, kl_divergence
-from jaxode.evaluation.methods import FULL_DEPTH, Method
+from jaxode.evaluation.methods import FULL_DEPTH, Method, check_shared
 from jaxode.evaluation.profiles import DepthProfile, depth_profile, profile_panels, profile_rows
 from jaxode.evaluation.timing import median_times
 from jaxode.model import block_evaluations, plan
@@ -86,13 +86,16 @@ def work_precision(
         progress: a bar on standard error, over all measurements.
 
     Raises:
-        UserError: a method that does not fit the layout, or no tokens to predict.
+        UserError: an unshared model, a method that does not fit the layout, or no tokens to predict.
         Diverged: the loss at full depth is not finite.
     """
     model: ModelConfig = architecture.bind(params).config
+    check_shared(model)
     measured = [Method(FULL_DEPTH, DepthConfig(steps=model.steps)), *methods]
     for method in measured:
         plan(model, method.depth)
+    # on the device, or every timing would carry them there
+    measured = [dataclasses.replace(method, parameters=jax.device_put(method.parameters)) for method in measured]
     batches = list(batches)
     profiled = [method for method in measured if (method.depth.solver, method.depth.schedule) == ("euler", "even")]
     total = len(batches) * (len(measured) + len(profiled)) + rounds * len(measured)

@@ -11,7 +11,16 @@ import pytest
 from jaxode.config import DepthConfig, ModelConfig, UserError
 from jaxode.data import Batch
 from jaxode.depth import Coefficients
-from jaxode.evaluation import Diverged, Method, evaluate, report, save_report, work_precision
+from jaxode.evaluation import (
+    Diverged,
+    Method,
+    comparators,
+    evaluate,
+    evaluation_counts,
+    report,
+    save_report,
+    work_precision,
+)
 from jaxode.evaluation.figures import read_csv
 from jaxode.model import make_model
 from jaxode.model.parameters import calibration_parameters, split
@@ -140,6 +149,8 @@ def test_misfit_and_emptiness_are_refused(model, monkeypatch):
     with pytest.raises(UserError, match="nothing to report on"):
         work_precision(*model, [empty], [], rounds=1)
     monkeypatch.setattr(report, "solve_step", lambda *a, **k: pytest.fail("solved"))
+    with pytest.raises(UserError, match="unshared"):
+        work_precision(*split(make_model(dataclasses.replace(CONFIG, sharing="none"))), BATCHES, [])
     with pytest.raises(UserError, match="wavy"):
         work_precision(*model, BATCHES, [Method("x", DepthConfig(steps=1, schedule="wavy"))])
 
@@ -182,6 +193,27 @@ def test_the_bar_counts_every_measurement(model, monkeypatch):
     (bar,) = bars
     # 4 solves of 2 batches, 2 profiles of 2, 3 rounds of 4
     assert bar.total == bar.count == 4 * 2 + 2 * 2 + 3 * 4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "layout",
+    [
+        {"kind": "masked", "norm_position": "post"},
+        {"sharing": "sequence", "groups": 2, "prelude": 1},
+        {"sharing": "cycle", "groups": 2, "coda": 1},
+    ],
+)
+def test_every_method_runs_on_every_layout(layout, tmp_path):
+    config = dataclasses.replace(CONFIG, **layout)
+    methods = comparators(config, evaluation_counts(config))
+    found = work_precision(*split(make_model(config)), BATCHES, methods, document_mask=True, rounds=1)
+    assert len(found.rows) == 1 + len(methods)
+    assert all(math.isfinite(row.nats_per_token) and row.kl > -1e-6 for row in found.rows)
+    for profile in found.profiles:
+        units = 2 if config.sharing == "cycle" else 4
+        assert profile.times == pytest.approx(np.linspace(0, units, len(profile.times)))
+    save_report(tmp_path, found)
 
 
 def test_save_writes_tables_and_figures(found, tmp_path):
