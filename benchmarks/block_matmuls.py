@@ -14,9 +14,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from timing import compare, report, rounds_argument
+from timing import report, rounds_argument
 
 from jaxode import Block, ModelConfig, Schedule, integrate
+from jaxode.evaluation.timing import median_times
 from jaxode.model import Context, FieldArgs, block_field
 
 CONFIG = ModelConfig(
@@ -55,7 +56,7 @@ def main(rounds: int) -> None:
     rows = []
     for batch in (1, 8):
         x = 1e-3 * jax.random.normal(jax.random.key(1), (batch, 128, 768))
-        times = compare({"matmuls": partial(matmuls, params, x), "block": partial(solve, field_params, x)}, rounds)
+        times = median_times({"matmuls": partial(matmuls, params, x), "block": partial(solve, field_params, x)}, rounds)
         rows.append(
             {
                 "batch": batch,

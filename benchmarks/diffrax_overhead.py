@@ -15,9 +15,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from timing import compare, report, rounds_argument
+from timing import report, rounds_argument
 
 from jaxode import Block, ModelConfig, Schedule, integrate
+from jaxode.evaluation.timing import median_times
 from jaxode.model import Context, FieldArgs, block_field
 
 CONFIG = ModelConfig(
@@ -56,13 +57,13 @@ def main(rounds: int) -> None:
             "by hand": partial(jax.jit(by_hand), params, x),
             "diffrax": partial(jax.jit(solved), field_params, x),
         }
-        times = compare(forward, rounds)
+        times = median_times(forward, rounds)
         rows.append(_row("forward", batch, times["by hand"], times["diffrax"], None))
         adjoints = ("recursive", "remat")
         programs = {name: gradient(partial(solved, adjoint=name)).lower(field_params, x).compile() for name in adjoints}
         scan = gradient(scanned).lower(params, x).compile()
         ours = {name: partial(program, field_params, x) for name, program in programs.items()}
-        times = compare({"scan": partial(scan, params, x), **ours}, rounds)
+        times = median_times({"scan": partial(scan, params, x), **ours}, rounds)
         for name, program in programs.items():
             memory = [p.memory_analysis().temp_size_in_bytes for p in (program, scan)]
             rows.append(_row(f"gradient, {name}", batch, times["scan"], times[name], memory[0] / memory[1]))

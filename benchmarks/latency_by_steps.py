@@ -11,9 +11,10 @@ from functools import partial
 
 import jax
 from flax import nnx
-from timing import compare, report, rounds_argument
+from timing import report, rounds_argument
 
 from jaxode import Block, ModelConfig, Schedule, integrate
+from jaxode.evaluation.timing import median_times
 from jaxode.model import Context, FieldArgs, block_field
 
 CONFIG = ModelConfig(
@@ -33,7 +34,7 @@ def main(rounds: int) -> None:
             )
             for n in (12, 8, 6, 4, 3)
         }
-        times = compare({str(n): partial(run, params, x) for n, run in programs.items()}, rounds)
+        times = median_times({str(n): partial(run, params, x) for n, run in programs.items()}, rounds)
         rows += [
             {
                 "batch": batch,

@@ -13,10 +13,11 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from latency_by_steps import CONFIG
-from timing import compare, report, rounds_argument
+from timing import report, rounds_argument
 
 from jaxode import Block, Schedule, integrate
 from jaxode.depth import Coefficients
+from jaxode.evaluation.timing import median_times
 from jaxode.model import Context, FieldArgs, block_field
 
 STEPS, MEMORY, RANK = 4, 2, 32
@@ -42,7 +43,7 @@ def main(rounds: int) -> None:
             schedule, args = Schedule.even(12.0, STEPS), FieldArgs(params, Context())
             return integrate(field, x, schedule, solver, args=args, coefficients=coefficients).state
 
-        times = compare(
+        times = median_times(
             {
                 name: partial(solve, params, x, coefficients, "euler" if coefficients is None else "calibrated")
                 for name, coefficients in candidates.items()

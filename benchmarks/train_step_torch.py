@@ -16,12 +16,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
-from timing import compare, report, rounds_argument
+from timing import report, rounds_argument
 from torch import nn
 from torch.nn import functional
 
 from jaxode import DepthConfig, ModelConfig, OptimizerConfig, make_model
 from jaxode.data import Batch
+from jaxode.evaluation.timing import median_times
 from jaxode.model.parameters import split
 from jaxode.training import init_state, make_optimizer, make_train_step
 
@@ -107,7 +108,7 @@ def jax_step(adjoint: Any, rows: np.ndarray) -> Any:
 def main(rounds: int) -> None:
     """Measure all side by side."""
     rows = np.random.default_rng(0).integers(0, CONFIG.vocab_size, (BATCH, CONFIG.length + 1)).astype(np.int32)
-    times = compare(
+    times = median_times(
         {
             "torch eager": torch_step(False, rows),
             "torch compile": torch_step(True, rows),

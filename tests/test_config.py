@@ -90,6 +90,29 @@ def toml(tmp_path, text):
         (InferConfig, {"temperature": -0.5}, "temperature = -0.5: must be at least 0.0"),
         (InferConfig, {"seed": -1}, "seed = -1: must be at least 0"),
         (InferConfig, {"task": "score"}, "task = score needs --file"),
+        (
+            InferConfig,
+            {"task": "sweep", "budget": 0.5},
+            "budget = 0.5 with task = sweep: it chooses the depth of",
+        ),
+        (InferConfig, {"task": "calibrate", "budget": 0.5}, "budget = 0.5 with task = calibrate: it chooses the depth"),
+        (InferConfig, {"task": "report", "budget": 0.5}, "budget = 0.5 with task = report: it chooses the depth"),
+        (
+            InferConfig,
+            {"task": "report", "max_loss_increase": 0.1},
+            "max_loss_increase = 0.1 with task = report: it chooses the depth",
+        ),
+        (
+            InferConfig,
+            {"budget": 0.5, "solver": "heun"},
+            "budget = 0.5 with solver = heun: both choose the solver; give",
+        ),
+        (InferConfig, {"budget": 0.5, "schedule": "1,3"}, "budget = 0.5 with schedule = 1,3: both choose the solver"),
+        (
+            InferConfig,
+            {"max_loss_increase": 0.1, "solver": "euler"},
+            "max_loss_increase = 0.1 with solver = euler: both choose the solver",
+        ),
     ],
 )
 def test_refused_value_says_what_to_do(kind, values, message):

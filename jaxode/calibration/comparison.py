@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 from jaxode.config import DepthConfig
 from jaxode.data import Batch
 from jaxode.depth import Coefficients
-from jaxode.evaluation.loss import LossSums, batch_segments, token_loss
+from jaxode.evaluation.loss import LossSums, batch_segments, kl_divergence, token_loss
 from jaxode.model.parameters import Architecture, Parameters
 from jaxode.types import Logits, Scalar
 
@@ -60,7 +60,8 @@ class Comparison:
 
         def short(params: Parameters, coefficients: Coefficients, batch: Batch, target: Any) -> tuple[Scalar, LossSums]:
             logits = run(params, batch, short_depth, coefficients, False).logits
-            return _kl(target, logits, jnp.asarray(batch.weights)), _loss(logits, batch)
+            weights = jnp.asarray(batch.weights)
+            return kl_divergence(target, logits, weights) / jnp.sum(weights), _loss(logits, batch)
 
         self._full = jax.jit(full)
         self._short = jax.jit(short)
@@ -88,10 +89,3 @@ class Comparison:
 
 def _loss(logits: Logits, batch: Batch) -> LossSums:
     return token_loss(logits, jnp.asarray(batch.targets), jnp.asarray(batch.weights))
-
-
-def _kl(target: Logits, logits: Logits, weights: Array) -> Scalar:
-    """Mean over the predicted tokens of KL(p || softmax(logits)), `target` = log p."""
-    target, found = target.astype(jnp.float32), jax.nn.log_softmax(logits)
-    each = jnp.sum(jnp.exp(target) * (target - found), axis=-1)
-    return jnp.sum(jnp.where(weights > 0, each * weights, 0.0)) / jnp.sum(weights)

@@ -299,13 +299,14 @@ class InferConfig:
 
     checkpoint: str = ""
     """Run folder; the newest one under runs/ when empty."""
-    task: Literal["auto", "generate", "fill", "score", "sweep", "calibrate"] = "auto"
+    task: Literal["auto", "generate", "fill", "score", "sweep", "report", "calibrate"] = "auto"
     """auto: generate (causal) or fill (masked); score: perplexity of a file; sweep: quality and latency by steps;
+    report: the same for every method of solving, at equal block evaluations, with the solves' norms along depth;
     calibrate: fit the solver to the full depth at `steps`, and keep it beside the checkpoint."""
     prompt: str = ""
     """Text to continue; for a masked model, text with [MASK] where a token is to be filled in."""
     file: str = ""
-    """Text file for score and sweep; the run's own validation split when empty (sweep only)."""
+    """Text file for score, sweep and report; the run's own validation split when empty (not for score)."""
     steps: int | None = None
     """Depth steps n; the model's N when absent."""
     budget: float | None = None
@@ -323,9 +324,9 @@ class InferConfig:
     top: int = 5
     """Candidates listed for each mask."""
     batches: int = 32
-    """Batches that a sweep reads."""
+    """Batches that a sweep or a report reads."""
     out: str = ""
-    """Folder for the sweep's CSV and PNG; the run folder when empty."""
+    """Folder for the CSV and PNG files of a sweep or a report; the run folder when empty."""
 
     def __post_init__(self) -> None:
         require(
@@ -334,6 +335,9 @@ class InferConfig:
         )
         given = [name for name in ("steps", "budget", "max_loss_increase") if getattr(self, name) is not None]
         require(len(given) <= 1, f"{' and '.join(given)} both choose the depth: give one of them")
+        for name in given:
+            if name != "steps":
+                self._check_chosen_depth(name)
         require(
             self.task != "calibrate" or self.steps is not None,
             "task = calibrate needs --steps: how many steps to fit",
@@ -352,3 +356,14 @@ class InferConfig:
         _at_least("temperature", self.temperature, 0.0)
         _at_least("seed", self.seed, 0)
         require(self.task != "score" or bool(self.file), "task = score needs --file: the text file to score")
+
+    def _check_chosen_depth(self, name: str) -> None:
+        """What names the depth itself cannot stand beside `budget` or `max_loss_increase`, which choose it."""
+        given = f"{name} = {getattr(self, name)}"
+        require(
+            self.task not in ("sweep", "report", "calibrate"),
+            f"{given} with task = {self.task}: it chooses the depth of generate, fill and score alone; leave it out",
+        )
+        for knob, free in (("solver", "auto"), ("schedule", "even")):
+            value = getattr(self, knob)
+            require(value == free, f"{given} with {knob} = {value}: both choose the solver; give one of them")

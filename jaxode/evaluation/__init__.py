@@ -9,37 +9,76 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from jaxode.evaluation.divergence import Diverged, diverged
     from jaxode.evaluation.loss import (
-        Diverged,
         Evaluation,
         LossSums,
         batch_segments,
         evaluate,
         forward_loss,
+        kl_divergence,
         token_loss,
     )
-    from jaxode.evaluation.sweep import SweepResult, SweepRow, default_configs, default_steps, depth_sweep, save_sweep
+    from jaxode.evaluation.methods import Method, comparators, evaluation_counts
+    from jaxode.evaluation.profiles import DepthProfile, depth_profile
+    from jaxode.evaluation.report import Report, ReportRow, save_report, work_precision
+    from jaxode.evaluation.sweep import (
+        SweepResult,
+        SweepRow,
+        default_configs,
+        default_steps,
+        depth_sweep,
+        fits,
+        resolved,
+        save_sweep,
+    )
 
 _HOMES = {
-    "loss": ("Diverged", "Evaluation", "LossSums", "batch_segments", "evaluate", "forward_loss", "token_loss"),
-    "sweep": ("SweepResult", "SweepRow", "default_configs", "default_steps", "depth_sweep", "save_sweep"),
+    "divergence": ("Diverged", "diverged"),
+    "loss": ("Evaluation", "LossSums", "batch_segments", "evaluate", "forward_loss", "kl_divergence", "token_loss"),
+    "methods": ("Method", "comparators", "evaluation_counts"),
+    "profiles": ("DepthProfile", "depth_profile"),
+    "report": ("Report", "ReportRow", "save_report", "work_precision"),
+    "sweep": (
+        "SweepResult",
+        "SweepRow",
+        "default_configs",
+        "default_steps",
+        "depth_sweep",
+        "fits",
+        "resolved",
+        "save_sweep",
+    ),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "DepthProfile",
     "Diverged",
     "Evaluation",
     "LossSums",
+    "Method",
+    "Report",
+    "ReportRow",
     "SweepResult",
     "SweepRow",
     "batch_segments",
+    "comparators",
     "default_configs",
     "default_steps",
+    "depth_profile",
     "depth_sweep",
+    "diverged",
     "evaluate",
+    "evaluation_counts",
+    "fits",
     "forward_loss",
+    "kl_divergence",
+    "resolved",
+    "save_report",
     "save_sweep",
     "token_loss",
+    "work_precision",
 ]
 
 

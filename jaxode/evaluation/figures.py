@@ -4,11 +4,13 @@ Nothing here imports jax, so plotting grabs no device. Files appear whole or not
 """
 
 import csv
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 Series = Mapping[str, tuple[Sequence[float | int], Sequence[float | int]]]  # name -> (x, y)
 
@@ -73,41 +75,124 @@ def line_figure(
     Raises:
         ValueError: no series, or one whose x and y differ in length.
     """
+    panel = Panel(series, xlabel, ylabel, title, logx=logx, yscale="log" if logy else "linear")
+    _check(path, [panel])
+    figure = _figure(6.4, 4.2)
+    axes = figure.add_subplot()
+    _draw(axes, panel, list(series))
+    if len(series) > 1:
+        axes.legend(frameon=False)
+    with _replacing(path) as temporary:
+        figure.savefig(temporary, format="png")
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One pair of axes of a figure."""
+
+    series: Series
+    xlabel: str
+    ylabel: str
+    title: str = ""
+    logx: bool = False
+    yscale: Literal["linear", "log", "symlog"] = "linear"
+    """symlog: logarithmic, and linear between -`linear_within` and `linear_within`, so that 0 has a place."""
+    linear_within: float = 1e-3
+
+
+def panel_figure(path: Path, panels: Sequence[Panel], title: str) -> None:
+    """Draw panels side by side, each 810 pixels wide, under one legend in which a name has one colour and marker.
+
+    Raises:
+        ValueError: no panel, one without series, or a series whose x and y differ in length.
+    """
+    if not panels:
+        raise ValueError(f"{path}: no panel to draw")
+    _check(path, panels)
+    names = list(dict.fromkeys(name for panel in panels for name in panel.series))
+    figure = _figure(5.4 * len(panels) + 1.8, 5.2)
+    figure.suptitle(title)
+    drawn: dict[str, Any] = {}
+    for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        drawn |= _draw(axes, panel, names)
+    figure.legend([drawn[name] for name in names], names, loc="outside right upper", frameon=False)
+    with _replacing(path) as temporary:
+        figure.savefig(temporary, format="png")
+
+
+def _check(path: Path, panels: Sequence[Panel]) -> None:
+    for panel in panels:
+        if not panel.series:
+            raise ValueError(f"{path}: no series to draw; give at least one name with its (x, y)")
+        for name, (x, y) in panel.series.items():
+            if len(x) != len(y):
+                raise ValueError(f"{path}: series {name!r} has {len(x)} x and {len(y)} y; give as many of each")
+
+
+def _figure(width: float, height: float) -> Any:
     # Figure, not pyplot: no global state, no window system
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
-    from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator, StrMethodFormatter
 
-    if not series:
-        raise ValueError(f"{path}: no series to draw; give at least one name with its (x, y)")
-    for name, (x, y) in series.items():
-        if len(x) != len(y):
-            raise ValueError(f"{path}: series {name!r} has {len(x)} x and {len(y)} y; give as many of each")
-
-    figure = Figure(figsize=(6.4, 4.2), dpi=150, layout="constrained")
+    figure = Figure(figsize=(width, height), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.add_subplot(xlabel=xlabel, ylabel=ylabel, title=title)
-    for (name, (x, y)), marker in zip(series.items(), _markers(len(series)), strict=True):
-        axes.plot(x, y, marker=marker, markersize=5, linewidth=1.5, label=name)
-    if logx:
-        axes.set_xscale("log")
-    if logy:
-        axes.set_yscale("log")
+    return figure
 
-    positions = sorted({value for x, _ in series.values() for value in x})
+
+def _draw(axes: Any, panel: Panel, names: Sequence[str]) -> dict[str, Any]:
+    """Draw on matplotlib axes; returns the line of each name. The place of a name in `names` decides how it looks."""
+    from matplotlib.ticker import FixedLocator, MaxNLocator, NullFormatter, NullLocator, StrMethodFormatter
+
+    lines = {}
+    for name, (x, y) in panel.series.items():
+        number = names.index(name)
+        (lines[name],) = axes.plot(
+            x,
+            y,
+            color=f"C{number % 10}",
+            marker=_markers(number + 1)[-1],
+            # after ten colours
+            linestyle="-" if number < 10 else "--",
+            markersize=5,
+            linewidth=1.5,
+            label=name,
+        )
+    axes.set(xlabel=panel.xlabel, ylabel=panel.ylabel, title=panel.title)
+    if panel.logx:
+        axes.set_xscale("log")
+    if panel.yscale == "symlog":
+        axes.set_yscale("symlog", linthresh=panel.linear_within, linscale=0.5)
+        axes.axhline(0.0, color="0.4", linewidth=0.8)
+        # left alone, matplotlib shows as many powers of ten below 0 as above
+        values = [value for _, y in panel.series.values() for value in y] or [0.0]
+        margin = panel.linear_within / 4
+        axes.set_ylim(min(2 * min(values), -margin), max(2 * max(values), margin))
+    else:
+        axes.set_yscale(panel.yscale)
+
+    positions = sorted({value for x, _ in panel.series.values() for value in x})
     if all(isinstance(value, int) for value in positions):
-        if not logx:
+        if not panel.logx:
             axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         elif len(positions) <= 10:  # the steps that were measured say more than powers of ten
             axes.xaxis.set_major_locator(FixedLocator(positions))
             axes.xaxis.set_minor_locator(NullLocator())
             axes.xaxis.set_major_formatter(StrMethodFormatter("{x:.0f}"))
+    elif panel.logx and positions and positions[-1] < 100 * max(positions[0], 1e-9):
+        # too few powers of ten to label
+        axes.xaxis.set_major_locator(FixedLocator(_round_numbers(positions[0], positions[-1])))
+        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        axes.xaxis.set_minor_formatter(NullFormatter())
     axes.grid(True, which="major", alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
-    if len(series) > 1:
-        axes.legend(frameon=False)
-    with _replacing(path) as temporary:
-        figure.savefig(temporary, format="png")
+    return lines
+
+
+def _round_numbers(low: float, high: float) -> list[float]:
+    """1, 2, 5, 10, 20, .. from just below `low` to just above `high`."""
+    exponents = range(math.floor(math.log10(low)) - 1, math.ceil(math.log10(high)) + 1)
+    numbers = [factor * 10.0**exponent for exponent in exponents for factor in (1, 2, 5)]
+    return [number for number in numbers if low / 2.6 < number < high * 2.6]
 
 
 def _markers(count: int) -> list[str]:

@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from jaxode.config import DepthConfig, UserError
 from jaxode.data import Batch
+from jaxode.evaluation.divergence import diverged
 from jaxode.model import ModelOutput
 from jaxode.model.parameters import Architecture, Parameters
 from jaxode.types import Key, Logits, Scalar, Segments
@@ -50,10 +51,6 @@ class Evaluation:
     """Applications of a block in one forward pass; the mean over batches for an adaptive solver."""
 
 
-class Diverged(UserError):
-    """The loss is not finite."""
-
-
 def token_loss(logits: Logits, targets: Int[Array, "B L"], weights: Float[Array, "B L"]) -> LossSums:
     """Sum of w * (logsumexp(z) - z[target]) over positions, in float32, without a one-hot [B L V]."""
     nats, tokens = row_loss(logits, targets, weights)
@@ -71,6 +68,13 @@ def row_loss(
     return jnp.sum(jnp.where(weights > 0, nats * weights, 0.0), axis=-1), jnp.sum(weights, axis=-1)
 
 
+def kl_divergence(reference: Logits, logits: Logits, weights: Float[Array, "B L"]) -> Scalar:
+    """Sum of weight * KL(p || q) over positions, nats: `reference` = log p, q = softmax(logits); in float32."""
+    expected, found = reference.astype(jnp.float32), jax.nn.log_softmax(logits.astype(jnp.float32))
+    each = jnp.sum(jnp.exp(expected) * (expected - found), axis=-1)
+    return jnp.sum(jnp.where(weights > 0, each * weights, 0.0))
+
+
 def batch_segments(batch: Batch, kind: str, document_mask: bool) -> Segments | None:
     """What the model gets as `segments`, [B L] or None.
 
@@ -86,12 +90,13 @@ def forward_loss(
     model: Any, batch: Batch, depth: DepthConfig, *, document_mask: bool, key: Key | None = None
 ) -> LossSums:
     """One forward pass and its loss; traceable and differentiable. `key` turns dropout on."""
-    return _forward(model, batch, depth, document_mask, key)[0]
+    return forward(model, batch, depth, document_mask=document_mask, key=key)[0]
 
 
-def _forward(
-    model: Any, batch: Batch, depth: DepthConfig, document_mask: bool, key: Key | None
+def forward(
+    model: Any, batch: Batch, depth: DepthConfig, *, document_mask: bool, key: Key | None = None
 ) -> tuple[LossSums, ModelOutput]:
+    """`forward_loss` with the model's output."""
     segments = batch_segments(batch, model.config.kind, document_mask)
     out = model(jnp.asarray(batch.tokens), depth, segments=segments, key=key)
     return token_loss(out.logits, jnp.asarray(batch.targets), jnp.asarray(batch.weights)), out
@@ -103,7 +108,7 @@ def evaluation_step(
     params: Parameters, batch: Batch, *, architecture: Architecture, depth: DepthConfig, document_mask: bool
 ) -> tuple[LossSums, Any]:
     """The compiled forward pass of `evaluate`: its sums, and the block evaluations made."""
-    sums, out = _forward(architecture.bind(params), batch, depth, document_mask, None)
+    sums, out = forward(architecture.bind(params), batch, depth, document_mask=document_mask)
     return sums, out.block_evaluations
 
 
@@ -129,7 +134,7 @@ def evaluate(
         progress: name of a bar, shown where standard error is a terminal; None shows none.
 
     Raises:
-        Diverged: the loss is not finite.
+        Diverged: the loss is not finite; the message names the step at which the state stopped being so.
         UserError: nothing was to be predicted.
     """
     nats = tokens = evaluations = 0.0
@@ -140,7 +145,8 @@ def evaluate(
         nats, tokens, evaluations = nats + float(sums.nats), tokens + float(sums.tokens), evaluations + float(used)
         count += 1
         if not math.isfinite(nats):
-            raise Diverged(_diverged(depth))
+            segments = batch_segments(batch, architecture.bind(params).config.kind, document_mask)
+            raise diverged("the loss", architecture, params, batch.tokens, segments, depth)
     if tokens == 0:
         raise UserError("nothing to evaluate: the text holds no token to predict; give more text")
     mean = nats / tokens
@@ -151,12 +157,4 @@ def evaluate(
         bits_per_byte=None if bytes_per_token is None else mean / (bytes_per_token * math.log(2)),
         tokens=round(tokens),
         block_evaluations=round(blocks) if blocks == round(blocks) else blocks,
-    )
-
-
-def _diverged(depth: DepthConfig) -> str:
-    steps = "the model's N" if depth.steps is None else depth.steps
-    return (
-        f'the loss is not finite with depth.solver = "{depth.solver}", depth.steps = {steps}, depth.schedule = '
-        f'"{depth.schedule}": the solve diverged or the weights are damaged; try solver euler at full depth'
     )

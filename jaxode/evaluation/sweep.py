@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import statistics
-import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import jax
 
 from jaxode.config import DepthConfig, ModelConfig, UserError
 from jaxode.data import Batch
 from jaxode.depth import get_solver
+from jaxode.evaluation.divergence import Diverged
 from jaxode.evaluation.figures import line_figure, table, write_csv
-from jaxode.evaluation.loss import Diverged, Evaluation, evaluate, evaluation_step
+from jaxode.evaluation.loss import Evaluation, evaluate, evaluation_step
+from jaxode.evaluation.timing import median_times
 from jaxode.model import plan
 from jaxode.model.parameters import Architecture, Parameters
 
@@ -53,10 +55,10 @@ class SweepResult:
     """Predicted tokens behind every loss."""
 
 
-def default_steps(model: ModelConfig) -> tuple[int, ...]:
+def default_steps(model: ModelConfig, divisors: Sequence[int] = DIVISORS) -> tuple[int, ...]:
     """N, N/2, N/3, N/4 where they are whole numbers that fit the layout; an unshared model has only N."""
-    quotients = [model.steps // divisor for divisor in DIVISORS if model.steps % divisor == 0]
-    return tuple(steps for steps in quotients if _fits(model, DepthConfig(steps=steps)))
+    quotients = [model.steps // divisor for divisor in divisors if model.steps % divisor == 0]
+    return tuple(steps for steps in quotients if fits(model, DepthConfig(steps=steps)))
 
 
 def default_configs(model: ModelConfig, solver: str = "euler", schedule: str = "even") -> tuple[DepthConfig, ...]:
@@ -72,7 +74,8 @@ def default_configs(model: ModelConfig, solver: str = "euler", schedule: str = "
     return configs
 
 
-def _fits(model: ModelConfig, depth: DepthConfig) -> bool:
+def fits(model: ModelConfig, depth: DepthConfig) -> bool:
+    """Whether the layout can be solved so."""
     try:
         plan(model, depth)
     except UserError:
@@ -109,7 +112,7 @@ def depth_sweep(
     """
     model: ModelConfig = architecture.bind(params).config
     full = DepthConfig(steps=model.steps)
-    asked = default_configs(model) if configs is None else [_resolved(model, depth) for depth in configs]
+    asked = default_configs(model) if configs is None else [resolved(model, depth) for depth in configs]
     # dict: every configuration once, in order
     candidates = list(dict.fromkeys(asked if full in asked else (full, *asked)))
     for depth in candidates:
@@ -140,7 +143,7 @@ def depth_sweep(
     )
 
 
-def _resolved(model: ModelConfig, depth: DepthConfig) -> DepthConfig:
+def resolved(model: ModelConfig, depth: DepthConfig) -> DepthConfig:
     """The same solve under one name, so that the full depth is recognised however it was asked for."""
     if get_solver(depth.solver).adaptive:
         return dataclasses.replace(depth, steps=None)
@@ -157,21 +160,13 @@ def _latencies(
     document_mask: bool,
     rounds: int,
 ) -> dict[DepthConfig, float]:
-    """Median milliseconds of one batch; candidates take turns, so that a slow moment of the machine hits them all."""
+    """Median milliseconds of one batch."""
     batch = jax.device_put(batch)
 
-    def forward(depth: DepthConfig) -> float:
-        start = time.perf_counter()
-        out = evaluation_step(params, batch, architecture=architecture, depth=depth, document_mask=document_mask)
-        jax.block_until_ready(out)
-        return 1e3 * (time.perf_counter() - start)
+    def forward(depth: DepthConfig) -> Any:
+        return evaluation_step(params, batch, architecture=architecture, depth=depth, document_mask=document_mask)
 
-    for depth in candidates:
-        forward(depth)
-    measured = [[forward(depth) for depth in candidates] for _ in range(rounds)]
-    return {
-        depth: statistics.median(times) for depth, times in zip(candidates, zip(*measured, strict=True), strict=True)
-    }
+    return median_times({depth: partial(forward, depth) for depth in candidates}, rounds)
 
 
 def _row(depth: DepthConfig, loss: Evaluation | None, full: Evaluation, time: float, full_time: float) -> SweepRow:

@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Int
 
 from jaxode.config import DepthConfig, ModelConfig, require
 from jaxode.data import Tokenizer, segments
+from jaxode.evaluation import diverged
 from jaxode.model import plan
 from jaxode.model.parameters import Architecture, Parameters
 from jaxode.types import Segments, Tokens
@@ -90,6 +91,7 @@ def fill(
 
     Raises:
         UserError: a causal model, a text without a mask or longer than L, or a depth that does not fit the layout.
+        Diverged: predictions that are not finite.
     """
     model: ModelConfig = architecture.bind(params).config
     require(
@@ -111,6 +113,8 @@ def fill(
     seen = documents if document_mask else np.minimum(documents, 1)  # padding is not looked at
     out = mask_logits(params, row, seen, np.asarray(masks, np.int32), architecture=architecture, depth=depth)
     logits, evaluations = jax.device_get(out)
+    if not np.isfinite(logits).all():
+        raise diverged("a prediction", architecture, params, row, seen, depth)
     fills = tuple(MaskFill(at, _candidates(tokenizer, row, top)) for at, row in zip(masks, logits, strict=True))
     for found in fills:
         ids[found.position] = found.candidates[0].id

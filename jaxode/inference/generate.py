@@ -10,16 +10,20 @@ from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int
 
 from jaxode.config import DepthConfig, ModelConfig, require
 from jaxode.data import Tokenizer, segments
+from jaxode.evaluation import diverged
 from jaxode.inference.sampling import Sampling, Temperature
 from jaxode.inference.streaming import TextStream
 from jaxode.model import plan
 from jaxode.model.parameters import Architecture, Parameters
 from jaxode.types import Key, Segments, Tokens
+
+NOT_FINITE = -1
 
 
 @dataclass(frozen=True)
@@ -59,14 +63,16 @@ def next_token(
     """The token after the first `count` of a window [1 L], and the block evaluations made.
 
     Attention is causal, so what pads the window beyond `count` is never looked at. Only position count - 1 goes through
-    the head. `index`, the token's place in the whole sequence, picks its random numbers.
+    the head. `index`, the token's place in the whole sequence, picks its random numbers. Where the logits are not
+    finite, the token is `NOT_FINITE`.
     """
     model = architecture.bind(params)
     out = model.hidden(window, depth, segments=segments)
     last = jax.lax.dynamic_slice_in_dim(out.state, count - 1, 1, axis=1)
     # a vocabulary rounded up has logits that no token stands for
     logits = model.head(last, model.embedding)[:, 0, :vocab]
-    return sampling(logits, jax.random.fold_in(key, index))[0], out.block_evaluations
+    drawn = sampling(logits, jax.random.fold_in(key, index))[0]
+    return jnp.where(jnp.isfinite(logits).all(), drawn, NOT_FINITE), out.block_evaluations
 
 
 def generate(
@@ -101,6 +107,7 @@ def generate(
 
     Raises:
         UserError: a masked model, or a depth that does not fit its layout.
+        Diverged: predictions that are not finite.
     """
     model: ModelConfig = architecture.bind(params).config
     require(
@@ -136,6 +143,8 @@ def generate(
         documents = segments(window, tokenizer.end_id, np.array([count])) if document_mask else None
         out = next_token(params, window, np.int32(count), key, np.int32(len(ids)), documents, **static)
         token, used = jax.device_get(out)
+        if token == NOT_FINITE:
+            raise diverged("a prediction", architecture, params, window, documents, depth)
         ids.append(int(token))
         seconds.append(time.perf_counter() - start)
         evaluations.append(float(used))

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from jaxode.calibration import (
@@ -22,13 +21,14 @@ from jaxode.calibration import (
 )
 from jaxode.checkpoint import RunFolder, TrainedModel, load_run, newest_run
 from jaxode.config import DepthConfig, InferConfig, ModelConfig, UserError, require
-from jaxode.data import Batch, BatchSpec, prepare, text_batches
 from jaxode.depth import get_solver
 from jaxode.evaluation import default_configs, depth_sweep, evaluate, save_sweep
 from jaxode.evaluation.figures import table
 from jaxode.inference.fill_mask import fill
 from jaxode.inference.generate import generate
+from jaxode.inference.report import report_methods, write_report
 from jaxode.inference.sampling import make_sampling
+from jaxode.inference.texts import corpus, file_text, validation_text
 from jaxode.model import flops_per_token, plan
 
 Write = Callable[[str], None]
@@ -52,11 +52,13 @@ def run(config: InferConfig, write: Write, note: Write) -> None:
     depth = _depth(config, model, calibrations)
     # what does not fit is refused before any weight is read
     depths = _sweep_depths(model, depth, config, calibrations) if task == "sweep" else ()
+    methods = report_methods(model, config, depth, calibrations) if task == "report" else ()
     plan(model, depth)
     if task == "calibrate":
         check_steps(model, depth.steps)
     trained = load_run(path)
-    if depth.solver == "calibrated" or task == "sweep" or config.budget is not None or config.max_loss_increase:
+    budgets = config.budget is not None or config.max_loss_increase is not None
+    if depth.solver == "calibrated" or task in ("sweep", "report") or budgets:
         origin = Origin.of(trained.config.model, trained.tokenizer, trained.params)
         trained = dataclasses.replace(trained, params=with_calibrations(trained.params, calibrations, origin))
     note(
@@ -66,7 +68,7 @@ def run(config: InferConfig, write: Write, note: Write) -> None:
     meaning = _meaning(model, depth.steps)
     if meaning:
         note(meaning)
-    if config.budget is not None or config.max_loss_increase is not None:
+    if budgets:
         choice = _choose(trained, config, calibrations)
         depth = choice.depth
         note(f"chosen: {choice.reason}")
@@ -78,6 +80,8 @@ def run(config: InferConfig, write: Write, note: Write) -> None:
         _fill(trained, config, depth, write, note)
     elif task == "score":
         _score(trained, config, depth, write, note)
+    elif task == "report":
+        write_report(trained, config, methods, write, note)
     else:
         _sweep(trained, config, depths, write, note)
 
@@ -130,7 +134,7 @@ def _fill(trained: TrainedModel, config: InferConfig, depth: DepthConfig, write:
 
 
 def _score(trained: TrainedModel, config: InferConfig, depth: DepthConfig, write: Write, note: Write) -> None:
-    text = _file_batches(trained, config.file)
+    text = file_text(trained, config.file)
     result = evaluate(
         trained.architecture,
         trained.params,
@@ -154,7 +158,7 @@ def _score(trained: TrainedModel, config: InferConfig, depth: DepthConfig, write
 def _sweep(
     trained: TrainedModel, config: InferConfig, depths: tuple[DepthConfig, ...], write: Write, note: Write
 ) -> None:
-    text = _file_batches(trained, config.file, config.batches) if config.file else _validation(trained, config.batches)
+    text = file_text(trained, config.file, config.batches) if config.file else validation_text(trained, config.batches)
     result = depth_sweep(
         trained.architecture,
         trained.params,
@@ -203,7 +207,7 @@ def _choose(trained: TrainedModel, config: InferConfig, calibrations: Mapping[in
     return within_increase(
         trained.architecture,
         trained.params,
-        _validation(trained, config.batches).batches,
+        validation_text(trained, config.batches).batches,
         depths,
         config.max_loss_increase,
         confidence=config.confidence,
@@ -213,17 +217,15 @@ def _choose(trained: TrainedModel, config: InferConfig, calibrations: Mapping[in
 
 def _calibrate(trained: TrainedModel, config: InferConfig, write: Write, note: Write) -> None:
     assert config.steps is not None  # InferConfig refuses it
-    model, data = trained.config.model, trained.config.data
-    prepared = prepare(data, model.length, model.kind, tokenizer=trained.tokenizer)
-    batches = calibration_batches(prepared, config.seed)
+    batches = calibration_batches(corpus(trained), config.seed)
     done = calibrate(
         trained.model,
         batches,
         config.steps,
-        document_mask=data.document_mask,
+        document_mask=trained.config.data.document_mask,
         progress=True,
     )
-    origin = Origin.of(model, trained.tokenizer, trained.params)
+    origin = Origin.of(trained.config.model, trained.tokenizer, trained.params)
     path = save(trained.run.path, done, origin)
     row = {
         "steps": done.steps,
@@ -245,34 +247,6 @@ def _sweep_depths(
         return (depth,)
     fitted = tuple(calibration.depth for calibration in calibrations.values()) if config.solver == "auto" else ()
     return (*default_configs(model, depth.solver, depth.schedule), *fitted)
-
-
-@dataclass(frozen=True)
-class _Text:
-    batches: Iterable[Batch]
-    bytes_per_token: float | None  # None for a masked model, which predicts a part of the tokens only
-
-
-def _file_batches(trained: TrainedModel, file: str, limit: int | None = None) -> _Text:
-    data, model = trained.config.data, trained.config.model
-    try:
-        text = Path(file).read_text(encoding="utf-8")
-    except UnicodeDecodeError:
-        raise UserError(f"{file}: is not UTF-8 text; convert it first") from None
-    except OSError as error:
-        raise UserError(f"{file}: cannot be read: {error.strerror or error}") from None
-    spec = BatchSpec(trained.tokenizer, model.kind, data.document_mask, data.mask_fraction)
-    # a short text would leave most rows of a training batch empty
-    rows = min(trained.config.train.batch_size, len(text.encode()) // model.length + 1)
-    scored = text_batches(text, spec, model.length, rows, limit)
-    return _Text(scored.batches, 1 / scored.stats.tokens_per_byte if model.kind == "causal" else None)
-
-
-def _validation(trained: TrainedModel, limit: int) -> _Text:
-    model = trained.config.model
-    data = prepare(trained.config.data, model.length, model.kind, tokenizer=trained.tokenizer)
-    batches = data.validation(trained.config.train.batch_size, limit)
-    return _Text(batches, data.bytes_per_token("validation"))
 
 
 def _cost(model: ModelConfig, depth: DepthConfig, evaluations: int | float) -> str:

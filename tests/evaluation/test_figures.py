@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jaxode.evaluation import figures
-from jaxode.evaluation.figures import line_figure, read_csv, table, write_csv
+from jaxode.evaluation.figures import Panel, line_figure, panel_figure, read_csv, table, write_csv
 
 ROWS = [{"steps": 12, "loss": 1.5, "solver": "euler"}, {"steps": 6, "loss": 1.6251, "note": 'α, "b"\r\nc'}]
 
@@ -108,6 +108,55 @@ def test_line_figure_refuses_what_it_cannot_draw(tmp_path):
     with pytest.raises(ValueError, match="series 'a' has 2 x and 1 y"):
         line_figure(tmp_path / "a.png", {"a": ([1, 2], [1.0])}, "x", "y", "t")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_panels_share_one_legend_in_which_a_name_looks_the_same(tmp_path, drawn):
+    path = tmp_path / "new" / "report.png"
+    left = Panel(SERIES, "block evaluations", "rise", "left", logx=True, yscale="symlog")
+    right = Panel({"ab2": ([1.5, 30.0], [0.1, 0.2]), "rk4": ([2.5], [0.3])}, "milliseconds", "rise", logx=True)
+    panel_figure(path, [left, right], "Rise")
+    data = path.read_bytes()
+    assert data.startswith(b"\x89PNG\r\n\x1a\n")
+    assert struct.unpack(">II", data[16:24]) == (1890, 780)
+    figure = drawn[0]
+    assert figure.get_suptitle() == "Rise"
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["euler", "ab2", "rk4"]
+    one, two = figure.axes
+    assert (one.get_title(), one.get_xlabel(), two.get_xlabel()) == ("left", "block evaluations", "milliseconds")
+    assert (one.get_yscale(), two.get_yscale()) == ("symlog", "linear")
+    looks = [{line.get_label(): (line.get_color(), line.get_marker()) for line in axes.lines} for axes in (one, two)]
+    assert looks[0]["ab2"] == looks[1]["ab2"]
+    assert len({*looks[0].values(), *looks[1].values()} - {looks[0].get("_child2")}) == 3
+    ticks = [tick.get_text() for tick in two.get_xticklabels() if 1.5 <= tick.get_position()[0] <= 30]
+    assert ticks == ["2", "5", "10", "20"]
+
+
+def test_a_symmetric_logarithm_shows_zero_and_no_more_below_than_there_is(tmp_path, drawn):
+    for least in (0.0, -0.05):
+        panel_figure(tmp_path / "a.png", [Panel({"a": ([1, 2], [least, 3.0])}, "x", "y", yscale="symlog")], "t")
+    (above, below) = (figure.axes[0].get_ylim() for figure in drawn)
+    assert above == (-0.00025, 6.0)
+    assert below == (-0.1, 6.0)
+
+
+def test_panels_that_cannot_be_drawn_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="no panel to draw"):
+        panel_figure(tmp_path / "a.png", [], "t")
+    with pytest.raises(ValueError, match="series 'a' has 2 x and 1 y"):
+        panel_figure(tmp_path / "a.png", [Panel({"a": ([1, 2], [1.0])}, "x", "y")], "t")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_series_of_nothing_leaves_its_name_in_the_legend(tmp_path, drawn):
+    """As the cosines of a solve of one step."""
+    panel_figure(tmp_path / "a.png", [Panel({"a": ([1.0], [1.0]), "b": ([], [])}, "x", "y")], "t")
+    assert [text.get_text() for text in drawn[0].legends[0].get_texts()] == ["a", "b"]
+
+
+def test_more_series_than_colours_are_dashed(tmp_path, drawn):
+    line_figure(tmp_path / "a.png", {str(i): ([1], [i]) for i in range(13)}, "x", "y", "t")
+    lines = drawn[0].axes[0].lines
+    assert len({(line.get_color(), line.get_linestyle()) for line in lines}) == 13
 
 
 def test_more_series_than_markers(tmp_path, drawn):

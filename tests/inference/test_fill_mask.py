@@ -9,6 +9,7 @@ from tiny_runs import LENGTH, TOKENIZER
 
 from jaxode.config import DepthConfig, UserError
 from jaxode.data import Tokenizer
+from jaxode.evaluation import Diverged
 from jaxode.inference import fill
 
 BIAS = "head.bias"
@@ -113,3 +114,12 @@ def test_the_longest_text_fits(masked):
 def test_a_causal_model_does_not_fill(causal):
     with pytest.raises(UserError, match="use task generate"):
         fill(*causal, TOKENIZER, "a [MASK] b")
+
+
+def test_a_solve_that_diverges_is_named_instead_of_filled_in(masked):
+    """Without kernels f is a constant of 1e19, which a norm cannot square after two steps."""
+    architecture, params = masked
+    params = {name: jnp.zeros_like(value) if name.endswith("kernel") else value for name, value in params.items()}
+    params |= {"stack.looped.0.feed_forward.output.bias": jnp.full((16,), 1e19)}
+    with pytest.raises(Diverged, match=r"a prediction is not finite .* after step 2 of 2"):
+        fill(architecture, params, TOKENIZER, "a[MASK]", depth=DepthConfig(steps=2))

@@ -9,6 +9,7 @@ import pytest
 from tiny_runs import LENGTH, TOKENIZER, model_config, parameters
 
 from jaxode.config import DepthConfig, UserError
+from jaxode.evaluation import Diverged
 from jaxode.inference import Greedy, Temperature, generate
 from jaxode.inference.generate import next_token
 
@@ -164,3 +165,12 @@ def test_misfits_are_refused_before_compilation(causal, change, message):
 def test_a_masked_model_does_not_generate(masked):
     with pytest.raises(UserError, match=r"use task fill"):
         generate(*masked, TOKENIZER, PROMPT)
+
+
+def test_a_solve_that_diverges_is_named_instead_of_decoded(causal):
+    """Without kernels f is a constant of 1e19, which a norm cannot square after two steps."""
+    architecture, params = causal
+    params = {name: jnp.zeros_like(value) if name.endswith("kernel") else value for name, value in params.items()}
+    params |= {"stack.looped.0.feed_forward.output.bias": jnp.full((16,), 1e19)}
+    with pytest.raises(Diverged, match=r"a prediction is not finite .* after step 3 of 4"):
+        generate(architecture, params, TOKENIZER, PROMPT, sampling=Greedy(), max_new_tokens=3)

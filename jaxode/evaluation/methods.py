@@ -1,0 +1,84 @@
+"""What a work-precision report compares: ways to solve one trained network, at equal numbers of block evaluations."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from jaxode.config import DepthConfig, ModelConfig, require
+from jaxode.depth import get_solver
+from jaxode.evaluation.sweep import default_steps, fits
+from jaxode.model.parameters import Parameters
+
+DIVISORS = (1, 2, 3, 4, 6)
+FULL_DEPTH = "full depth"
+RESCALING = "step rescaling"
+
+FAMILIES = (
+    ("truncation", "euler", "unit"),
+    (RESCALING, "euler", "even"),  # Chen et al. 2023
+    ("Lie splitting", "lie", "even"),
+    ("geometric 1.5", "euler", "geometric:1.5"),
+    ("geometric 2", "euler", "geometric:2"),
+    ("secant", "secant", "even"),
+    ("AB2", "ab2", "even"),
+    ("AB3", "ab3", "even"),
+    ("Heun", "heun", "even"),
+    ("midpoint", "midpoint", "even"),
+    ("RK4", "rk4", "even"),
+)
+"""Name, solver and schedule of each family of methods that needs no data."""
+
+_EXACT = ("euler", "lie", "secant")  # at h = 1 these are the trained network itself
+
+
+@dataclass(frozen=True)
+class Method:
+    """One way to solve the network."""
+
+    name: str
+    """Of its family; methods of one name make one line of a figure."""
+    depth: DepthConfig
+    parameters: Parameters = field(default_factory=dict)
+    """Of solver "calibrated", by `calibration_parameters`; they take the place of any that the model holds."""
+
+
+def check_shared(model: ModelConfig) -> None:
+    """Refuse a model without a field to solve.
+
+    Raises:
+        UserError: an unshared model.
+    """
+    require(
+        model.sharing != "none",
+        "an unshared model runs its blocks once each: there are no methods to compare; use --task score",
+    )
+
+
+def evaluation_counts(model: ModelConfig, asked: int | None = None) -> tuple[int, ...]:
+    """Applications of the looped part's block to compare at: N/1, N/2, N/3, N/4, N/6 where they fit, and `asked`.
+
+    Raises:
+        UserError: an unshared model, whose blocks run once each.
+    """
+    check_shared(model)
+    counts = set(default_steps(model, DIVISORS))
+    return tuple(sorted(counts if asked is None else counts | {asked}, reverse=True))
+
+
+def comparators(model: ModelConfig, counts: Sequence[int]) -> tuple[Method, ...]:
+    """Every method of `FAMILIES` at every count of block evaluations that it can spend without a rest.
+
+    A solver of k stages takes n/k steps for n evaluations. What is the full depth under another name is left out, and
+    so are geometric schedules of N steps. Step rescaling also runs with 2N steps: a trained network is a discrete map,
+    so more steps than it was trained with take it away from itself as fewer do.
+    """
+    methods = []
+    for name, solver, schedule in FAMILIES:
+        stages = get_solver(solver).stages
+        for count in dict.fromkeys((2 * model.steps, *counts) if name == RESCALING else counts):
+            depth = DepthConfig(steps=count // stages, solver=solver, schedule=schedule) if count >= stages else None
+            full = count == model.steps and (solver in _EXACT or schedule != "even")
+            if depth is not None and count % stages == 0 and not full and fits(model, depth):
+                methods.append(Method(name, depth))
+    return tuple(methods)

@@ -1,0 +1,104 @@
+"""Task report of infer.py: which methods a run is measured with, and on what magnitude matching is fitted."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from jaxode.calibration import Calibration, calibration_batches, magnitude_matching
+from jaxode.checkpoint import TrainedModel
+from jaxode.config import DepthConfig, InferConfig, ModelConfig, UserError
+from jaxode.data import Batch
+from jaxode.evaluation import Method, comparators, evaluation_counts, fits, resolved, save_report, work_precision
+from jaxode.inference.texts import Text, corpus, file_text, validation_text
+from jaxode.model.parameters import calibration_parameters
+
+CALIBRATION_BATCHES = 10
+
+
+def report_methods(
+    model: ModelConfig, config: InferConfig, depth: DepthConfig, calibrations: Mapping[int, Calibration]
+) -> tuple[Method, ...]:
+    """Every method that can be named before the weights are read: the comparators, what was asked, the calibrations.
+
+    Args:
+        model: of the run.
+        config: whose `steps` are compared at besides the layout's own.
+        depth: what the flags ask for; a solver or schedule of its own is measured under its own name.
+        calibrations: of the run.
+
+    Raises:
+        UserError: an unshared model.
+    """
+    methods = list(comparators(model, evaluation_counts(model, config.steps)))
+    asked = resolved(model, depth)
+    listed = asked.solver == "calibrated" or (asked.solver, asked.schedule) == ("euler", "even")
+    if not listed and asked not in [method.depth for method in methods]:
+        methods.append(Method(f"{asked.solver}, {asked.schedule}", asked))
+    methods += [
+        Method("calibrated", one.depth, calibration_parameters(steps, one.coefficients))
+        for steps, one in calibrations.items()
+    ]
+    return tuple(methods)
+
+
+def write_report(
+    trained: TrainedModel,
+    config: InferConfig,
+    methods: tuple[Method, ...],
+    write: Callable[[str], None],
+    note: Callable[[str], None],
+) -> None:
+    """Fit magnitude matching, measure everything, write the table and the files.
+
+    Raises:
+        UserError: a text that cannot be measured on, or a folder that cannot be written.
+    """
+    folder = Path(config.out) if config.out else trained.run.path
+    try:  # now, not after minutes of measuring
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder}: the report cannot be written there: {error.strerror or error}") from None
+    text = file_text(trained, config.file, config.batches) if config.file else validation_text(trained, config.batches)
+    masks = trained.config.data.document_mask
+    report = work_precision(
+        trained.architecture,
+        trained.params,
+        text.batches,
+        (*methods, *_magnitudes(trained, config, text, note)),
+        document_mask=masks,
+        progress=True,
+    )
+    write(save_report(folder, report) + "\n")
+    files = ", ".join(str(folder / name) for name in ("report.csv", "report.png", "trace.csv", "trace.png"))
+    note(f"{report.tokens} tokens predicted; written: {files}")
+
+
+def _magnitudes(trained: TrainedModel, config: InferConfig, text: Text, note: Callable[[str], None]) -> list[Method]:
+    model = trained.config.model
+    counts = [n for n in evaluation_counts(model, config.steps) if n < model.steps]
+    counts = [n for n in counts if fits(model, DepthConfig(steps=n))]
+    batches, source = _lengths_text(trained, config, text)
+    note(f"magnitude matching: lengths of {len(batches)} batches of {source}")
+    found = magnitude_matching(
+        trained.architecture,
+        trained.params,
+        batches,
+        counts,
+        document_mask=trained.config.data.document_mask,
+        progress=True,
+    )
+    return [
+        Method("magnitude matching", DepthConfig(steps=n, solver="calibrated"), calibration_parameters(n, coefficients))
+        for n, coefficients in found.items()
+    ]
+
+
+def _lengths_text(trained: TrainedModel, config: InferConfig, text: Text) -> tuple[list[Batch], str]:
+    """Training text where the run's corpus is at hand, else the text that is measured on; and its name."""
+    try:
+        return calibration_batches(corpus(trained), config.seed, CALIBRATION_BATCHES), "the run's training text"
+    except UserError as error:
+        chosen = list(itertools.islice(text.batches, CALIBRATION_BATCHES))
+        return chosen, f"the measured text itself, for the run's corpus is not at hand ({error})"

@@ -1,0 +1,61 @@
+"""The text that a task of infer.py measures on: a file, or what the run itself was trained and validated on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from jaxode.checkpoint import TrainedModel
+from jaxode.config import UserError
+from jaxode.data import Batch, BatchSpec, PreparedData, prepare, text_batches
+
+
+@dataclass(frozen=True)
+class Text:
+    """Batches to predict."""
+
+    batches: Iterable[Batch]
+    bytes_per_token: float | None
+    """None for a masked model, which predicts a part of the tokens only."""
+
+
+def corpus(trained: TrainedModel) -> PreparedData:
+    """The corpus of the run, read with its own tokenizer.
+
+    Raises:
+        UserError: it is not at hand.
+    """
+    model = trained.config.model
+    return prepare(trained.config.data, model.length, model.kind, tokenizer=trained.tokenizer)
+
+
+def validation_text(trained: TrainedModel, limit: int) -> Text:
+    """The first `limit` batches of the run's validation split.
+
+    Raises:
+        UserError: the corpus is not at hand.
+    """
+    data = corpus(trained)
+    batches = data.validation(trained.config.train.batch_size, limit)
+    return Text(batches, data.bytes_per_token("validation"))
+
+
+def file_text(trained: TrainedModel, file: str, limit: int | None = None) -> Text:
+    """A text file, or its first `limit` batches.
+
+    Raises:
+        UserError: it cannot be read, is no UTF-8, or is empty.
+    """
+    data, model = trained.config.data, trained.config.model
+    try:
+        text = Path(file).read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise UserError(f"{file}: is not UTF-8 text; convert it first") from None
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read: {error.strerror or error}") from None
+    spec = BatchSpec(trained.tokenizer, model.kind, data.document_mask, data.mask_fraction)
+    # a short text would leave most rows of a training batch empty
+    rows = min(trained.config.train.batch_size, len(text.encode()) // model.length + 1)
+    scored = text_batches(text, spec, model.length, rows, limit)
+    return Text(scored.batches, 1 / scored.stats.tokens_per_byte if model.kind == "causal" else None)
