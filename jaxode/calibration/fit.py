@@ -8,7 +8,8 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +23,7 @@ from jaxode.calibration.origin import Origin
 from jaxode.calibration.search import candidates, sizes
 from jaxode.config import DepthConfig, ModelConfig, require
 from jaxode.data import Batch, PreparedData
-from jaxode.depth import Coefficients
+from jaxode.depth import Coefficients, secant
 from jaxode.model import Transformer, plan
 from jaxode.model.gains import Gains
 from jaxode.model.parameters import split
@@ -31,11 +32,17 @@ FOLLOWED = 8
 """Batches that the least squares read; more text tells them little, and the gradient reads all."""
 
 
+Form = Literal["step", "global", "schedule"]
+GAINS_OF_SECANT = {"global": tuple(g / 8 for g in range(25)), "schedule": (0.0,)}
+
+
 @dataclass(frozen=True)
 class Fit:
     """How to calibrate.
 
     Attributes:
+        form: of the weights. "step": K of their own in each step. "global": those of solver "secant" with one gain for
+            all steps. "schedule": the step sizes alone. The last two fit nothing else: rank, gains and updates are 0.
         memory: K, evaluations that a step combines; 1 is a fitted step size alone.
         rank: R, directions in which an increment may be turned; 0 leaves the correction out.
         gains: let the block's features weigh differently from step to step (`jaxode.model.gains`).
@@ -44,6 +51,7 @@ class Fit:
         learning_rate: of these updates, for the weights; gains move at half of it, the correction at a tenth.
     """
 
+    form: Form = "step"
     memory: int = 2
     rank: int = 32
     gains: bool = True
@@ -55,6 +63,14 @@ class Fit:
         for name, least in (("memory", 1), ("rank", 0), ("candidates", 1), ("updates", 0)):
             value = getattr(self, name)
             require(value >= least, f"calibration {name} = {value}: must be at least {least}")
+        require(
+            self.form in get_args(Form), f'calibration form = "{self.form}": allowed are {", ".join(get_args(Form))}'
+        )
+        require(
+            self.form == "step" or not (self.rank or self.gains or self.updates),
+            f'calibration form "{self.form}" with rank = {self.rank}, gains = {self.gains}, updates = {self.updates}: '
+            'it fits nothing beside its weights; set them to 0, or take form "step"',
+        )
 
 
 @dataclass(frozen=True)
@@ -160,14 +176,17 @@ def calibrate(
     few = fitted[: -(-min(len(fitted), FOLLOWED) // 4)]
     # neutral from the start, so that least squares and gradient share their compilations
     gains = Gains.neutral(config, solver_steps) if fit.gains and fit.updates else None
+    followed = partial(follow, comparison, memory=fit.memory, rank=fit.rank, gains=gains)
     found = []
     for times in ranked:
-        tried = follow(comparison, few, times, fit.memory, fit.rank, gains)
-        kl, _ = _means(comparison, tried, few)
-        found.append((kl if np.isfinite(kl) else np.inf, times))
+        tried = [followed(few, times)] if fit.form == "step" else _closed_forms(times, fit.form)
+        for coefficients in tried:
+            kl, _ = _means(comparison, coefficients, few)
+            found.append((kl if np.isfinite(kl) else np.inf, len(found), times, coefficients))
         bar.update()
-    _, times = min(found)
-    coefficients = follow(comparison, fitted[:FOLLOWED], times, fit.memory, fit.rank, gains)
+    *_, times, coefficients = min(found)
+    if fit.form == "step":
+        coefficients = followed(fitted[:FOLLOWED], times)
     coefficients = _refine(comparison, fitted, coefficients, fit, bar.update)
     bar.close()
     kl, rise = _means(comparison, coefficients, held)
@@ -185,6 +204,13 @@ def calibrate(
         tokens=int(sum(one.tokens for one in fitted)),
         seconds=time.perf_counter() - started,
     )
+
+
+def _closed_forms(times: tuple[tuple[int, ...], ...], form: Form) -> list[Coefficients]:
+    """Solver "secant" on a schedule, a choice of gains; gain 0 is Euler's method, the schedule alone."""
+    steps = [[float(size) for size in sizes(part)] for part in times]
+    tables = [np.concatenate([secant(part, gain) for part in steps]) for gain in GAINS_OF_SECANT[form]]
+    return [Coefficients(table.astype(np.float32)) for table in tables]
 
 
 def _means(comparison: Comparison, coefficients: Coefficients, references: Sequence[Reference]) -> tuple[float, float]:

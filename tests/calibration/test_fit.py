@@ -10,6 +10,7 @@ import pytest
 from jaxode.calibration import Fit, calibrate, with_calibrations
 from jaxode.config import DepthConfig, ModelConfig, UserError
 from jaxode.data import Batch
+from jaxode.depth import secant
 from jaxode.evaluation import evaluate
 from jaxode.model import make_model
 from jaxode.model.parameters import split
@@ -79,6 +80,22 @@ def test_gradient_updates_lower_the_divergence():
     assert after.schedule == before.schedule
 
 
+def test_each_form_holds_the_one_before_it():
+    """A schedule is a global gain of 0, and weights of their own in each step can be those of any gain."""
+    architecture, params = model()
+    plain = Fit(rank=0, gains=False, updates=0, candidates=4)
+    forms = ("schedule", "global", "step")
+    found = {
+        form: calibrate(architecture.bind(params), batches(), 3, dataclasses.replace(plain, form=form))
+        for form in forms
+    }
+    np.testing.assert_allclose(found["schedule"].coefficients.weights[:, 0], found["schedule"].schedule)
+    assert not found["schedule"].coefficients.weights[:, 1:].any()
+    weights, steps = found["global"].coefficients.weights, [float(size) for size in found["global"].schedule]
+    assert any(np.allclose(weights, secant(steps, gain / 8)) for gain in range(25))
+    assert found["step"].kl < found["global"].kl <= found["schedule"].kl
+
+
 def test_gains_lower_the_divergence_further():
     architecture, params = model()
     without, with_them = (
@@ -137,5 +154,7 @@ def test_what_cannot_be_calibrated_is_refused():
         architecture.bind(params)(jnp.zeros((1, 8), int), DepthConfig(steps=2, solver="calibrated"))
     with pytest.raises(UserError, match=r"calibration for 2 steps diverged.*lower rank"):
         calibrate(architecture.bind(params), batches(), 2, Fit(rank=2, updates=5, learning_rate=1e6))
+    with pytest.raises(UserError, match=r'calibration form "global" with rank = 32.*fits nothing beside its weights'):
+        Fit(form="global")
     with pytest.raises(UserError, match="calibration rank = -1"):
         Fit(rank=-1)
