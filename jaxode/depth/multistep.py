@@ -81,6 +81,21 @@ class Multistep(diffrax.AbstractSolver):
         """The field at one point."""
         return terms.vf(t0, y0, args)
 
+    def remembering(self) -> Multistep:
+        """The same method, with a memory of at least the newest evaluation."""
+        own = self.coefficients
+        if own.memory > 1:
+            return self
+        pad = [(0, 0), (0, 1)]
+        down = None if own.down is None else jnp.pad(own.down, [*pad, (0, 0), (0, 0)])
+        return Multistep(Coefficients(jnp.pad(own.weights, pad), down, own.up))
+
+    def euler_part(self, solver_state: Any) -> Any:
+        """(sum_j w_ij) f_i of the step that left this state: the rest of its increment came from memory."""
+        index, memory = solver_state
+        row = jnp.asarray(self.coefficients.weights, memory[0].dtype)[index - 1]
+        return jnp.sum(row) * memory[0]
+
 
 def adams_bashforth(sizes: Sequence[float], order: int) -> np.ndarray:
     """[n, order]: integrate over each step the polynomial through the last `order` evaluations, whatever the sizes.
