@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol, no_type_check
+from typing import Any, Protocol, no_type_check, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -44,6 +44,7 @@ class Step:
     observed: Any = None
 
 
+@runtime_checkable
 class StopRule(Protocol):
     """Decides after each step which rows stop; a pytree, so that its numbers are traced."""
 

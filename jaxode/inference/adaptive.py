@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from functools import partial
-from typing import Any, no_type_check
+from typing import Any, get_args, no_type_check
 
 import jax
 import jax.numpy as jnp
@@ -19,20 +19,24 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxode.config import DepthConfig, UserError, require
 from jaxode.depth import (
+    Acceleration,
+    Coefficients,
+    StateChange,
     StepError,
     Stepped,
-    StopRule,
     get_solver,
     stack_tables,
     step_budgets,
     step_until,
 )
+from jaxode.inference.exits import Confidence, Divergence
 from jaxode.inference.read_outs import FULL_DEPTH, check_depth, read_out, start, weights_of
 from jaxode.model import SequenceClassifier, Transformer, plan
 from jaxode.model.block import Context
 from jaxode.types import Segments, State, Tokens
 
 SECANT = DepthConfig(solver="secant")
+ExitRule = StepError | Acceleration | StateChange | Divergence | Confidence
 
 
 @no_type_check  # JAX rebuilds pytrees with leaves of any kind
@@ -63,7 +67,7 @@ class AdaptiveOutput:
 def exit_early(
     model: Transformer,
     tokens: Tokens,
-    rule: StopRule,
+    rule: ExitRule,
     depth: DepthConfig = FULL_DEPTH,
     *,
     segments: Segments | None = None,
@@ -76,13 +80,16 @@ def exit_early(
     Args:
         model: any model of `jaxode.model`.
         tokens: ids below the vocabulary size.
-        rule: `StepError`, `Acceleration`, `StateChange`, `Divergence`, `Confidence`, or any `StopRule`.
+        rule: `StepError`, `Acceleration`, `StateChange`, `Divergence`, `Confidence`.
         depth: a fixed-step solver; static.
         segments: as for the model; padding (0) holds nobody back.
 
     Raises:
-        UserError: an unshared model, a depth that does not fit it, or a rule that does not fit model and depth.
+        UserError: an unshared model, a depth that does not fit it, or something that is no rule or fits neither.
     """
+    require(
+        isinstance(rule, ExitRule), f"rule = {rule!r}: give one of {', '.join(r.__name__ for r in get_args(ExitRule))}"
+    )
     check_depth(model, depth)
     spec = get_solver(depth.solver)
     require(
@@ -96,6 +103,9 @@ def exit_early(
             f'StepError with depth.solver = "{depth.solver}" at steps of size 1: its memory vanishes there, so the '
             'estimate is 0 everywhere; use solver "euler" or "ab2", or fewer steps',
         )
+    if isinstance(rule.threshold, int | float | np.generic):
+        # one program for 0, 0.0 and numpy.float64(0)
+        rule = dataclasses.replace(rule, threshold=np.float32(rule.threshold))
     graph, state = nnx.split(model)
     return _exit_early(state, tokens, segments, rule, graph=graph, depth=depth)
 
@@ -138,13 +148,14 @@ def solve_budgets(
     """Solve row b over the whole interval of depth in its own budgets[b] steps; all rows in one compiled call.
 
     A row's result is that of running it alone at `DepthConfig(steps=budgets[b])` with the same solver and schedule.
+    Among calibrated budgets stands the model's N as well: the trained network itself.
 
     Args:
         model: any model of `jaxode.model`.
         tokens: ids below the vocabulary size.
         budgets: steps of each row, counted as `depth.steps`; concrete, not traced.
-        depth: solver euler, ab2, ab3, secant, or calibrated (budgets among the model's calibrations); the schedule's
-            name; `steps` is the most that a budget may be (None: the model's N). Static: the budgets are not.
+        depth: solver euler, ab2, ab3, secant or calibrated; the schedule's name; `steps` is the most that a budget may
+            be (None: the model's N). Static: the budgets are not.
         segments: as for the model.
 
     Raises:
@@ -177,7 +188,7 @@ def _solve_budgets(state: Any, tokens: Any, segments: Any, which: Any, *, graph:
     model = nnx.merge(graph, state)
     x, context = start(model, tokens, segments)
     depths = [_with_steps(depth, steps) for steps in _choices(model, depth)]
-    solves = [model.stack.groups(one, context, model.coefficients(one)) for one in depths]
+    solves = [model.stack.groups(one, context, _coefficients(model, one)) for one in depths]
     parts, each = [], 0
     for groups in zip(*solves, strict=True):
         tables = stack_tables(
@@ -216,8 +227,15 @@ def _choices(model: Any, depth: DepthConfig) -> tuple[int, ...]:
     """The budgets at hand: every number of steps that fits layout, schedule and solver, from the fewest."""
     most, groups = _most(model, depth), model.config.groups
     if depth.solver == "calibrated":
-        return tuple(sorted(steps for steps in model.calibrations if steps <= most))
+        return tuple(sorted(steps for steps in {*model.calibrations, model.config.steps} if steps <= most))
     return tuple(steps for steps in range(groups, most + 1, groups) if _fits(model, _with_steps(depth, steps)))
+
+
+def _coefficients(model: Any, depth: DepthConfig) -> Coefficients | None:
+    if depth.solver == "calibrated" and depth.steps == model.config.steps not in model.calibrations:
+        # unit steps, no memory: the trained network
+        return Coefficients(np.ones((sum(schedule.steps for schedule in plan(model.config, depth)), 1), np.float32))
+    return model.coefficients(depth)
 
 
 def _fits(model: Any, depth: DepthConfig) -> bool:
