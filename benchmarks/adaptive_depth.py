@@ -21,25 +21,30 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxode.calibration import load_all, with_calibrations
+from jaxode.calibration import calibration_batches, fit_landing, load_all, with_calibrations
 from jaxode.checkpoint import load_run
 from jaxode.config import DepthConfig
 from jaxode.data import Batch, prepare
 from jaxode.depth import Acceleration, StateChange, StepError
 from jaxode.evaluation import batch_segments
 from jaxode.evaluation.figures import line_figure, table, write_csv
-from jaxode.inference import Confidence, Divergence, error_estimates, exit_early
+from jaxode.inference import Confidence, Divergence, error_estimates, exit_early, read_outs
 
 ROOT = Path(__file__).resolve().parent.parent
 ROWS = 16
 
-RULES: dict[str, tuple[Callable[..., Any], Any]] = {
-    "error estimate": (StepError, np.geomspace(0.01, 0.4, 10)),
-    "second difference": (lambda *a: Acceleration(*a, normalised=False), np.geomspace(0.3, 12.0, 10)),
-    "second difference, normalised": (Acceleration, np.linspace(0.2, 0.75, 10)),
-    "state change": (StateChange, np.geomspace(0.04, 0.8, 10)),
-    "KL of predictions": (Divergence, np.geomspace(3e-3, 1.0, 10)),
-    "confidence": (Confidence, np.linspace(0.98, 0.05, 10)),
+# how to make a rule, its thresholds without a landing and with one
+RULES: dict[str, tuple[Any, ...]] = {
+    "error estimate": (StepError, np.geomspace(0.01, 0.4, 8), np.geomspace(0.01, 0.4, 8)),
+    "second difference": (
+        lambda *a: Acceleration(*a, normalised=False),
+        np.geomspace(1.0, 20.0, 8),
+        np.geomspace(1.0, 20.0, 8),
+    ),
+    "second difference, normalised": (Acceleration, np.linspace(0.1, 0.75, 8), np.linspace(0.1, 0.75, 8)),
+    "state change": (StateChange, np.geomspace(0.06, 0.6, 8), np.geomspace(0.02, 0.4, 8)),
+    "KL of predictions": (Divergence, np.geomspace(3e-3, 1.0, 8), np.geomspace(1e-3, 1.0, 8)),
+    "confidence": (Confidence, np.linspace(0.98, 0.1, 8), np.linspace(0.98, 0.1, 8)),
 }
 
 
@@ -88,6 +93,8 @@ class Study:
         self.calibrations = load_all(path, self.config.width)
         self.model = trained.architecture.bind(with_calibrations(trained.params, self.calibrations))
         prepared = prepare(data, self.config.length, self.config.kind, tokenizer=trained.tokenizer)
+        text = calibration_batches(prepared)
+        self.landing = fit_landing(trained.architecture, trained.params, text, document_mask=data.document_mask)
         held_out = list(prepared.validation(ROWS, None))
         held_out = held_out[:: max(1, len(held_out) // batches)][:batches]
         forward = jax.jit(lambda tokens, segments: jax.nn.log_softmax(self.model(tokens, segments=segments).logits))
@@ -129,17 +136,21 @@ class Study:
         return found
 
     def exits(self) -> Iterator[dict[str, Any]]:
-        """Every rule, granularity and threshold."""
-        for name, (rule, thresholds) in RULES.items():
-            for granularity in ("token", "sequence"):
-                for threshold in thresholds:
-                    chosen = rule(float(threshold), granularity)
+        """Every rule, granularity and threshold, with a landing and without."""
+        for landed in (True, False):
+            for name, (rule, *sweeps) in RULES.items():
+                for granularity in ("token", "sequence"):
+                    for threshold in sweeps[landed]:
+                        chosen, landing = rule(float(threshold), granularity), self.landing if landed else None
 
-                    def run(one: Full, chosen: Any = chosen) -> Any:
-                        out = exit_early(self.model, jnp.asarray(one.batch.tokens), chosen, segments=one.segments)
-                        return out.logits, out.block_evaluations, out.loops
+                        def run(one: Full, chosen: Any = chosen, landing: Any = landing) -> Any:
+                            tokens = jnp.asarray(one.batch.tokens)
+                            out = exit_early(self.model, tokens, chosen, segments=one.segments, landing=landing)
+                            return out.logits, out.block_evaluations, out.loops
 
-                    yield self.row(run, method=name, granularity=granularity, setting=float(threshold))
+                        yield self.row(
+                            run, method=name, granularity=granularity, landing=landed, setting=float(threshold)
+                        )
 
     def fixed(self) -> Iterator[dict[str, Any]]:
         """Every fixed budget."""
@@ -151,7 +162,15 @@ class Study:
                 logits = forward(jnp.asarray(one.batch.tokens), one.segments)
                 return logits, np.full(len(one.batch.tokens), used), depth.steps
 
-            yield self.row(run, method=name, granularity="fixed", setting=depth.steps)
+            yield self.row(run, method=name, granularity="fixed", landing=False, setting=depth.steps)
+        for n in range(2, self.config.steps):
+
+            def land(one: Full, n: int = n) -> Any:
+                outs = read_outs(self.model, jnp.asarray(one.batch.tokens), segments=one.segments, landing=self.landing)
+                used = self.model.block_evaluations(DepthConfig(steps=n, schedule="unit"))
+                return outs[n], np.full(len(one.batch.tokens), used), n
+
+            yield self.row(land, method="truncation", granularity="fixed", landing=True, setting=n)
 
     def ranking(self) -> Iterator[dict[str, Any]]:
         """Rank correlation of what a short solve knows of its own error with what it really lost."""
@@ -196,6 +215,7 @@ def measure(path: Path, batches: int, out: Path) -> None:
         # below a ten-thousandth of a nat a curve has arrived, and a logarithm would show its noise
         if row["granularity"] != "sequence" and 1e-4 < row["rise_nats"] < 5:
             name = row["method"] + (", per token" if row["granularity"] == "token" else "")
+            name += ", landed" if row["landing"] else ""
             x, y = series.setdefault(name, ([], []))
             x.append(row["block_evaluations"])
             y.append(row["rise_nats"])

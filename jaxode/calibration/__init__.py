@@ -2,6 +2,7 @@
 
 from jaxode.calibration.budget import Choice, p_value, within_increase, within_share
 from jaxode.calibration.fit import Calibration, Fit, calibrate, calibration_batches, check_steps
+from jaxode.calibration.landing import fit_landing
 from jaxode.calibration.store import load_all, save, with_calibrations
 
 __all__ = [
@@ -11,6 +12,7 @@ __all__ = [
     "calibrate",
     "calibration_batches",
     "check_steps",
+    "fit_landing",
     "load_all",
     "p_value",
     "save",

@@ -2,7 +2,7 @@
 
 from jaxode.depth.budgets import RowMultistep, Tables, stack_tables
 from jaxode.depth.integrate import KEPT, Solve, field_evaluations, integrate
-from jaxode.depth.multistep import Coefficients, Multistep, adams_bashforth, secant
+from jaxode.depth.multistep import Coefficients, Multistep, adams_bashforth, combine, secant
 from jaxode.depth.rules import Acceleration, StateChange, StepError, by_granularity, check_rule, sequence_mean
 from jaxode.depth.schedules import Schedule, make_schedule
 from jaxode.depth.solvers import SOLVERS, LieSplitting, get_solver
@@ -30,6 +30,7 @@ __all__ = [
     "adams_bashforth",
     "by_granularity",
     "check_rule",
+    "combine",
     "field_evaluations",
     "get_solver",
     "integrate",

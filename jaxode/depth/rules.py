@@ -88,9 +88,10 @@ class Acceleration:
 @no_type_check
 @struct.dataclass
 class StateChange:
-    """Stop where a step hardly moves the state: ||x_{i+1} - x_i|| / ||x_{i+1}|| < threshold.
+    """Stop where a step hardly moves the state: ||z_{i+1} - z_i|| / ||z_{i+1}|| < threshold.
 
-    Source: the latent-difference exit of Geiping et al. 2025, whose own threshold is 0.03 (from their released code).
+    z_i is x_i, or with a landing where the row would end if it stopped there, which says more. Source: the
+    latent-difference exit of Geiping et al. 2025, whose own threshold is 0.03 (from their released code).
 
     Attributes:
         threshold: relative to the state's norm; 0 never stops, inf stops after the first step.
@@ -104,13 +105,16 @@ class StateChange:
     def __post_init__(self) -> None:
         check_rule(self)
 
-    def start(self, x0: Any, observed: Any) -> None:
-        """Nothing is carried."""
+    def start(self, x0: Float[Array, " *shape"], observed: Any) -> Float[Array, " *shape"]:
+        """z_0 = x_0."""
+        return x0
 
-    def __call__(self, step: Step, carry: None) -> tuple[Bool[Array, " *rows"], None]:
+    def __call__(
+        self, step: Step, carry: Float[Array, " *shape"]
+    ) -> tuple[Bool[Array, " *rows"], Float[Array, " *shape"]]:
         """True where the relative change is below the threshold."""
-        change = _norm(step.increment) / jnp.maximum(_norm(step.before + step.increment), 1e-12)
-        return by_granularity(self, change, step) < self.threshold, None
+        change = _norm(step.landed - carry) / jnp.maximum(_norm(step.landed), 1e-12)
+        return by_granularity(self, change, step) < self.threshold, step.landed
 
 
 def by_granularity(rule: Any, signal: Float[Array, " *row"], step: Step) -> Float[Array, " *rows"]:

@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxode.config import require
 from jaxode.depth.budgets import RowMultistep, Tables
-from jaxode.depth.multistep import Coefficients, Multistep
+from jaxode.depth.multistep import Coefficients, Multistep, combine
 from jaxode.depth.schedules import Schedule
 from jaxode.depth.solvers import as_terms, get_solver
 from jaxode.types import Field
@@ -31,7 +31,8 @@ class Step:
         previous: the increment of the step before; 0 in the first.
         error: relative size of what memory added to the step, one number a position; see `Stepped.error`.
         weights: how much a position counts in the mean of its row, [*row] or None for all the same.
-        observed: what `observe` made of x_{i+1}; None where the rule does not ask for it.
+        landed: where the row would end if it stopped here: x_{i+1}, or what the landing makes of it.
+        observed: what `observe` made of that; None where the rule does not ask for it.
     """
 
     index: Int[Array, ""]
@@ -40,6 +41,7 @@ class Step:
     increment: Float[Array, " *shape"]
     previous: Float[Array, " *shape"]
     error: Float[Array, " *row"]
+    landed: Float[Array, " *shape"]
     weights: Float[Array, " *row"] | None = None
     observed: Any = None
 
@@ -68,7 +70,7 @@ class Stepped:
     """Where a batch ended.
 
     Attributes:
-        state: x where each row stopped.
+        state: x where each row stopped, landed where a landing was given.
         steps: steps that each row took, [B] or [B, ...] by the rule's granularity.
         active: rows that no rule has stopped.
         loops: steps of the loop: what the whole batch waited for, the most that any row took.
@@ -98,10 +100,13 @@ def step_until(
     active: Bool[Array, " *rows"] | None = None,
     weights: Float[Array, " *row"] | None = None,
     observe: Callable[[Any], Any] | None = None,
+    landing: Coefficients | None = None,
 ) -> Stepped:
     """Solve dx/dt = f(t, x, args) along the schedule, each row until the rule stops it; forward only.
 
     A stopped row keeps its state, and others go on seeing it. The loop ends when every row that counts has stopped.
+    A landing extrapolates what a row that stops leaves out, from its last increments d and without an evaluation:
+    x_{i+1} + sum_j (w_ij d_{i-j} + (d_{i-j} P_ij) Q_i), j = 0, 1, the coefficients of row i.
 
     Args:
         field: f(t, x, args), or a tuple of parts for solver "lie".
@@ -114,9 +119,11 @@ def step_until(
         active: rows still to be solved, by the rule's granularity; None: all.
         weights: [B, ...]; positions of weight 0 keep no loop running and count in no mean. None: all count.
         observe: from a state to what rules with `observes` read beside it.
+        landing: one row a step, K at most 2.
 
     Raises:
-        UserError: unknown or adaptive solver, coefficients that do not fit, a rule that observes without `observe`.
+        UserError: unknown or adaptive solver, coefficients or landing that do not fit, a rule that observes without
+            `observe`.
     """
     spec = get_solver(solver)
     require(not spec.adaptive, f'solver "{solver}" chooses its own steps: stopping needs a fixed-step solver')
@@ -124,10 +131,17 @@ def step_until(
         spec.split == isinstance(field, tuple),
         f'solver "{solver}" needs ' + ("a tuple of fields, one a part" if spec.split else "one field, not a tuple"),
     )
+    require(
+        landing is None or (landing.steps == schedule.steps and landing.memory <= 2),
+        f"a landing of {landing and landing.steps} rows and memory {landing and landing.memory}: the schedule has "
+        f"{schedule.steps} steps, and a step knows 2 increments",
+    )
     method = spec.make(schedule, coefficients)
     if isinstance(method, Multistep):
         method = method.remembering()
-    return _loop(field, x0, jnp.asarray(schedule.times, jnp.float32), method, rule, args, active, weights, observe)
+    return _loop(
+        field, x0, jnp.asarray(schedule.times, jnp.float32), method, rule, args, active, weights, observe, landing
+    )
 
 
 def step_budgets(
@@ -154,7 +168,7 @@ def step_budgets(
         tables.times.shape[1], *x0.shape[:1], *wide[1:]
     )
     limit = StepLimit(jnp.asarray(tables.steps)[which])
-    return _loop(field, x0, times, RowMultistep(tables, which), limit, args, None, None, None)
+    return _loop(field, x0, times, RowMultistep(tables, which), limit, args, None, None, None, None)
 
 
 @no_type_check
@@ -184,6 +198,7 @@ def _loop(
     active: Any,
     weights: Any,
     observe: Callable[[Any], Any] | None,
+    landing: Coefficients | None,
 ) -> Stepped:
     looks = rule is not None and rule.observes
     require(not looks or observe is not None, f"{type(rule).__name__} reads more than the state: give `observe`")
@@ -198,7 +213,7 @@ def _loop(
         return (index < count) & jnp.any(active if counts is None else active & counts)
 
     def body(carry: Any) -> Any:
-        index, x, state, active, steps, previous, error, remembered = carry
+        index, x, state, active, steps, previous, error, remembered, ends = carry
         t0, t1 = times[index], times[index + 1]
         proposed, _, _, state, _ = solver.step(terms, t0, t1, x, args, state, made_jump=False)
         increment = proposed - x
@@ -214,11 +229,16 @@ def _loop(
         error = error.at[index].set(jnp.where(_widen(active, relative), relative, jnp.nan))
         steps = steps + active
         if rule is not None:
-            observed = observe(after) if looks and observe is not None else None
-            seen = Step(index, x, after, increment, previous, relative, weights, observed)
+            landed = after
+            if landing is not None:
+                landed = combine(landing, index, after, (increment, previous)[: landing.memory])
+            observed = observe(landed) if looks and observe is not None else None
+            seen = Step(index, x, after, increment, previous, relative, landed, weights, observed)
             stop, remembered = rule(seen, remembered)
+            if landing is not None:
+                ends = jnp.where(_widen(active & stop, x), landed, ends)
             active = active & ~stop
-        return index + 1, after, state, active, steps, increment, error, remembered
+        return index + 1, after, state, active, steps, increment, error, remembered, ends
 
     seen = jax.eval_shape(observe, x0) if looks and observe is not None else None
     carry = (
@@ -230,8 +250,12 @@ def _loop(
         jnp.zeros_like(x0),
         jnp.full((count, *row), jnp.nan, x0.dtype),
         None if rule is None else rule.start(x0, seen),
+        None if landing is None else x0,
     )
-    loops, x, _, active, steps, _, error, _ = jax.lax.while_loop(go_on, body, carry)
+    begun = active
+    loops, x, _, active, steps, _, error, _, ends = jax.lax.while_loop(go_on, body, carry)
+    if landing is not None:
+        x = jnp.where(_widen(begun & ~active, x), ends, x)
     return Stepped(x, steps, active, loops, error)
 
 

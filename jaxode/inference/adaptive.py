@@ -30,7 +30,7 @@ from jaxode.depth import (
     step_until,
 )
 from jaxode.inference.exits import Confidence, Divergence
-from jaxode.inference.read_outs import FULL_DEPTH, check_depth, read_out, start, weights_of
+from jaxode.inference.read_outs import FULL_DEPTH, check_depth, check_landing, read_out, start, weights_of
 from jaxode.model import SequenceClassifier, Transformer, plan
 from jaxode.model.block import Context
 from jaxode.types import Segments, State, Tokens
@@ -71,11 +71,13 @@ def exit_early(
     depth: DepthConfig = FULL_DEPTH,
     *,
     segments: Segments | None = None,
+    landing: Coefficients | None = None,
 ) -> AdaptiveOutput:
     """Solve as `depth` says and stop each sequence or token where `rule` does; its read-out is that of its last state.
 
-    What stays behind is truncated: at full depth an exit after k steps is the network's own state x(k). With several
-    groups, a row that exits in one takes no step in those after, and rules that compare steps start anew in each.
+    Without a landing what an exit leaves out is truncated: at full depth, k steps end in the network's own x(k). A
+    landing extrapolates to x(N) from the last increments, for the read-out alone: others see the state at the exit.
+    With several groups, a row that exits in one takes no step in those after, and rules that compare steps start anew.
 
     Args:
         model: any model of `jaxode.model`.
@@ -83,9 +85,11 @@ def exit_early(
         rule: `StepError`, `Acceleration`, `StateChange`, `Divergence`, `Confidence`.
         depth: a fixed-step solver; static.
         segments: as for the model; padding (0) holds nobody back.
+        landing: from `jaxode.calibration.fit_landing`, for the full depth; traced.
 
     Raises:
-        UserError: an unshared model, a depth that does not fit it, or something that is no rule or fits neither.
+        UserError: an unshared model, a depth or a landing that does not fit it, or something that is no rule or fits
+            neither.
     """
     require(
         isinstance(rule, ExitRule), f"rule = {rule!r}: give one of {', '.join(r.__name__ for r in get_args(ExitRule))}"
@@ -103,21 +107,26 @@ def exit_early(
             f'StepError with depth.solver = "{depth.solver}" at steps of size 1: its memory vanishes there, so the '
             'estimate is 0 everywhere; use solver "euler" or "ab2", or fewer steps',
         )
+    check_landing(model, depth, landing)
     if isinstance(rule.threshold, int | float | np.generic):
         # one program for 0, 0.0 and numpy.float64(0)
         rule = dataclasses.replace(rule, threshold=np.float32(rule.threshold))
     graph, state = nnx.split(model)
-    return _exit_early(state, tokens, segments, rule, graph=graph, depth=depth)
+    return _exit_early(state, tokens, segments, rule, landing, graph=graph, depth=depth)
 
 
 @partial(jax.jit, static_argnames=("graph", "depth"))
-def _exit_early(state: Any, tokens: Any, segments: Any, rule: Any, *, graph: Any, depth: DepthConfig) -> AdaptiveOutput:
+def _exit_early(
+    state: Any, tokens: Any, segments: Any, rule: Any, landing: Any, *, graph: Any, depth: DepthConfig
+) -> AdaptiveOutput:
     model = nnx.merge(graph, state)
     x, context = start(model, tokens, segments)
     groups = model.stack.groups(depth, context, model.coefficients(depth))
     observe = partial(read_out, model, context, segments)
-    active, parts, each = None, [], 0
+    active, parts, each, begin = None, [], 0, 0
     for group in groups:
+        rows = slice(begin, begin + group.schedule.steps)
+        begin = rows.stop
         part = step_until(
             group.field,
             x,
@@ -129,6 +138,7 @@ def _exit_early(state: Any, tokens: Any, segments: Any, rule: Any, *, graph: Any
             active=active,
             weights=weights_of(segments),
             observe=observe,
+            landing=jax.tree.map(lambda numbers, rows=rows: numbers[rows], landing),
         )
         x, active = part.state, part.active
         parts.append(part)
