@@ -136,6 +136,8 @@ def step_until(
         f"a landing of {landing and landing.steps} rows and memory {landing and landing.memory}: the schedule has "
         f"{schedule.steps} steps, and a step knows 2 increments",
     )
+    looks = rule is not None and rule.observes
+    require(not looks or observe is not None, f"{type(rule).__name__} reads more than the state: give `observe`")
     method = spec.make(schedule, coefficients)
     if isinstance(method, Multistep):
         method = method.remembering()
@@ -200,8 +202,7 @@ def _loop(
     observe: Callable[[Any], Any] | None,
     landing: Coefficients | None,
 ) -> Stepped:
-    looks = rule is not None and rule.observes
-    require(not looks or observe is not None, f"{type(rule).__name__} reads more than the state: give `observe`")
+    look = observe if rule is not None and rule.observes else None
     terms, count, row = as_terms(field), len(times) - 1, x0.shape[:-1]
     if active is None:
         active = jnp.ones(row if rule is not None and rule.granularity == "token" else row[:1], bool)
@@ -232,7 +233,7 @@ def _loop(
             landed = after
             if landing is not None:
                 landed = combine(landing, index, after, (increment, previous)[: landing.memory])
-            observed = observe(landed) if looks and observe is not None else None
+            observed = None if look is None else look(landed)
             seen = Step(index, x, after, increment, previous, relative, landed, weights, observed)
             stop, remembered = rule(seen, remembered)
             if landing is not None:
@@ -240,7 +241,7 @@ def _loop(
             active = active & ~stop
         return index + 1, after, state, active, steps, increment, error, remembered, ends
 
-    seen = jax.eval_shape(observe, x0) if looks and observe is not None else None
+    seen = None if look is None else jax.eval_shape(look, x0)
     carry = (
         jnp.zeros((), jnp.int32),
         x0,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxode.config import UserError
-from jaxode.depth import Coefficients, Schedule, StateChange, StepError, integrate, step_until
+from jaxode.depth import Coefficients, Schedule, StateChange, StepError, StepLimit, integrate, step_until
 
 STEPS, BATCH, LENGTH, WIDTH = 5, 3, 4, 6
 
@@ -158,6 +158,46 @@ def test_positions_without_weight_hold_nobody_back(start, quiet):
         assert int(run(granularity, weights).loops) == 4
 
 
+def test_a_landing_extrapolates_from_the_last_two_increments(start, quiet):
+    """Row i of the landing for a stop in step i; rows that run to the end are left alone."""
+    rng = np.random.default_rng(0)
+    shapes = ((STEPS, 2), (STEPS, 2, WIDTH, 2), (STEPS, 2, WIDTH))
+    landing = Coefficients(*(rng.normal(size=shape).astype(np.float32) for shape in shapes))
+    # row 0 never calms down, the others stop in steps 2 and 3
+    table = np.array(quiet.at[:, 0, :, 0].set(1.0)) + 1e-4 * rng.normal(size=quiet.shape).astype(np.float32)
+    rule = StateChange(0.01, "sequence")
+    plain = Coefficients(np.zeros((STEPS, 1), np.float32))
+    schedule = Schedule.even(STEPS, STEPS)
+    args = jnp.asarray(table)
+    frozen = step_until(planted, start, schedule, "euler", rule, args=args, landing=plain)
+    # the rule watches where rows would land, so stop by the plain states
+    stop = [STEPS, 3, 4]
+    np.testing.assert_array_equal(frozen.steps, stop)
+
+    limit = StepLimit(jnp.array([STEPS + 1, 3, 4]))
+    out = step_until(planted, start, schedule, "euler", limit, args=args, landing=landing)
+    np.testing.assert_array_equal(out.state[0], frozen.state[0])
+    for row in (1, 2):
+        i = stop[row] - 1
+        recent = [table[i, row], table[i - 1, row]]
+        want = np.asarray(frozen.state[row]) + sum(w * d for w, d in zip(landing.weights[i], recent, strict=True))
+        want = want + sum(d @ p for d, p in zip(recent, landing.down[i], strict=True)) @ landing.up[i]
+        np.testing.assert_allclose(out.state[row], want, rtol=1e-4, atol=1e-4)
+
+
+def test_the_others_see_a_landed_token_where_it_stopped(start):
+    """A landing moves the tokens that stop, and nothing else."""
+    schedule, landing = Schedule.even(STEPS, STEPS), Coefficients(np.full((STEPS, 1), 7.0, np.float32))
+    plain = step_until(coupled, start, schedule, "euler", StepError(0.2), args=0.3)
+    out = step_until(coupled, start, schedule, "euler", StepError(0.2), args=0.3, landing=landing)
+    assert len(np.unique(plain.steps)) > 1
+    np.testing.assert_array_equal(out.steps, plain.steps)
+    stopped = ~np.asarray(plain.active)
+    assert 0 < stopped.sum() < stopped.size
+    np.testing.assert_array_equal(out.state[~stopped], plain.state[~stopped])
+    assert (np.abs(np.asarray(out.state - plain.state))[stopped].max(-1) > 0.1).all()
+
+
 def test_rows_that_have_exited_before_take_no_step(start, quiet):
     active = jnp.array([True, False, True])
     rule = StateChange(0.0, "sequence")
@@ -175,6 +215,9 @@ def test_what_cannot_be_stepped_is_refused(start, compilations):
         step_until((coupled, coupled), start, schedule, "euler", args=0.3)
     with pytest.raises(UserError, match="needs the coefficients of a calibration"):
         step_until(coupled, start, schedule, "calibrated", args=0.3)
+
+    with pytest.raises(UserError, match="a landing of 3 rows and memory 1: the schedule has 2 steps"):
+        step_until(coupled, start, schedule, args=0.3, landing=Coefficients(np.zeros((3, 1), np.float32)))
 
     class Curious(StepError):
         observes = True

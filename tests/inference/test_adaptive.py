@@ -58,6 +58,34 @@ def test_a_row_that_exits_reads_out_its_truncated_solve(models, layout):
     np.testing.assert_array_equal(found.block_evaluations, config.prelude + config.coda + each * found.steps)
 
 
+def made_up_landing(steps, seed=0):
+    rng = np.random.default_rng(seed)
+    shapes = ((steps, 2), (steps, 2, 16, 3), (steps, 3, 16))
+    return Coefficients(*((0.3 * rng.normal(size=shape)).astype(np.float32) for shape in shapes))
+
+
+@pytest.mark.parametrize("rule", [StateChange, Divergence])
+def test_a_landed_exit_is_the_landed_read_out(models, rule, compilations):
+    """Through groups, prelude and coda; the rule judges where a row lands. Another landing compiles nothing."""
+    model = models["sequence, prelude and coda"]
+    seen = set()
+    for seed in (0, 1):
+        landing = made_up_landing(4, seed)
+        outs = read_outs(model, TOKENS, segments=SEGMENTS, landing=landing)
+        for threshold in np.geomspace(0.005, 1.0, 12):
+            found = exit_early(model, TOKENS, rule(threshold, "sequence"), segments=SEGMENTS, landing=landing)
+            exited = np.asarray(found.exited)
+            for row, steps in enumerate(np.asarray(found.steps)):
+                # who never stops has nothing to land from
+                want = outs[steps, row] if exited[row] else model(TOKENS, segments=SEGMENTS).logits[row]
+                np.testing.assert_allclose(found.logits[row], want, rtol=1e-4, atol=1e-4)
+            seen |= set(np.asarray(found.steps).tolist())
+    assert len(seen) > 2
+    before = compilations()
+    exit_early(model, TOKENS, rule(0.5, "sequence"), segments=SEGMENTS, landing=made_up_landing(4, 2))
+    assert compilations() == before
+
+
 @pytest.mark.parametrize("layout", [*LAYOUTS, "classifier"])
 def test_threshold_zero_is_the_full_solve_and_infinity_the_first_step(models, layout):
     model = models[layout]
@@ -214,6 +242,10 @@ def test_exits_that_cannot_be_are_refused_before_compilation(models, compilation
         exit_early(models["causal"], TOKENS, StepError(0.1), DepthConfig(solver="secant"))
     with pytest.raises(UserError, match="does not fit 2 groups"):
         exit_early(models["cycle, injected"], TOKENS, StateChange(0.1), DepthConfig(steps=3))
+    with pytest.raises(UserError, match="a landing for 3 steps, but the solve takes 4"):
+        exit_early(models["causal"], TOKENS, StateChange(0.1), landing=made_up_landing(3))
+    with pytest.raises(UserError, match="a landing for 4 steps, but the solve takes 2"):
+        read_outs(models["cycle, injected"], TOKENS, landing=made_up_landing(4))
     assert compilations() == before
 
 
