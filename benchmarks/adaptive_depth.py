@@ -2,8 +2,9 @@
 
     python benchmarks/adaptive_depth.py runs/books-causal-12 [more runs] [--batches 24] [--out docs/results]
 
-Weights frozen, validation text. Exits leave the full-depth solve of unit steps; fixed budgets are truncation, step
-rescaling, secant, and the run's own calibrations. Writes OUT/adaptive-NAME.csv and .png (loss rise against the mean of
+Weights frozen, validation text. Exits leave the full-depth solve of unit steps, without a landing and with one that was
+fitted on training text; fixed budgets are truncation, step rescaling, secant, landed truncation, and the run's own
+calibrations. Writes OUT/adaptive-NAME.csv and .png (loss rise against the mean of
 block evaluations over predicted tokens), and OUT/adaptive-ranking-NAME.csv: how well the free error estimate of a short
 solve ranks its tokens and sequences by what they really lost.
 """
@@ -212,10 +213,12 @@ def measure(path: Path, batches: int, out: Path) -> None:
     write_csv(out / f"adaptive-ranking-{path.name}.csv", list(study.ranking()))
     series: dict[str, tuple[list[float], list[float]]] = {}
     for row in rows:
+        fixed, landed = row["granularity"] == "fixed", row["landing"]
+        # exits without a landing lie on the curve of truncation, sequences on that of their rule: both in the CSV
+        drawn = fixed or (landed and row["granularity"] == "token")
         # below a ten-thousandth of a nat a curve has arrived, and a logarithm would show its noise
-        if row["granularity"] != "sequence" and 1e-4 < row["rise_nats"] < 5:
-            name = row["method"] + (", per token" if row["granularity"] == "token" else "")
-            name += ", landed" if row["landing"] else ""
+        if drawn and 1e-4 < row["rise_nats"] < 5:
+            name = f"{row['method']}, landed" if fixed and landed else row["method"]
             x, y = series.setdefault(name, ([], []))
             x.append(row["block_evaluations"])
             y.append(row["rise_nats"])
@@ -224,7 +227,7 @@ def measure(path: Path, batches: int, out: Path) -> None:
         series,
         xlabel="block evaluations, mean over tokens",
         ylabel="rise of the validation loss over full depth (nats per token)",
-        title=path.name,
+        title=f"{path.name}: fixed budgets, and exits of tokens with a landing",
         logy=True,
     )
 
