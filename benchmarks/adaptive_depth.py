@@ -4,9 +4,9 @@
 
 Weights frozen, validation text. Exits leave the full-depth solve of unit steps, without a landing and with one that was
 fitted on training text; fixed budgets are truncation, step rescaling, secant, landed truncation, and the run's own
-calibrations. Writes OUT/adaptive-NAME.csv and .png (loss rise against the mean of
-block evaluations over predicted tokens), and OUT/adaptive-ranking-NAME.csv: how well the free error estimate of a short
-solve ranks its tokens and sequences by what they really lost.
+calibrations. Writes OUT/adaptive-NAME.csv and .png (loss rise against the mean of block evaluations over predicted
+tokens), and OUT/adaptive-ranking-NAME.csv: how well the free error estimate of a short solve ranks its tokens and
+sequences by what they really lost.
 """
 
 from __future__ import annotations

@@ -6,14 +6,14 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from jaxode.calibration import calibrate
+    from jaxode.calibration import calibrate, fit_landing
     from jaxode.config import Config, DataConfig, DepthConfig, ModelConfig, OptimizerConfig, TrainConfig, UserError
     from jaxode.depth import Acceleration, Schedule, StateChange, StepError, integrate
     from jaxode.inference import Confidence, Divergence, error_estimates, exit_early, read_outs, solve_budgets
     from jaxode.model import Block, CausalLM, MaskedLM, SequenceClassifier, make_model
 
 _HOMES = {
-    "jaxode.calibration": ("calibrate",),
+    "jaxode.calibration": ("calibrate", "fit_landing"),
     "jaxode.config": (
         "Config",
         "DataConfig",
@@ -59,6 +59,7 @@ __all__ = [
     "calibrate",
     "error_estimates",
     "exit_early",
+    "fit_landing",
     "integrate",
     "make_model",
     "read_outs",

@@ -76,8 +76,9 @@ def exit_early(
     """Solve as `depth` says and stop each sequence or token where `rule` does; its read-out is that of its last state.
 
     Without a landing what an exit leaves out is truncated: at full depth, k steps end in the network's own x(k). A
-    landing extrapolates to x(N) from the last increments, for the read-out alone: others see the state at the exit.
-    With several groups, a row that exits in one takes no step in those after, and rules that compare steps start anew.
+    landing extrapolates to x(N) from the last increments, while the others go on seeing the state at the exit. With
+    several groups, a row that exits in one takes no step in those after (and is seen there as it landed), and rules
+    that compare steps start anew.
 
     Args:
         model: any model of `jaxode.model`.
