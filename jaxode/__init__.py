@@ -6,13 +6,14 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from jaxode.calibration import calibrate
+    from jaxode.calibration import calibrate, fit_landing
     from jaxode.config import Config, DataConfig, DepthConfig, ModelConfig, OptimizerConfig, TrainConfig, UserError
-    from jaxode.depth import Schedule, integrate
+    from jaxode.depth import Acceleration, Schedule, StateChange, StepError, integrate
+    from jaxode.inference import Confidence, Divergence, error_estimates, exit_early, read_outs, solve_budgets
     from jaxode.model import Block, CausalLM, MaskedLM, SequenceClassifier, make_model
 
 _HOMES = {
-    "jaxode.calibration": ("calibrate",),
+    "jaxode.calibration": ("calibrate", "fit_landing"),
     "jaxode.config": (
         "Config",
         "DataConfig",
@@ -22,29 +23,47 @@ _HOMES = {
         "TrainConfig",
         "UserError",
     ),
-    "jaxode.depth": ("Schedule", "integrate"),
+    "jaxode.depth": ("Acceleration", "Schedule", "StateChange", "StepError", "integrate"),
+    "jaxode.inference": (
+        "Confidence",
+        "Divergence",
+        "error_estimates",
+        "exit_early",
+        "read_outs",
+        "solve_budgets",
+    ),
     "jaxode.model": ("Block", "CausalLM", "MaskedLM", "SequenceClassifier", "make_model"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __version__ = "0.1.0"
 __all__ = [
+    "Acceleration",
     "Block",
     "CausalLM",
+    "Confidence",
     "Config",
     "DataConfig",
     "DepthConfig",
+    "Divergence",
     "MaskedLM",
     "ModelConfig",
     "OptimizerConfig",
     "Schedule",
     "SequenceClassifier",
+    "StateChange",
+    "StepError",
     "TrainConfig",
     "UserError",
     "__version__",
     "calibrate",
+    "error_estimates",
+    "exit_early",
+    "fit_landing",
     "integrate",
     "make_model",
+    "read_outs",
+    "solve_budgets",
 ]
 
 

@@ -2,6 +2,7 @@
 
 from jaxode.calibration.budget import Choice, p_value, within_increase, within_share
 from jaxode.calibration.fit import Calibration, Fit, calibrate, calibration_batches, check_steps
+from jaxode.calibration.landing import fit_landing
 from jaxode.calibration.magnitude import magnitude_matching, match_magnitude
 from jaxode.calibration.origin import Origin
 from jaxode.calibration.store import load_all, save, with_calibrations
@@ -14,6 +15,7 @@ __all__ = [
     "calibrate",
     "calibration_batches",
     "check_steps",
+    "fit_landing",
     "load_all",
     "magnitude_matching",
     "match_magnitude",

@@ -52,7 +52,7 @@ def follow(
             here = rows(one[index] for one in states)
             fields = [rows(one[index + 1] for one in states) - here, *fields][:memory]
             wanted = rows(reference.states[end] for reference in references) - here
-            chosen = _solve(np.stack([field.ravel() for field in fields], 1), wanted.ravel())
+            chosen = best_weights(np.stack([field.ravel() for field in fields], 1), wanted.ravel())
             weights[index] = 0.0
             weights[index, : len(chosen)] = chosen
             if down is not None and up is not None:
@@ -64,7 +64,8 @@ def follow(
     return Coefficients(weights, down, up, gains)
 
 
-def _solve(basis: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+def best_weights(basis: Float[np.ndarray, "rows K"], wanted: Float[np.ndarray, " rows"]) -> Float[np.ndarray, " K"]:
+    """The combination of the columns that comes nearest, with a ridge that only a singular basis feels."""
     normal = basis.T @ basis
     normal += 1e-6 * np.trace(normal) / len(normal) * np.eye(len(normal), dtype=normal.dtype)
     return np.linalg.solve(normal, basis.T @ wanted)

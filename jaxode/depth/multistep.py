@@ -68,21 +68,41 @@ class Multistep(diffrax.AbstractSolver):
         index, memory = solver_state
         own = self.coefficients
         fields = (terms.vf(t0, y0, args), *memory)
-        row = jnp.asarray(own.weights, y0.dtype)[index]
-        y1 = y0
-        for weight, field in zip(row, fields, strict=True):
-            y1 = y1 + weight * field
-        if own.down is not None and own.up is not None:
-            down, up = (jnp.asarray(half, y0.dtype)[index] for half in (own.down, own.up))
-            # 2-D matmuls, as everywhere
-            flat = [field.reshape(-1, field.shape[-1]) for field in fields]
-            inner = sum(field @ half for field, half in zip(flat, down, strict=True))
-            y1 = y1 + (inner @ up).reshape(y1.shape)
+        y1 = combine(own, index, y0, fields)
         return y1, None, {"y0": y0, "y1": y1}, (index + 1, fields[:-1]), diffrax.RESULTS.successful
 
     def func(self, terms: Any, t0: Any, y0: Any, args: Any) -> Any:
         """The field at one point."""
         return terms.vf(t0, y0, args)
+
+    def remembering(self) -> Multistep:
+        """The same method, with a memory of at least the newest evaluation."""
+        own = self.coefficients
+        if own.memory > 1:
+            return self
+        pad = [(0, 0), (0, 1)]
+        down = None if own.down is None else jnp.pad(own.down, [*pad, (0, 0), (0, 0)])
+        return Multistep(Coefficients(jnp.pad(own.weights, pad), down, own.up))
+
+    def euler_part(self, solver_state: Any) -> Any:
+        """(sum_j w_ij) f_i of the step that left this state: the rest of its increment came from memory."""
+        index, memory = solver_state
+        row = jnp.asarray(self.coefficients.weights, memory[0].dtype)[index - 1]
+        return jnp.sum(row) * memory[0]
+
+
+def combine(coefficients: Coefficients, index: Any, y: Any, fields: Sequence[Any]) -> Any:
+    """Y + sum_j (w_ij fields_j + (fields_j P_ij) Q_i), the coefficients of row i."""
+    down, up = coefficients.down, coefficients.up
+    for weight, field in zip(jnp.asarray(coefficients.weights, y.dtype)[index], fields, strict=True):
+        y = y + weight * field
+    if down is not None and up is not None:
+        down, up = (jnp.asarray(half, y.dtype)[index] for half in (down, up))
+        # 2-D matmuls, as everywhere
+        flat = [field.reshape(-1, field.shape[-1]) for field in fields]
+        inner = sum(field @ half for field, half in zip(flat, down, strict=True))
+        y = y + (inner @ up).reshape(y.shape)
+    return y
 
 
 def adams_bashforth(sizes: Sequence[float], order: int) -> np.ndarray:

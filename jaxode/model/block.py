@@ -13,7 +13,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from jaxode.config import ModelConfig
-from jaxode.model.gains import ATTENTION, FEED_FORWARD, Gains, GainsOverDepth
+from jaxode.model.gains import ATTENTION, FEED_FORWARD, Gains, GainsByRow, GainsOverDepth
 from jaxode.model.layers import Attention, FeedForward, Rotary, dropout, make_norm
 from jaxode.types import Field, Key, Mask, State
 
@@ -96,7 +96,7 @@ class FieldArgs:
 
     params: Any
     context: Context
-    gains: GainsOverDepth | None = None
+    gains: GainsOverDepth | GainsByRow | None = None
 
 
 @dataclass(frozen=True)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any, no_type_check
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from jaxode.config import ModelConfig
 from jaxode.depth import Schedule
@@ -51,8 +52,11 @@ class Gains:
         )
 
     def read(self, u: State, sublayer: int) -> State:
-        """Scale * u + shift, for the gains of one block in one step."""
-        return (u * self.scale[sublayer] + self.shift[sublayer]).astype(u.dtype)
+        """Scale * u + shift, for the gains of one block in one step; of each row where they have an axis for rows."""
+        scale, shift = self.scale[..., sublayer, :], self.shift[..., sublayer, :]
+        if scale.ndim == 2:
+            scale, shift = scale[:, None], shift[:, None]
+        return (u * scale + shift).astype(u.dtype)
 
 
 @no_type_check
@@ -72,3 +76,51 @@ class GainsOverDepth:
         """The gains of the step that begins at t, by block."""
         row = jnp.sum(self.starts <= jnp.float32(t)) - 1
         return jax.tree.map(lambda table: jnp.asarray(table)[row], self.gains)
+
+
+@no_type_check
+@struct.dataclass
+class GainsByRow:
+    """As `GainsOverDepth` where each row of the batch solves by an entry of its own out of G.
+
+    Attributes:
+        gains: [G, N, ..], padded to the longest solve.
+        starts: [G, N], padded with infinity.
+        which: the entry of each row.
+    """
+
+    gains: Gains
+    starts: Float[Array, "G N"]
+    which: Int[Array, " B"]
+
+    @classmethod
+    def over(
+        cls,
+        entries: Sequence[Gains | None],
+        schedules: Sequence[Schedule],
+        which: Int[Array, " B"],
+        neutral: Callable[[int], Gains],
+    ) -> GainsByRow | None:
+        """Of several solves; one without gains gets the `neutral` ones of its number of steps."""
+        if all(entry is None for entry in entries):
+            return None
+        most = max(schedule.steps for schedule in schedules)
+
+        def pad(table: Any) -> Any:
+            return jnp.pad(jnp.asarray(table), [(0, most - len(table))] + [(0, 0)] * (table.ndim - 1))
+
+        whole = [
+            neutral(schedule.steps) if own is None else own for own, schedule in zip(entries, schedules, strict=True)
+        ]
+        starts = [
+            np.pad(schedule.times[:-1], (0, most - schedule.steps), constant_values=np.inf) for schedule in schedules
+        ]
+        gains = jax.tree.map(lambda *tables: jnp.stack([pad(table) for table in tables]), *whole)
+        return cls(gains, jnp.asarray(np.stack(starts), jnp.float32), which)
+
+    def at(self, t: Float[Array, B * ones]) -> Gains:
+        """The gains of every row's step that begins at its own t ([B, 1, ..]), by block."""
+        starts = self.starts[self.which]
+        row = jnp.sum(starts <= jnp.reshape(t, (-1, 1)), axis=1) - 1
+        # blocks first, then rows of the batch
+        return jax.tree.map(lambda table: jnp.moveaxis(table[self.which, row], 1, 0), self.gains)

@@ -110,9 +110,9 @@ class Attention(nnx.Module):
         self.output = nnx.Linear(config.width, config.width, kernel_init=_output_init(config), dtype=dtype, rngs=rngs)
 
     def __call__(
-        self, x: State, *, mask: Mask | None, rotary: Rotary | None, gain: Float[Array, " D"] | None = None
+        self, x: State, *, mask: Mask | None, rotary: Rotary | None, gain: Float[Array, "*B D"] | None = None
     ) -> State:
-        """Softmax(q k / sqrt(K)) v, the softmax in float32; `gain` scales what the heads found."""
+        """Softmax(q k / sqrt(K)) v, the softmax in float32; `gain` scales the heads, for all rows or by row."""
         batch, length, width = x.shape
         fused = checkpoint_name(self.qkv(x.reshape(batch * length, width)), KEPT)
         fused = fused.reshape(batch, length, self.heads + 2 * self.kv_heads, self.head_width)
@@ -135,8 +135,8 @@ class FeedForward(nnx.Module):
         self.inner = nnx.Linear(config.width, inner, dtype=dtype, rngs=rngs)
         self.output = nnx.Linear(hidden, config.width, kernel_init=_output_init(config), dtype=dtype, rngs=rngs)
 
-    def __call__(self, x: State, *, gain: Float[Array, " F"] | None = None) -> State:
-        """Position by position; `gain` scales the hidden units."""
+    def __call__(self, x: State, *, gain: Float[Array, "*B F"] | None = None) -> State:
+        """Position by position; `gain` scales the hidden units, for all rows or by row."""
         hidden = self.inner(x.reshape(-1, x.shape[-1]))
         if self.kind == "swiglu":
             gate, value = jnp.split(hidden, 2, axis=-1)
@@ -146,8 +146,13 @@ class FeedForward(nnx.Module):
         return self.output(_scaled(hidden, gain)).reshape(x.shape)
 
 
-def _scaled(features: Float[Array, "rows F"], gain: Float[Array, " F"] | None) -> Float[Array, "rows F"]:
-    return features if gain is None else features * gain.astype(features.dtype)
+def _scaled(features: Float[Array, "rows F"], gain: Float[Array, "*B F"] | None) -> Float[Array, "rows F"]:
+    if gain is None:
+        return features
+    gain = gain.astype(features.dtype)
+    if gain.ndim == 1:
+        return features * gain
+    return (features.reshape(len(gain), -1, features.shape[-1]) * gain[:, None]).reshape(features.shape)
 
 
 def dropout(x: Array, rate: float, key: Key | None) -> Array:

@@ -19,7 +19,7 @@ from jaxode.model.embedding import Embedding
 from jaxode.model.heads import ClassifierHead, VocabularyHead
 from jaxode.model.layers import rotary_angles
 from jaxode.model.stack import Stack, StackOutput
-from jaxode.types import Key, Mask, Segments, State, Tokens
+from jaxode.types import Key, Logits, Mask, Segments, State, Tokens
 
 FULL_DEPTH = DepthConfig()
 
@@ -73,26 +73,42 @@ class Transformer(nnx.Module):
             coefficients: of solver "calibrated", in place of those in `calibrations`; may be traced and differentiated.
             trace: also return the trajectory.
         """
+        x0, context = self.start(tokens, segments=segments, key=key)
+        if coefficients is None:
+            coefficients = self.coefficients(depth)
+        return self.stack(x0, depth, context, coefficients=coefficients, trace=trace)
+
+    def start(
+        self, tokens: Tokens, *, segments: Segments | None = None, key: Key | None = None
+    ) -> tuple[State, Context]:
+        """The embedded tokens, and what the blocks read besides the state; arguments as for `hidden`."""
         embed_key, block_key = (None, None) if key is None else jax.random.split(key)
         x0 = self.embedding(tokens, key=embed_key)
         rotary = None
         if self.config.positions == "rotary":
             rotary = rotary_angles(tokens.shape[1], self.config.head_width, self.config.rotary_base)
-        context = Context(
+        return x0, Context(
             mask=None if segments is None else document_mask(segments),
             rotary=rotary,
             x0=x0 if self.config.inject_input else None,
             key=block_key,
         )
-        if depth.solver == "calibrated" and coefficients is None:
-            steps = self.config.steps if depth.steps is None else depth.steps
-            require(
-                steps in self.calibrations,
-                f'depth.solver = "calibrated" with depth.steps = {steps}: this model is calibrated for '
-                f"{', '.join(map(str, self.calibrations)) or 'no number of steps'}; calibrate it for {steps} first",
-            )
-            coefficients = self.calibrations[steps]
-        return self.stack(x0, depth, context, coefficients=coefficients, trace=trace)
+
+    def coefficients(self, depth: DepthConfig) -> Coefficients | None:
+        """Those of `calibrations` that solver "calibrated" takes at this depth; None for another solver.
+
+        Raises:
+            UserError: the model is not calibrated for this number of steps.
+        """
+        if depth.solver != "calibrated":
+            return None
+        steps = self.config.steps if depth.steps is None else depth.steps
+        require(
+            steps in self.calibrations,
+            f'depth.solver = "calibrated" with depth.steps = {steps}: this model is calibrated for '
+            f"{', '.join(map(str, self.calibrations)) or 'no number of steps'}; calibrate it for {steps} first",
+        )
+        return self.calibrations[steps]
 
     @property
     def num_parameters(self) -> int:
@@ -134,7 +150,11 @@ class LanguageModel(Transformer):
     ) -> ModelOutput:
         """Logits for a batch of tokens; arguments as for `hidden`."""
         out = self.hidden(tokens, depth, segments=segments, key=key, coefficients=coefficients, trace=trace)
-        return ModelOutput(self.head(out.state, self.embedding), out.state, out.block_evaluations, out.trace)
+        return ModelOutput(self.read_out(out.state), out.state, out.block_evaluations, out.trace)
+
+    def read_out(self, state: State, segments: Segments | None = None) -> Logits:
+        """Logits of a state after the coda; every position reads its own, so `segments` change nothing."""
+        return self.head(state, self.embedding)
 
 
 class CausalLM(LanguageModel):
@@ -170,7 +190,11 @@ class SequenceClassifier(Transformer):
     ) -> ModelOutput:
         """Class logits; arguments as for `hidden`."""
         out = self.hidden(tokens, depth, segments=segments, key=key, coefficients=coefficients, trace=trace)
-        return ModelOutput(self.head(out.state, segments), out.state, out.block_evaluations, out.trace)
+        return ModelOutput(self.read_out(out.state, segments), out.state, out.block_evaluations, out.trace)
+
+    def read_out(self, state: State, segments: Segments | None = None) -> Float[Array, "B classes"]:
+        """Class logits of a state after the coda."""
+        return self.head(state, segments)
 
 
 def make_model(config: ModelConfig, *, seed: int = 0, dtype: DTypeLike = jnp.float32) -> CausalLM | MaskedLM:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, no_type_check
 
 import jax
@@ -11,7 +12,7 @@ from flax import nnx, struct
 from jax.typing import DTypeLike
 
 from jaxode.config import DepthConfig, ModelConfig
-from jaxode.depth import Coefficients, Schedule, Solve, Trace, get_solver, integrate, join
+from jaxode.depth import Coefficients, Schedule, Trace, get_solver, integrate, join
 from jaxode.model.block import Block, Context, FieldArgs, block_field, fold, sublayer_fields
 from jaxode.model.cost import plan
 from jaxode.model.gains import GainsOverDepth
@@ -26,6 +27,20 @@ class StackOutput:
     state: State
     block_evaluations: Any
     trace: Trace | None = None
+
+
+@dataclass(frozen=True)
+class Group:
+    """One solve of the looped part: a field on its own interval of depth-time."""
+
+    field: Any
+    """f(t, x, args), or its sublayers for solver "lie"."""
+    args: FieldArgs
+    schedule: Schedule
+    coefficients: Coefficients | None
+    """The group's own rows, for solver "calibrated"."""
+    blocks: int
+    """Applications of a block in one evaluation of the field."""
 
 
 class Stack(nnx.Module):
@@ -62,50 +77,58 @@ class Stack(nnx.Module):
         Raises:
             UserError: steps, solver or schedule that do not fit the layout.
         """
-        schedules = plan(self.config, depth)
-        x = self._once(self.prelude, x, context, offset=-1)
+        groups = self.groups(depth, context, coefficients)
+        x = self.enter(x, context)
         evaluations: Any = self.config.prelude + self.config.coda
         traces: list[Trace] = []
         if self.config.sharing == "none":
             x = self._once(self.looped, x, context, offset=0)
             evaluations += self.config.steps
-        else:
-            cycle = self.config.sharing == "cycle"
-            groups = [tuple(self.looped)] if cycle else [(block,) for block in self.looped]
-            start = 0
-            for index, (blocks, schedule) in enumerate(zip(groups, schedules, strict=True)):
-                # a group's field is its own: the memory starts anew
-                part = jax.tree.map(lambda rows, i=start, n=schedule.steps: rows[i : i + n], coefficients)
-                start += schedule.steps
-                solve = self._solve(blocks, x, schedule, depth, part, fold(context, index), trace)
-                x, evaluations = solve.state, evaluations + solve.evaluations * len(blocks)
-                traces += [solve.trace] if solve.trace is not None else []
-        x = self._once(self.coda, x, context, offset=1)
-        return StackOutput(x, evaluations, join(traces) if traces else None)
+        for group in groups:
+            solve = integrate(
+                group.field,
+                x,
+                group.schedule,
+                depth.solver,
+                args=group.args,
+                coefficients=group.coefficients,
+                adjoint=depth.adjoint,
+                trace=trace,
+                tolerance=depth.tolerance,
+            )
+            x, evaluations = solve.state, evaluations + solve.evaluations * group.blocks
+            traces += [solve.trace] if solve.trace is not None else []
+        return StackOutput(self.leave(x, context), evaluations, join(traces) if traces else None)
 
-    def _solve(
-        self,
-        blocks: tuple[Block, ...],
-        x: State,
-        schedule: Schedule,
-        depth: DepthConfig,
-        coefficients: Coefficients | None,
-        context: Context,
-        trace: bool,
-    ) -> Solve:
-        gains = None if coefficients is None else GainsOverDepth.over(coefficients.gains, schedule)
-        field, params = (sublayer_fields if get_solver(depth.solver).split else block_field)(blocks)
-        return integrate(
-            field,
-            x,
-            schedule,
-            depth.solver,
-            args=FieldArgs(params, context, gains),
-            coefficients=coefficients,
-            adjoint=depth.adjoint,
-            trace=trace,
-            tolerance=depth.tolerance,
-        )
+    def enter(self, x: State, context: Context) -> State:
+        """Through the prelude: the state at which the looped part begins."""
+        return self._once(self.prelude, x, context, offset=-1)
+
+    def leave(self, x: State, context: Context) -> State:
+        """Through the coda: what the head reads, from a state at any depth."""
+        return self._once(self.coda, x, context, offset=1)
+
+    def groups(self, depth: DepthConfig, context: Context, coefficients: Coefficients | None) -> tuple[Group, ...]:
+        """The solves of the looped part, in order; none for unshared blocks.
+
+        Raises:
+            UserError: steps, solver or schedule that do not fit the layout.
+        """
+        schedules = plan(self.config, depth)
+        cycle = self.config.sharing == "cycle"
+        members = [tuple(self.looped)] if cycle else [(block,) for block in self.looped]
+        parts = sublayer_fields if get_solver(depth.solver).split else block_field
+        groups, start = [], 0
+        # no schedules, no groups: unshared blocks
+        for index, (blocks, schedule) in enumerate(zip(members, schedules, strict=False)):
+            field, params = parts(blocks)
+            # a group's field is its own: the memory starts anew
+            rows = jax.tree.map(lambda rows, i=start, n=schedule.steps: rows[i : i + n], coefficients)
+            start += schedule.steps
+            gains = None if rows is None else GainsOverDepth.over(rows.gains, schedule)
+            args = FieldArgs(params, fold(context, index), gains)
+            groups.append(Group(field, args, schedule, rows, len(blocks)))
+        return tuple(groups)
 
     @staticmethod
     def _once(blocks: Sequence[Block], x: State, context: Context, offset: int) -> State:

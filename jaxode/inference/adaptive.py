@@ -1,0 +1,265 @@
+"""Adaptive depth with static shapes: early exits, and a budget for every row.
+
+One program a depth and kind of rule: thresholds and budgets are traced. A finished row or token keeps its state, and
+the loop ends with the last one, so time is saved when a whole batch is done; `block_evaluations` counts what each row
+or token used.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import partial
+from typing import Any, get_args, no_type_check
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx, struct
+from jaxtyping import Array, Bool, Float, Int
+
+from jaxode.config import DepthConfig, UserError, require
+from jaxode.depth import (
+    Acceleration,
+    Coefficients,
+    StateChange,
+    StepError,
+    Stepped,
+    get_solver,
+    stack_tables,
+    step_budgets,
+    step_until,
+)
+from jaxode.inference.exits import Confidence, Divergence
+from jaxode.inference.read_outs import FULL_DEPTH, check_depth, check_landing, read_out, start, weights_of
+from jaxode.model import SequenceClassifier, Transformer, plan
+from jaxode.model.block import Context
+from jaxode.model.gains import Gains, GainsByRow
+from jaxode.types import Segments, State, Tokens
+
+SECANT = DepthConfig(solver="secant")
+ExitRule = StepError | Acceleration | StateChange | Divergence | Confidence
+
+
+@no_type_check  # JAX rebuilds pytrees with leaves of any kind
+@struct.dataclass
+class AdaptiveOutput:
+    """What an adaptive solve returns; rows are sequences [B] or tokens [B, L], by the rule's granularity.
+
+    Attributes:
+        logits: [B, L, V], or [B, classes]: coda and head applied to each row's state at its exit.
+        state: that state, [B, L, D], before the coda.
+        steps: solver steps that each row took.
+        exited: whether the rule stopped it (always, with budgets).
+        block_evaluations: applications of a block each row used: prelude + its steps + coda, and the coda once more
+            for every prediction that the rule read.
+        loops: solver steps that the whole batch waited for.
+        error: [n, B, L], the free error estimate of every step; see `error_estimates`.
+    """
+
+    logits: Float[Array, " B *out"]
+    state: State
+    steps: Int[Array, " *rows"]
+    exited: Bool[Array, " *rows"]
+    block_evaluations: Int[Array, " *rows"]
+    loops: Int[Array, ""]
+    error: Float[Array, "N B L"]
+
+
+def exit_early(
+    model: Transformer,
+    tokens: Tokens,
+    rule: ExitRule,
+    depth: DepthConfig = FULL_DEPTH,
+    *,
+    segments: Segments | None = None,
+    landing: Coefficients | None = None,
+) -> AdaptiveOutput:
+    """Solve as `depth` says and stop each sequence or token where `rule` does; its read-out is that of its last state.
+
+    Without a landing what an exit leaves out is truncated: at full depth, k steps end in the network's own x(k). A
+    landing extrapolates to x(N) from the last increments, while the others go on seeing the state at the exit. With
+    several groups, a row that exits in one takes no step in those after (and is seen there as it landed), and rules
+    that compare steps start anew.
+
+    Args:
+        model: any model of `jaxode.model`.
+        tokens: ids below the vocabulary size.
+        rule: `StepError`, `Acceleration`, `StateChange`, `Divergence`, `Confidence`.
+        depth: a fixed-step solver; static.
+        segments: as for the model; padding (0) holds nobody back.
+        landing: from `jaxode.calibration.fit_landing`, for the full depth; traced.
+
+    Raises:
+        UserError: an unshared model, a depth or a landing that does not fit it, or something that is no rule or fits
+            neither.
+    """
+    require(
+        isinstance(rule, ExitRule), f"rule = {rule!r}: give one of {', '.join(r.__name__ for r in get_args(ExitRule))}"
+    )
+    check_depth(model, depth)
+    spec = get_solver(depth.solver)
+    require(
+        not (rule.observes and rule.granularity == "token" and isinstance(model, SequenceClassifier)),
+        f'{type(rule).__name__}: granularity = "token": a classifier predicts once a sequence; use "sequence"',
+    )
+    if isinstance(rule, StepError) and spec.rule is not None:
+        tables = [spec.rule(schedule.sizes) for schedule in plan(model.config, depth)]
+        require(
+            any(np.any(np.abs(table[:, 1:]) > 1e-9) for table in tables),
+            f'StepError with depth.solver = "{depth.solver}" at steps of size 1: its memory vanishes there, so the '
+            'estimate is 0 everywhere; use solver "euler" or "ab2", or fewer steps',
+        )
+    check_landing(model, depth, landing)
+    if isinstance(rule.threshold, int | float | np.generic):
+        # one program for 0, 0.0 and numpy.float64(0)
+        rule = dataclasses.replace(rule, threshold=np.float32(rule.threshold))
+    graph, state = nnx.split(model)
+    return _exit_early(state, tokens, segments, rule, landing, graph=graph, depth=depth)
+
+
+@partial(jax.jit, static_argnames=("graph", "depth"))
+def _exit_early(
+    state: Any, tokens: Any, segments: Any, rule: Any, landing: Any, *, graph: Any, depth: DepthConfig
+) -> AdaptiveOutput:
+    model = nnx.merge(graph, state)
+    x, context = start(model, tokens, segments)
+    groups = model.stack.groups(depth, context, model.coefficients(depth))
+    observe = partial(read_out, model, context, segments)
+    active, parts, each, begin = None, [], 0, 0
+    for group in groups:
+        rows = slice(begin, begin + group.schedule.steps)
+        begin = rows.stop
+        part = step_until(
+            group.field,
+            x,
+            group.schedule,
+            depth.solver,
+            rule,
+            args=group.args,
+            coefficients=group.coefficients,
+            active=active,
+            weights=weights_of(segments),
+            observe=observe,
+            landing=jax.tree.map(lambda numbers, rows=rows: numbers[rows], landing),
+        )
+        x, active = part.state, part.active
+        parts.append(part)
+        each = group.blocks * get_solver(depth.solver).stages
+    each += model.config.coda if rule.observes else 0
+    return _finish(model, x, context, segments, parts, each, ~parts[-1].active)
+
+
+def solve_budgets(
+    model: Transformer,
+    tokens: Tokens,
+    budgets: Int[np.ndarray | Array, " B"],
+    depth: DepthConfig = SECANT,
+    *,
+    segments: Segments | None = None,
+) -> AdaptiveOutput:
+    """Solve row b over the whole interval of depth in its own budgets[b] steps; all rows in one compiled call.
+
+    A row's result is that of running it alone at `DepthConfig(steps=budgets[b])` with the same solver and schedule.
+    Among calibrated budgets stands the model's N as well: the trained network itself.
+
+    Args:
+        model: any model of `jaxode.model`.
+        tokens: ids below the vocabulary size.
+        budgets: steps of each row, counted as `depth.steps`; concrete, not traced.
+        depth: solver euler, ab2, ab3, secant or calibrated; the schedule's name; `steps` is the most that a budget may
+            be (None: the model's N). Static: the budgets are not.
+        segments: as for the model.
+
+    Raises:
+        UserError: an unshared model, a solver or schedule that does not fit, or a budget that is not at hand.
+    """
+    check_depth(model, depth)
+    choices = _choices(model, depth)
+    try:
+        asked = np.asarray(budgets)
+    except jax.errors.TracerArrayConversionError:
+        raise UserError("budgets are traced: give numbers, they are compared with what is at hand first") from None
+    require(
+        asked.shape == tokens.shape[:1] and np.issubdtype(asked.dtype, np.integer),
+        f"budgets of shape {list(asked.shape)} and type {asked.dtype}: give one whole number for each of the "
+        f"{tokens.shape[0]} rows",
+    )
+    for budget in asked:
+        require(
+            int(budget) in choices,
+            f"budgets hold {budget}: at hand are {', '.join(map(str, choices)) or 'none'} steps "
+            f'(depth.solver = "{depth.solver}", at most {_most(model, depth)})',
+        )
+    which = jnp.asarray(np.searchsorted(choices, asked), jnp.int32)
+    graph, state = nnx.split(model)
+    return _solve_budgets(state, tokens, segments, which, graph=graph, depth=depth)
+
+
+@partial(jax.jit, static_argnames=("graph", "depth"))
+def _solve_budgets(state: Any, tokens: Any, segments: Any, which: Any, *, graph: Any, depth: DepthConfig) -> Any:
+    model = nnx.merge(graph, state)
+    x, context = start(model, tokens, segments)
+    depths = [_with_steps(depth, steps) for steps in _choices(model, depth)]
+    solves = [model.stack.groups(one, context, _coefficients(model, one)) for one in depths]
+    parts, each = [], 0
+    for groups in zip(*solves, strict=True):
+        tables = stack_tables(
+            [group.schedule for group in groups], depth.solver, [group.coefficients for group in groups]
+        )
+        gains = GainsByRow.over(
+            [None if group.coefficients is None else group.coefficients.gains for group in groups],
+            [group.schedule for group in groups],
+            which,
+            partial(Gains.neutral, model.config),
+        )
+        args = dataclasses.replace(groups[0].args, gains=gains)
+        part = step_budgets(groups[0].field, x, tables, which, args=args)
+        x, each = part.state, groups[0].blocks
+        parts.append(part)
+    return _finish(model, x, context, segments, parts, each, jnp.ones(len(tokens), bool))
+
+
+def _finish(
+    model: Any, x: State, context: Context, segments: Any, parts: list[Stepped], each: int, exited: Any
+) -> AdaptiveOutput:
+    steps = jnp.sum(jnp.stack([part.steps for part in parts]), axis=0)
+    return AdaptiveOutput(
+        logits=read_out(model, context, segments, x),
+        state=x,
+        steps=steps,
+        exited=exited,
+        block_evaluations=model.config.prelude + each * steps + model.config.coda,
+        loops=jnp.sum(jnp.stack([part.loops for part in parts])),
+        error=jnp.concatenate([part.error for part in parts]),
+    )
+
+
+def _with_steps(depth: DepthConfig, steps: int) -> DepthConfig:
+    return dataclasses.replace(depth, steps=steps)
+
+
+def _most(model: Any, depth: DepthConfig) -> int:
+    return model.config.steps if depth.steps is None else depth.steps
+
+
+def _choices(model: Any, depth: DepthConfig) -> tuple[int, ...]:
+    """The budgets at hand: every number of steps that fits layout, schedule and solver, from the fewest."""
+    most, groups = _most(model, depth), model.config.groups
+    if depth.solver == "calibrated":
+        return tuple(sorted(steps for steps in {*model.calibrations, model.config.steps} if steps <= most))
+    return tuple(steps for steps in range(groups, most + 1, groups) if _fits(model, _with_steps(depth, steps)))
+
+
+def _coefficients(model: Any, depth: DepthConfig) -> Coefficients | None:
+    if depth.solver == "calibrated" and depth.steps == model.config.steps not in model.calibrations:
+        # unit steps, no memory: the trained network
+        return Coefficients(np.ones((sum(schedule.steps for schedule in plan(model.config, depth)), 1), np.float32))
+    return model.coefficients(depth)
+
+
+def _fits(model: Any, depth: DepthConfig) -> bool:
+    try:
+        plan(model.config, depth)
+    except UserError:
+        return False
+    return True

@@ -1,0 +1,161 @@
+"""What one solve says on its way: predictions at every depth, and an error estimate that costs no evaluation."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, no_type_check
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx, struct
+from jaxtyping import Array, Float
+
+from jaxode.config import DepthConfig, require
+from jaxode.depth import Coefficients, combine, get_solver, sequence_mean, step_until
+from jaxode.model import Transformer, plan
+from jaxode.model.block import Context
+from jaxode.types import Segments, State, Tokens
+
+FULL_DEPTH = DepthConfig()
+
+
+@no_type_check  # JAX rebuilds pytrees with leaves of any kind
+@struct.dataclass
+class ErrorEstimates:
+    """The free error estimate of every step, relative to the state's norm.
+
+    Attributes:
+        token: [n, B, L].
+        sequence: [n, B], the mean over a sequence's tokens without padding.
+    """
+
+    token: Float[Array, "N B L"]
+    sequence: Float[Array, "N B"]
+
+
+def read_outs(
+    model: Transformer,
+    tokens: Tokens,
+    depth: DepthConfig = FULL_DEPTH,
+    *,
+    segments: Segments | None = None,
+    landing: Coefficients | None = None,
+) -> Float[Array, "N_plus_1 B *out"]:
+    """Logits at every time t_0 .. t_n of one solve: coda and head applied to x(t_i).
+
+    Entry i is the read-out of the same solve truncated after i steps; entry 0 that of the embedding and the prelude.
+    With a landing it is the prediction for the end of the solve that i steps allow.
+
+    Args:
+        model: any model of `jaxode.model`.
+        tokens: ids below the vocabulary size.
+        depth: a fixed-step solver; static.
+        segments: as for the model.
+        landing: from `jaxode.calibration.fit_landing`, for the full depth; traced.
+
+    Raises:
+        UserError: an unshared model, or a depth or a landing that does not fit it.
+    """
+    check_depth(model, depth)
+    check_landing(model, depth, landing)
+    graph, state = nnx.split(model)
+    return _read_outs(state, tokens, segments, landing, graph=graph, depth=depth)
+
+
+@partial(jax.jit, static_argnames=("graph", "depth"))
+def _read_outs(state: Any, tokens: Any, segments: Any, landing: Any, *, graph: Any, depth: DepthConfig) -> Any:
+    model = nnx.merge(graph, state)
+    states = model.hidden(tokens, depth, segments=segments, trace=True).trace.states
+    if landing is not None:
+        states = _land(states, landing, [schedule.steps for schedule in plan(model.config, depth)])
+    _, context = model.start(tokens, segments=segments)
+    # one after another: n + 1 heads at once would need their scratch memory at once
+    return jax.lax.map(partial(read_out, model, context, segments), states)
+
+
+def error_estimates(
+    model: Transformer, tokens: Tokens, depth: DepthConfig = FULL_DEPTH, *, segments: Segments | None = None
+) -> ErrorEstimates:
+    """What memory added to each step of a solve, relative to the state; costs no block evaluation of its own.
+
+    ||e_i|| / ||x_{i+1}||, e_i the multistep step less the Euler step, as `Stepped.error` defines it for every solver.
+
+    Args:
+        model: any model of `jaxode.model`.
+        tokens: ids below the vocabulary size.
+        depth: a fixed-step solver; static.
+        segments: as for the model.
+
+    Raises:
+        UserError: an unshared model, or a depth that does not fit it.
+    """
+    check_depth(model, depth)
+    graph, state = nnx.split(model)
+    return _error_estimates(state, tokens, segments, graph=graph, depth=depth)
+
+
+@partial(jax.jit, static_argnames=("graph", "depth"))
+def _error_estimates(state: Any, tokens: Any, segments: Any, *, graph: Any, depth: DepthConfig) -> ErrorEstimates:
+    model = nnx.merge(graph, state)
+    x, context = start(model, tokens, segments)
+    errors = []
+    for group in model.stack.groups(depth, context, model.coefficients(depth)):
+        part = step_until(
+            group.field, x, group.schedule, depth.solver, args=group.args, coefficients=group.coefficients
+        )
+        x = part.state
+        errors.append(part.error)
+    token, weights = jnp.concatenate(errors), weights_of(segments)
+    return ErrorEstimates(token, jax.vmap(lambda one: sequence_mean(one, weights))(token))
+
+
+def start(model: Any, tokens: Any, segments: Any) -> tuple[State, Context]:
+    """The state at which the looped part begins, and what the blocks read beside it."""
+    x, context = model.start(tokens, segments=segments)
+    return model.stack.enter(x, context), context
+
+
+def read_out(model: Any, context: Context, segments: Any, x: State) -> Any:
+    """Coda and head, from a state at any depth."""
+    return model.read_out(model.stack.leave(x, context), segments)
+
+
+def weights_of(segments: Any) -> Any:
+    """1 for a token, 0 for padding, [B, L]; None without segments."""
+    return None if segments is None else (segments > 0).astype(jnp.float32)
+
+
+def check_depth(model: Any, depth: DepthConfig) -> None:
+    """Everything that can be wrong with a depth, before anything is compiled."""
+    spec = get_solver(depth.solver)
+    require(
+        not spec.adaptive,
+        f'depth.solver = "{depth.solver}" chooses its own steps, all rows together: choose a fixed-step solver',
+    )
+    require(
+        bool(plan(model.config, depth)),
+        'model.sharing = "none": an unshared model has no field over depth to stop early; adaptive depth needs a '
+        "shared one",
+    )
+
+
+def check_landing(model: Any, depth: DepthConfig, landing: Coefficients | None) -> None:
+    """One row a step."""
+    steps = sum(schedule.steps for schedule in plan(model.config, depth))
+    require(
+        landing is None or (landing.steps == steps and landing.memory <= 2),
+        f"a landing for {landing and landing.steps} steps, but the solve takes {steps}: fit_landing makes one for the "
+        "full depth",
+    )
+
+
+def _land(states: Any, landing: Coefficients, steps: list[int]) -> Any:
+    """Every state but the first, extrapolated to the end of the solve."""
+    ends, firsts = [states[0]], np.cumsum([0, *steps])
+    for i in range(len(states) - 1):
+        last = states[i + 1] - states[i]
+        # a group's first step has none before it
+        before = jnp.zeros_like(last) if i in firsts else states[i] - states[i - 1]
+        ends.append(combine(landing, i, states[i + 1], (last, before)[: landing.memory]))
+    return jnp.stack(ends)

@@ -1,0 +1,256 @@
+"""Early exits and budgets on whole models: every layout against truncated solves and against rows run alone."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from jaxode.config import DepthConfig, ModelConfig, UserError
+from jaxode.depth import Acceleration, Coefficients, StateChange, StepError
+from jaxode.inference import Confidence, Divergence, exit_early, read_outs, solve_budgets
+from jaxode.model import SequenceClassifier, make_model
+from jaxode.model.gains import Gains
+from jaxode.model.parameters import calibration_parameters, split
+
+SIZES = {"vocab_size": 31, "width": 16, "heads": 2, "length": 8, "steps": 4, "output_init": 1.0}
+LAYOUTS = {
+    "causal": {},
+    "masked, post-norm": {"kind": "masked", "norm_position": "post"},
+    "sequence, prelude and coda": {"sharing": "sequence", "groups": 2, "prelude": 1, "coda": 1},
+    "cycle, injected": {"sharing": "cycle", "groups": 2, "inject_input": True},
+}
+TOKENS = jax.random.randint(jax.random.key(0), (3, 6), 0, 31)
+SEGMENTS = jnp.array([[1, 1, 1, 1, 1, 1], [1, 1, 1, 1, 0, 0], [1, 1, 2, 2, 2, 0]])
+
+
+@pytest.fixture(scope="module")
+def models(lively):
+    made = {name: lively(make_model(ModelConfig(**SIZES | changes))) for name, changes in LAYOUTS.items()}
+    classes = {"kind": "masked", "sharing": "sequence", "groups": 2}
+    made["classifier"] = lively(SequenceClassifier(ModelConfig(**SIZES | classes), 5, rngs=nnx.Rngs(0)))
+    return made
+
+
+@pytest.mark.parametrize("layout", [*LAYOUTS, "classifier"])
+def test_a_row_that_exits_reads_out_its_truncated_solve(models, layout):
+    """Rows do not see each other, so an exit after k steps is the full solve's read-out at time k."""
+    model = models[layout]
+    outs = read_outs(model, TOKENS, segments=SEGMENTS)
+    states = np.asarray(model.hidden(TOKENS, segments=SEGMENTS, trace=True).trace.states)
+    real = np.asarray(SEGMENTS > 0)
+    change = np.linalg.norm(np.diff(states, axis=0), axis=-1) / np.linalg.norm(states[1:], axis=-1)
+    mean = (change * real).sum(-1) / real.sum(-1)
+    seen = set()
+    for threshold in np.sort(mean.ravel()) * (1 + 1e-4):
+        found = exit_early(model, TOKENS, StateChange(threshold, "sequence"), segments=SEGMENTS)
+        below = mean < threshold
+        np.testing.assert_array_equal(found.steps, np.where(below.any(0), below.argmax(0) + 1, len(mean)))
+        np.testing.assert_array_equal(found.exited, below.any(0))
+        for row, steps in enumerate(np.asarray(found.steps)):
+            np.testing.assert_allclose(found.logits[row], outs[steps, row], rtol=1e-5, atol=1e-5)
+        seen.add(tuple(np.asarray(found.steps).tolist()))
+    # rows of one batch at different depths
+    assert any(len(set(steps)) > 1 for steps in seen)
+    config = model.config
+    each = config.groups if config.sharing == "cycle" else 1
+    np.testing.assert_array_equal(found.block_evaluations, config.prelude + config.coda + each * found.steps)
+
+
+def made_up_landing(steps, seed=0):
+    rng = np.random.default_rng(seed)
+    shapes = ((steps, 2), (steps, 2, 16, 3), (steps, 3, 16))
+    return Coefficients(*((0.3 * rng.normal(size=shape)).astype(np.float32) for shape in shapes))
+
+
+@pytest.mark.parametrize("rule", [StateChange, Divergence])
+def test_a_landed_exit_is_the_landed_read_out(models, rule, compilations):
+    """Through groups, prelude and coda; the rule judges where a row lands. Another landing compiles nothing."""
+    model = models["sequence, prelude and coda"]
+    seen = set()
+    for seed in (0, 1):
+        landing = made_up_landing(4, seed)
+        outs = read_outs(model, TOKENS, segments=SEGMENTS, landing=landing)
+        for threshold in np.geomspace(0.005, 1.0, 12):
+            found = exit_early(model, TOKENS, rule(threshold, "sequence"), segments=SEGMENTS, landing=landing)
+            exited = np.asarray(found.exited)
+            for row, steps in enumerate(np.asarray(found.steps)):
+                # who never stops has nothing to land from
+                want = outs[steps, row] if exited[row] else model(TOKENS, segments=SEGMENTS).logits[row]
+                np.testing.assert_allclose(found.logits[row], want, rtol=1e-4, atol=1e-4)
+            seen |= set(np.asarray(found.steps).tolist())
+    assert len(seen) > 2
+    before = compilations()
+    exit_early(model, TOKENS, rule(0.5, "sequence"), segments=SEGMENTS, landing=made_up_landing(4, 2))
+    assert compilations() == before
+
+
+@pytest.mark.parametrize("layout", [*LAYOUTS, "classifier"])
+def test_threshold_zero_is_the_full_solve_and_infinity_the_first_step(models, layout):
+    model = models[layout]
+    full = model(TOKENS, segments=SEGMENTS).logits
+    granularity = "sequence" if layout == "classifier" else "token"
+    never = exit_early(model, TOKENS, StateChange(0, granularity), segments=SEGMENTS)
+    np.testing.assert_allclose(never.logits, full, rtol=1e-5, atol=1e-5)
+    assert not np.asarray(never.exited).any()
+    total = model.config.steps // (model.config.groups if model.config.sharing == "cycle" else 1)
+    assert (np.asarray(never.steps) == total).all()
+    first = exit_early(model, TOKENS, StateChange(np.inf, granularity), segments=SEGMENTS)
+    assert (np.asarray(first.steps) == 1).all()
+    assert np.asarray(first.exited).all()
+    # later groups take no step at all
+    assert int(first.loops) == 1
+
+
+@pytest.mark.parametrize("rule", [StepError, Acceleration, Divergence, Confidence])
+def test_the_other_rules_at_their_limits(models, rule):
+    model = models["causal"]
+    full = model(TOKENS).logits
+    never, always = (1.0, 0.0) if rule is Confidence else (0.0, np.inf)
+    earliest = {StepError: 2, Acceleration: 3, Divergence: 1, Confidence: 1}[rule]
+    out = exit_early(model, TOKENS, rule(never))
+    np.testing.assert_allclose(out.logits, full, rtol=1e-5, atol=1e-5)
+    assert (np.asarray(out.steps) == 4).all()
+    assert (np.asarray(exit_early(model, TOKENS, rule(always)).steps) == earliest).all()
+
+
+@pytest.mark.parametrize("rule", [Divergence, Confidence])
+def test_rules_on_predictions_stop_where_the_read_outs_say(models, rule):
+    """By sequence, so that no exit changes what a row's other tokens see; read-outs pass the coda."""
+    model = models["sequence, prelude and coda"]
+    outs = jax.nn.log_softmax(read_outs(model, TOKENS, segments=SEGMENTS))
+    real = np.asarray(SEGMENTS > 0)
+    log_p = np.array(outs)
+    log_p[0] = -np.log(31)
+    if rule is Divergence:
+        signal = np.sum(np.exp(log_p[:-1]) * (log_p[:-1] - log_p[1:]), axis=-1)
+        # the memory of the prediction starts anew in the second group
+        signal[2] = np.sum(np.exp(log_p[0]) * (log_p[0] - log_p[3]), axis=-1)
+    else:
+        signal = np.exp(log_p[1:]).max(-1)
+    mean = (signal * real).sum(-1) / real.sum(-1)
+    for threshold in np.sort(mean.ravel())[:-1] * (1 + 1e-3):
+        stops = mean < threshold if rule is Divergence else mean > threshold
+        want = np.where(stops.any(0), stops.argmax(0) + 1, 4)
+        found = exit_early(model, TOKENS, rule(threshold, "sequence"), segments=SEGMENTS)
+        np.testing.assert_array_equal(found.steps, want)
+        # prelude, coda, and block and coda once a step
+        np.testing.assert_array_equal(found.block_evaluations, 2 + 2 * want)
+
+
+def test_exits_of_tokens_in_a_causal_model_look_at_the_past_only(models):
+    """The first tokens of a text exit and predict as they do alone, although later ones exit elsewhere."""
+    model = models["causal"]
+    for threshold in (0.2, 0.4, 0.6):
+        whole = exit_early(model, TOKENS, StateChange(threshold))
+        part = exit_early(model, TOKENS[:, :4], StateChange(threshold))
+        np.testing.assert_array_equal(whole.steps[:, :4], part.steps)
+        np.testing.assert_allclose(whole.logits[:, :4], part.logits, rtol=1e-5, atol=1e-5)
+    assert len(np.unique(whole.steps)) > 1
+
+
+def calibrated(model):
+    """The model with made-up calibrations for 2 steps (with a correction and gains) and 3 (a memory of two)."""
+    rng = np.random.default_rng(0)
+    architecture, params = split(model)
+
+    def random(*shape):
+        return (0.3 * rng.normal(size=shape)).astype(np.float32)
+
+    gains = jax.tree.map(lambda table: table + random(*table.shape), Gains.neutral(model.config, 2))
+    for steps, own in {
+        2: Coefficients(1 + random(2, 2), random(2, 2, 16, 3), random(2, 3, 16), gains),
+        3: Coefficients(1 + random(3, 3)),
+    }.items():
+        params = params | calibration_parameters(steps, own)
+    return architecture.bind(params)
+
+
+@pytest.mark.parametrize(
+    ("layout", "solver", "budgets"),
+    [
+        ("causal", "secant", (3, 1, 4)),
+        ("causal", "calibrated", (3, 2, 4)),
+        ("masked, post-norm", "euler", (1, 4, 2)),
+        ("sequence, prelude and coda", "ab2", (2, 4, 4)),
+        ("cycle, injected", "secant", (4, 2, 2)),
+    ],
+)
+def test_rows_with_budgets_of_their_own_are_what_they_are_alone(models, layout, solver, budgets):
+    model = calibrated(models[layout]) if solver == "calibrated" else models[layout]
+    found = solve_budgets(model, TOKENS, np.array(budgets), DepthConfig(solver=solver), segments=SEGMENTS)
+    for row, steps in enumerate(budgets):
+        # the trained network needs no calibration
+        depth = DepthConfig() if (solver, steps) == ("calibrated", 4) else DepthConfig(steps=steps, solver=solver)
+        alone = model(TOKENS[row : row + 1], depth, segments=SEGMENTS[row : row + 1])
+        np.testing.assert_allclose(found.logits[row], alone.logits[0], rtol=1e-5, atol=1e-5)
+        assert int(found.block_evaluations[row]) == alone.block_evaluations
+    assert int(found.loops) == max(budgets) // (2 if model.config.sharing == "cycle" else 1)
+
+
+def test_thresholds_and_budgets_do_not_compile_again(models, compilations):
+    model = models["causal"]
+    exit_early(model, TOKENS, StateChange(0.1))
+    budgets = np.array([1, 2, 3])
+    solve_budgets(model, TOKENS, budgets)
+    jnp.asarray(budgets, jnp.int32)
+    before = compilations()
+    for threshold, order in zip((0, 0.5, np.float64(0.7), np.inf), itertools.permutations(budgets), strict=False):
+        exit_early(model, TOKENS, StateChange(threshold))
+        solve_budgets(model, TOKENS, np.array(order))
+    assert compilations() == before
+
+
+@pytest.mark.parametrize(
+    ("budgets", "depth", "message"),
+    [
+        ([1, 2, 5], {"solver": "secant"}, r"budgets hold 5: at hand are 1, 2, 3, 4 steps"),
+        ([1, 2, 3], {"solver": "secant", "steps": 2}, r"budgets hold 3: at hand are 1, 2 steps .*at most 2"),
+        ([1, 0, 3], {"solver": "secant"}, "budgets hold 0"),
+        ([1, 2], {"solver": "secant"}, r"budgets of shape \[2\].* each of the 3 rows"),
+        ([1.0, 2.0, 3.0], {"solver": "secant"}, "type float64.*one whole number"),
+        ([1, 2, 4], {"solver": "calibrated"}, "budgets hold 1: at hand are 4 steps"),
+        ([1, 2, 4], {"solver": "heun"}, "need euler, ab2, ab3, secant"),
+        ([1, 2, 4], {"solver": "tsit5"}, "chooses its own steps"),
+        ([1, 2, 2], {"solver": "euler", "schedule": "1,3", "steps": 2}, "budgets hold 1: at hand are 2 steps"),
+    ],
+)
+def test_budgets_that_cannot_be_are_refused_before_compilation(models, compilations, budgets, depth, message):
+    before = compilations()
+    with pytest.raises(UserError, match=message):
+        solve_budgets.__wrapped__(models["causal"], TOKENS, np.array(budgets), DepthConfig(**depth))
+    assert compilations() == before
+
+
+def test_budgets_must_fit_the_groups_and_be_known(models):
+    with pytest.raises(UserError, match=r"budgets hold 3: at hand are 2, 4 steps"):
+        solve_budgets(models["cycle, injected"], TOKENS, np.array([2, 3, 4]))
+    with pytest.raises(UserError, match="budgets are traced"):
+        jax.jit(lambda budgets: solve_budgets(models["causal"], TOKENS, budgets))(jnp.array([1, 2, 3]))
+
+
+def test_exits_that_cannot_be_are_refused_before_compilation(models, compilations):
+    unshared = make_model(ModelConfig(**SIZES, sharing="none"))
+    before = compilations()
+    with pytest.raises(UserError, match="an unshared model has no field"):
+        exit_early(unshared, TOKENS, StateChange(0.1))
+    with pytest.raises(UserError, match='"dopri5" chooses its own steps'):
+        exit_early(models["causal"], TOKENS, StateChange(0.1), DepthConfig(solver="dopri5"))
+    with pytest.raises(UserError, match="a classifier predicts once a sequence"):
+        exit_early(models["classifier"], TOKENS, Confidence(0.5, "token"))
+    with pytest.raises(UserError, match="its memory vanishes there"):
+        exit_early(models["causal"], TOKENS, StepError(0.1), DepthConfig(solver="secant"))
+    with pytest.raises(UserError, match="does not fit 2 groups"):
+        exit_early(models["cycle, injected"], TOKENS, StateChange(0.1), DepthConfig(steps=3))
+    with pytest.raises(UserError, match="a landing for 3 steps, but the solve takes 4"):
+        exit_early(models["causal"], TOKENS, StateChange(0.1), landing=made_up_landing(3))
+    with pytest.raises(UserError, match="a landing for 4 steps, but the solve takes 2"):
+        read_outs(models["cycle, injected"], TOKENS, landing=made_up_landing(4))
+    assert compilations() == before
+
+
+def test_what_is_no_rule_is_refused(models):
+    with pytest.raises(UserError, match=r"rule = 0\.1: give one of StepError, Acceleration"):
+        exit_early.__wrapped__(models["causal"], TOKENS, 0.1)
