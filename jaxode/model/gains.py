@@ -118,7 +118,7 @@ class GainsByRow:
         gains = jax.tree.map(lambda *tables: jnp.stack([pad(table) for table in tables]), *whole)
         return cls(gains, jnp.asarray(np.stack(starts), jnp.float32), which)
 
-    def at(self, t: Float[Array, B * ones]) -> Gains:
+    def at(self, t: Any) -> Gains:
         """The gains of every row's step that begins at its own t ([B, 1, ..]), by block."""
         starts = self.starts[self.which]
         row = jnp.sum(starts <= jnp.reshape(t, (-1, 1)), axis=1) - 1
