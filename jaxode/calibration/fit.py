@@ -125,7 +125,8 @@ def calibrate(
     model: ModelConfig = architecture.bind(params).config
     check_steps(model, steps)
     fit = dataclasses.replace(fit, rank=min(fit.rank, model.width))
-    groups = len(plan(model, DepthConfig(steps=steps)))
+    both = zip(plan(model, DepthConfig()), plan(model, DepthConfig(steps=steps)), strict=True)
+    groups = [(full.steps, short.steps) for full, short in both]
     require(
         len(batches) > held_out,
         f"{len(batches)} batches to calibrate on: at least {held_out + 1} needed; give more text",
@@ -133,8 +134,7 @@ def calibrate(
     comparison = Comparison(architecture, params, steps, document_mask)
     references = [comparison.reference(batch) for batch in batches]
     fitted, held = references[: len(batches) - held_out], references[len(batches) - held_out :]
-    solver_steps = steps // model.groups if model.sharing == "cycle" else steps  # a cycle takes all its groups in one
-    ranked = candidates([one.states for one in fitted], groups, solver_steps // groups, fit.candidates)
+    ranked = candidates([one.states for one in fitted], groups, fit.candidates)
     bar = tqdm(total=len(ranked) + fit.updates, desc=f"calibrating {steps} steps", disable=None if progress else True)
     few = fitted[: -(-len(fitted) // 4)]
     found = []

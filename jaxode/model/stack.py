@@ -31,7 +31,8 @@ class Stack(nnx.Module):
     """prelude blocks once each -> looped part over [0, N] -> coda blocks once each.
 
     full: one block's field on [0, N]. sequence: G fields, each on its own N/G. cycle: one field, a pass through
-    all G blocks, on [0, N/G]. none: N blocks once each, without a solver.
+    all G blocks, on [0, N/G]. none: N blocks once each, without a solver. With `inner_blocks` = k each block of these
+    is k blocks, passed one after the other.
     """
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs, dtype: DTypeLike = jnp.float32):
@@ -67,10 +68,10 @@ class Stack(nnx.Module):
         traces: list[Trace] = []
         if self.config.sharing == "none":
             x = self._once(self.looped, x, context, offset=0)
-            evaluations += self.config.steps
+            evaluations += len(self.looped)
         else:
-            cycle = self.config.sharing == "cycle"
-            groups = [tuple(self.looped)] if cycle else [(block,) for block in self.looped]
+            size = len(self.looped) if self.config.sharing == "cycle" else self.config.inner_blocks
+            groups = [tuple(self.looped[i : i + size]) for i in range(0, len(self.looped), size)]
             start = 0
             for index, (blocks, schedule) in enumerate(zip(groups, schedules, strict=True)):
                 # a group's field is its own: the memory starts anew
