@@ -9,7 +9,8 @@ if TYPE_CHECKING:
     from jaxode.calibration import calibrate
     from jaxode.config import Config, DataConfig, DepthConfig, ModelConfig, OptimizerConfig, TrainConfig, UserError
     from jaxode.depth import Schedule, integrate
-    from jaxode.model import Block, CausalLM, MaskedLM, SequenceClassifier, make_model
+    from jaxode.interop import Pretrained, from_pretrained, save_pretrained
+    from jaxode.model import Block, CausalLM, Encoder, MaskedLM, SequenceClassifier, make_model
 
 _HOMES = {
     "jaxode.calibration": ("calibrate",),
@@ -23,7 +24,8 @@ _HOMES = {
         "UserError",
     ),
     "jaxode.depth": ("Schedule", "integrate"),
-    "jaxode.model": ("Block", "CausalLM", "MaskedLM", "SequenceClassifier", "make_model"),
+    "jaxode.interop": ("Pretrained", "from_pretrained", "save_pretrained"),
+    "jaxode.model": ("Block", "CausalLM", "Encoder", "MaskedLM", "SequenceClassifier", "make_model"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -34,17 +36,21 @@ __all__ = [
     "Config",
     "DataConfig",
     "DepthConfig",
+    "Encoder",
     "MaskedLM",
     "ModelConfig",
     "OptimizerConfig",
+    "Pretrained",
     "Schedule",
     "SequenceClassifier",
     "TrainConfig",
     "UserError",
     "__version__",
     "calibrate",
+    "from_pretrained",
     "integrate",
     "make_model",
+    "save_pretrained",
 ]
 
 
