@@ -345,14 +345,14 @@ class InferConfig:
     """A trained run at work. Results go to standard output, everything else to standard error."""
 
     checkpoint: str = ""
-    """Run folder; the newest one under runs/ when empty."""
+    """Run folder, or folder of a Hugging Face ALBERT with its tokenizer; the newest run under runs/ when empty."""
     task: Literal["auto", "generate", "fill", "score", "sweep", "calibrate"] = "auto"
     """auto: generate (causal) or fill (masked); score: perplexity of a file; sweep: quality and latency by steps;
     calibrate: fit the solver to the full depth at `steps`, and keep it beside the checkpoint."""
     prompt: str = ""
     """Text to continue; for a masked model, text with [MASK] where a token is to be filled in."""
     file: str = ""
-    """Text file for score and sweep; the run's own validation split when empty (sweep only)."""
+    """Text file for score, sweep and calibrate; the run's own text when empty (not for score)."""
     steps: int | None = None
     """Depth steps n; the model's N when absent."""
     budget: float | None = None
@@ -370,7 +370,7 @@ class InferConfig:
     top: int = 5
     """Candidates listed for each mask."""
     batches: int = 32
-    """Batches that a sweep reads."""
+    """Batches that a sweep, or a calibration on a file, reads."""
     out: str = ""
     """Folder for the sweep's CSV and PNG; the run folder when empty."""
 

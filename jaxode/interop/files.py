@@ -62,6 +62,11 @@ def locate(name: Path | str) -> Path:
     return folder
 
 
+def is_pretrained(folder: Path) -> bool:
+    """Whether a folder holds a Hugging Face model rather than a run."""
+    return (folder / CONFIG).is_file() and not (folder / "config.toml").exists()
+
+
 def read_config(folder: Path) -> dict[str, Any]:
     """config.json as it is.
 
