@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 import jax.numpy as jnp
 from flax import nnx
@@ -55,7 +55,7 @@ def model_config(folder: Path | str) -> ModelConfig:
     return albert.model_config(read_config(Path(folder)), str(Path(folder) / CONFIG))
 
 
-def from_pretrained(name: Path | str, task: Task | None = None) -> Pretrained:
+def from_pretrained(name: Path | str, task: str | None = None) -> Pretrained:
     """Read a Hugging Face ALBERT (Lan et al. 2020) as a jaxode model of the same logits.
 
     Its N layers are N steps of size 1 of the post-norm block's field; every solver, schedule and number of steps of
@@ -77,18 +77,18 @@ def from_pretrained(name: Path | str, task: Task | None = None) -> Pretrained:
     folder = locate(name)
     raw, source = read_config(folder), str(folder / CONFIG)
     config = albert.model_config(raw, source)
-    task = task or albert.default_task(raw, source)
+    chosen = cast(Task, task) if task else albert.default_task(raw, source)
     tokenizer = _tokenizer(folder, config)
     tensors, tied = albert.untie(albert.plain_names(read_tensors(folder)), config.tied)
     config = dataclasses.replace(config, tied=tied)
     pooler = "pooler.weight" in tensors
     # shapes only: fresh parameters would be made to be thrown away
-    abstract = nnx.eval_shape(lambda: _build(config, task, albert.num_classes(raw), pooler))
+    abstract = nnx.eval_shape(lambda: _build(config, chosen, albert.num_classes(raw), pooler))
     architecture, shapes = split(abstract)
     pairs = tuple(albert.pairs(config, shapes))
     expected = dict(part for pair in pairs for part in pair.shapes(shapes[pair.ours]))
     found = albert.without_other_heads(tensors, expected)
-    remedy = f'the weights do not fit config.json or the task "{task}"'
+    remedy = f'the weights do not fit config.json or the task "{chosen}"'
     check_fit(expected, found, str(folder), remedy)
     params = {pair.ours: jnp.asarray(pair.read(found), jnp.float32) for pair in pairs}
     # a batch of long rows over a large vocabulary: its logits should fit in memory
@@ -99,7 +99,7 @@ def from_pretrained(name: Path | str, task: Task | None = None) -> Pretrained:
         params=params,
         config=Config(model=config, data=data, train=train),
         tokenizer=tokenizer,
-        task=task,
+        task=chosen,
         source=raw,
         folder=folder,
     )
