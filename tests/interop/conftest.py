@@ -4,6 +4,7 @@ import importlib.util
 import json
 from pathlib import Path
 
+import jax.numpy as jnp
 import pytest
 
 from jaxode import save_pretrained
@@ -36,7 +37,7 @@ def run(tmp_path_factory):
     folder.create(Config(model=model, data=DataConfig(tokenizer="bytes")), byte_tokenizer())
     _, params = split(make_model(model))
     with Checkpoints(folder) as checkpoints:
-        checkpoints.save(1, {name: 5 * value for name, value in params.items()}, {}, {})
+        checkpoints.save(1, {name: 5 * value for name, value in params.items()}, {"count": jnp.zeros(())}, {"step": 1})
         checkpoints.wait()
     return load_run(folder.path)
 
