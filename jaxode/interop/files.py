@@ -96,9 +96,11 @@ def read_tensors(folder: Path) -> Tensors:
         return load(file)
     raw = _json(file)
     parts = raw.get("weight_map") if isinstance(raw, dict) else None
+    if not isinstance(parts, dict):
+        raise UserError(f"{file}: holds no weight_map of tensor names to file names")
     require(
-        isinstance(parts, dict) and all(isinstance(part, str) and Path(part).name == part for part in parts.values()),
-        f"{file}: must hold a weight_map of tensor names to file names in the same folder",
+        all(isinstance(part, str) and Path(part).name == part for part in parts.values()),
+        f"{file}: its weight_map must name files in the same folder",
     )
     tensors: Tensors = {}
     for part in sorted(set(parts.values())):
@@ -124,7 +126,7 @@ def _from_safetensors(path: Path) -> Tensors:
 
 def _from_pytorch(path: Path) -> Tensors:
     try:
-        import torch
+        import torch  # pyright: ignore[reportMissingImports]
     except ImportError:
         raise UserError(
             f'{path}: reading PyTorch weights needs torch: pip install "jaxode[torch]", or use a model.safetensors'

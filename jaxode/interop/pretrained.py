@@ -20,8 +20,8 @@ from jaxode.checkpoint import TrainedModel
 from jaxode.config import Config, DataConfig, ModelConfig, TrainConfig, UserError, require
 from jaxode.data import Tokenizer
 from jaxode.data import from_pretrained as load_tokenizer
-from jaxode.interop import albert
-from jaxode.interop.albert import Task
+from jaxode.interop import albert_config, albert_tensors
+from jaxode.interop.albert_config import Task
 from jaxode.interop.files import CONFIG, SAFETENSORS, TOKENIZER_FILES, locate, read_config, read_tensors
 from jaxode.model import Encoder, MaskedLM, SequenceClassifier
 from jaxode.model.parameters import Architecture, Parameters, check_fit, split
@@ -52,7 +52,7 @@ def model_config(folder: Path | str) -> ModelConfig:
     Raises:
         UserError: no config.json, or one that is no ALBERT's.
     """
-    return albert.model_config(read_config(Path(folder)), str(Path(folder) / CONFIG))
+    return albert_config.model_config(read_config(Path(folder)), str(Path(folder) / CONFIG))
 
 
 def from_pretrained(name: Path | str, task: str | None = None) -> Pretrained:
@@ -76,18 +76,18 @@ def from_pretrained(name: Path | str, task: str | None = None) -> Pretrained:
     )
     folder = locate(name)
     raw, source = read_config(folder), str(folder / CONFIG)
-    config = albert.model_config(raw, source)
-    chosen = cast(Task, task) if task else albert.default_task(raw, source)
+    config = albert_config.model_config(raw, source)
+    chosen = cast(Task, task) if task else albert_config.default_task(raw, source)
     tokenizer = _tokenizer(folder, config)
-    tensors, tied = albert.untie(albert.plain_names(read_tensors(folder)), config.tied)
+    tensors, tied = albert_tensors.untie(albert_tensors.plain_names(read_tensors(folder)), config.tied)
     config = dataclasses.replace(config, tied=tied)
     pooler = "pooler.weight" in tensors
     # shapes only: fresh parameters would be made to be thrown away
-    abstract = nnx.eval_shape(lambda: _build(config, chosen, albert.num_classes(raw), pooler))
+    abstract = nnx.eval_shape(lambda: _build(config, chosen, albert_config.num_classes(raw), pooler))
     architecture, shapes = split(abstract)
-    pairs = tuple(albert.pairs(config, shapes))
+    pairs = tuple(albert_tensors.pairs(config, shapes))
     expected = dict(part for pair in pairs for part in pair.shapes(shapes[pair.ours]))
-    found = albert.without_other_heads(tensors, expected)
+    found = albert_tensors.without_other_heads(tensors, expected)
     remedy = f'the weights do not fit config.json or the task "{chosen}"'
     check_fit(expected, found, str(folder), remedy)
     params = {pair.ours: jnp.asarray(pair.read(found), jnp.float32) for pair in pairs}
@@ -119,7 +119,7 @@ def save_pretrained(trained: Pretrained | TrainedModel, folder: Path | str) -> P
     model, params = trained.config.model, trained.params
     own = trained if isinstance(trained, Pretrained) else None
     task = own.task if own else "masked"
-    config = albert.albert_config(model, task, own.source if own else {})
+    config = albert_config.write(model, task, own.source if own else {})
     if own is None and trained.tokenizer is not None:
         ids = trained.tokenizer
         config |= {"pad_token_id": ids.pad_id, "bos_token_id": ids.end_id, "eos_token_id": ids.end_id}
@@ -128,7 +128,7 @@ def save_pretrained(trained: Pretrained | TrainedModel, folder: Path | str) -> P
         if len(config.get("id2label") or ()) != classes:
             config["id2label"] = {str(i): f"LABEL_{i}" for i in range(classes)}
             config["label2id"] = {label: int(i) for i, label in config["id2label"].items()}
-    tensors = albert.albert_tensors(model, params, prefix="" if task == "encoder" else "albert.")
+    tensors = albert_tensors.write(model, params, prefix="" if task == "encoder" else "albert.")
     require(
         not folder.exists() or (folder.is_dir() and not any(folder.iterdir())),
         f"{folder}: already there and not empty; nothing is overwritten: name another folder",
