@@ -10,7 +10,8 @@ if TYPE_CHECKING:
     from jaxode.config import Config, DataConfig, DepthConfig, ModelConfig, OptimizerConfig, TrainConfig, UserError
     from jaxode.depth import Acceleration, Schedule, StateChange, StepError, integrate
     from jaxode.inference import Confidence, Divergence, error_estimates, exit_early, read_outs, solve_budgets
-    from jaxode.model import Block, CausalLM, MaskedLM, SequenceClassifier, make_model
+    from jaxode.interop import Pretrained, from_pretrained, save_pretrained
+    from jaxode.model import Block, CausalLM, Encoder, MaskedLM, SequenceClassifier, make_model
 
 _HOMES = {
     "jaxode.calibration": ("calibrate", "fit_landing"),
@@ -32,7 +33,8 @@ _HOMES = {
         "read_outs",
         "solve_budgets",
     ),
-    "jaxode.model": ("Block", "CausalLM", "MaskedLM", "SequenceClassifier", "make_model"),
+    "jaxode.interop": ("Pretrained", "from_pretrained", "save_pretrained"),
+    "jaxode.model": ("Block", "CausalLM", "Encoder", "MaskedLM", "SequenceClassifier", "make_model"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -46,9 +48,11 @@ __all__ = [
     "DataConfig",
     "DepthConfig",
     "Divergence",
+    "Encoder",
     "MaskedLM",
     "ModelConfig",
     "OptimizerConfig",
+    "Pretrained",
     "Schedule",
     "SequenceClassifier",
     "StateChange",
@@ -60,9 +64,11 @@ __all__ = [
     "error_estimates",
     "exit_early",
     "fit_landing",
+    "from_pretrained",
     "integrate",
     "make_model",
     "read_outs",
+    "save_pretrained",
     "solve_budgets",
 ]
 

@@ -12,6 +12,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 Tokens = Int[Array, "B L"]
 Segments = Int[Array, "B L"]  # document number within the row, from 1; 0 is padding
+TokenTypes = Int[Array, "B L"]  # the kind of each token, from 0
 State = Float[Array, "B L D"]  # the residual stream x(t), which the solver integrates
 Logits = Float[Array, "B L V"]
 Mask = Bool[Array, "#B 1 L L"]  # True where a query (row) may look at a key (column)

@@ -16,7 +16,7 @@ OWNERS = {  # package -> files that may import it, as globs within jaxode/
     "orbax": ["checkpoint.py"],
     "tyro": ["config/*"],
     "matplotlib": ["evaluation/figures.py"],
-    "torch": [],
+    "torch": ["interop/files.py"],
 }
 
 

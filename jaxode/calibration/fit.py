@@ -24,7 +24,7 @@ from jaxode.calibration.search import candidates, sizes
 from jaxode.config import DepthConfig, ModelConfig, require
 from jaxode.data import Batch, PreparedData
 from jaxode.depth import Coefficients, secant
-from jaxode.model import Transformer, plan
+from jaxode.model import CausalLM, MaskedLM, Transformer, plan
 from jaxode.model.gains import Gains
 from jaxode.model.parameters import split
 
@@ -158,11 +158,16 @@ def calibrate(
     """
     fit = fit or Fit()
     started = time.perf_counter()
+    require(
+        isinstance(model, CausalLM | MaskedLM),
+        f"calibrate: {type(model).__name__} predicts no tokens; calibrate the language model of the same weights",
+    )
     architecture, params = split(model)
     config = model.config
     check_steps(config, steps)
     fit = dataclasses.replace(fit, rank=min(fit.rank, config.width))
-    groups = len(plan(config, DepthConfig(steps=steps)))
+    both = zip(plan(config, DepthConfig()), plan(config, DepthConfig(steps=steps)), strict=True)
+    groups = [(full.steps, short.steps) for full, short in both]
     require(
         len(batches) > held_out,
         f"{len(batches)} batches to calibrate on: at least {held_out + 1} needed; give more text",
@@ -170,12 +175,11 @@ def calibrate(
     comparison = Comparison(architecture, params, steps, document_mask)
     references = [comparison.reference(batch) for batch in batches]
     fitted, held = references[: len(batches) - held_out], references[len(batches) - held_out :]
-    solver_steps = steps // config.groups if config.sharing == "cycle" else steps  # a cycle takes all its groups in one
-    ranked = candidates([one.states for one in fitted], groups, solver_steps // groups, fit.candidates)
+    ranked = candidates([one.states for one in fitted], groups, fit.candidates)
     bar = tqdm(total=len(ranked) + fit.updates, desc=f"calibrating {steps} steps", disable=None if progress else True)
     few = fitted[: -(-min(len(fitted), FOLLOWED) // 4)]
     # neutral from the start, so that least squares and gradient share their compilations
-    gains = Gains.neutral(config, solver_steps) if fit.gains and fit.updates else None
+    gains = Gains.neutral(config, sum(short for _, short in groups)) if fit.gains and fit.updates else None
     followed = partial(follow, comparison, memory=fit.memory, rank=fit.rank, gains=gains)
     found = []
     for times in ranked:

@@ -64,18 +64,23 @@ def rank_schedules(products: Float[np.ndarray, "M M"], steps: int, beam: int = 2
 
 
 def candidates(
-    trajectories: Sequence[Float[np.ndarray, "M *rows D"]], groups: int, steps: int, count: int
+    trajectories: Sequence[Float[np.ndarray, "M *rows D"]], groups: Sequence[tuple[int, int]], count: int
 ) -> list[tuple[tuple[int, ...], ...]]:
-    """The best `count` schedules of a model with `groups` fields of `steps` steps each.
+    """The best `count` schedules of a model with one field a group.
 
-    Each is a tuple of the groups' times, counted along the whole trajectory.
+    Args:
+        trajectories: full solves.
+        groups: of every field, its steps at full depth and the steps to find times for.
+        count: how many.
+
+    Returns:
+        Each is a tuple of the groups' times, counted along the whole trajectory.
     """
-    units = (len(trajectories[0]) - 1) // groups
-    ranked = []
-    for group in range(groups):
-        part = slice(group * units, (group + 1) * units + 1)
-        products = np.sum([gram(states[part]) for states in trajectories], axis=0)
-        ranked.append([tuple(group * units + t for t in times) for times in rank_schedules(products, steps)[:count]])
+    ranked, start = [], 0
+    for units, steps in groups:
+        products = np.sum([gram(states[start : start + units + 1]) for states in trajectories], axis=0)
+        ranked.append([tuple(start + t for t in times) for times in rank_schedules(products, steps)[:count]])
+        start += units
     return list(zip(*ranked, strict=False))
 
 

@@ -50,16 +50,29 @@ class ModelConfig:
     """full: one block; sequence: A A B B; cycle: A B A B; none: N different blocks, each applied once."""
     groups: int = 1
     """G, distinct blocks of the looped part for "sequence" and "cycle" (a divisor of steps)."""
+    group_steps: str = ""
+    """Sharing "sequence" with uneven groups: how many of the N steps each takes, as "3,2"; empty: N / G each."""
+    inner_blocks: int = 1
+    """Different blocks that one application of a group runs one after the other; a step counts them as one."""
     prelude: int = 0
     """Unshared blocks before the looped part, each applied once."""
     coda: int = 0
     """Unshared blocks after the looped part, each applied once."""
     norm: Literal["layer", "rms"] = "layer"
+    norm_epsilon: float = 1e-6
+    """Added to the variance before its root is taken, in every norm."""
     norm_position: Literal["pre", "post"] = "pre"
     """pre: x + S(norm x), the residual stream is free; post: norm(x + S(x)), as ALBERT."""
-    feed_forward: Literal["gelu", "gelu_tanh", "relu", "swiglu"] = "gelu_tanh"
+    feed_forward: Literal["gelu", "gelu_tanh", "relu", "silu", "tanh", "swiglu"] = "gelu_tanh"
+    """Activation between the two projections; gelu_tanh is the tanh approximation of gelu."""
+    head_activation: Literal["gelu", "gelu_tanh", "relu", "silu", "tanh"] = "gelu_tanh"
+    """Activation in the head of a masked model."""
     positions: Literal["rotary", "learned"] = "rotary"
     rotary_base: float = 10_000.0
+    token_types: int = 0
+    """Size of a second embedding table, for the kind of each token (sentence A or B); 0 leaves it out."""
+    embedding_norm: bool = False
+    """Normalise the embedding before its projection to D, as ALBERT."""
     inject_input: bool = False
     """Add x(0), through a learned per-channel gate that starts at 0, to the block's input at every step."""
     dropout: float = 0.0
@@ -70,10 +83,20 @@ class ModelConfig:
     """Factor on the initial output projections of each sublayer; 0 means 1/N for shared, 1/sqrt(2N) for unshared."""
 
     def __post_init__(self) -> None:
-        for name in ("width", "heads", "length", "steps", "groups"):
+        for name in ("width", "heads", "length", "steps", "groups", "inner_blocks"):
             _at_least(f"model.{name}", getattr(self, name), 1)
-        for name in ("vocab_size", "kv_heads", "ff_width", "embedding_width", "prelude", "coda", "output_init"):
+        for name in (
+            "vocab_size",
+            "kv_heads",
+            "ff_width",
+            "embedding_width",
+            "prelude",
+            "coda",
+            "output_init",
+            "token_types",
+        ):
             _at_least(f"model.{name}", getattr(self, name), 0)
+        require(self.norm_epsilon > 0, f"model.norm_epsilon = {self.norm_epsilon}: must be positive")
         _in("model.dropout", self.dropout, 0.0, 0.99)
         require(self.rotary_base > 0, f"model.rotary_base = {self.rotary_base}: must be positive")
         require(
@@ -94,9 +117,33 @@ class ModelConfig:
             f'model.groups = {self.groups} with model.sharing = "{self.sharing}": they belong to "sequence" or "cycle"',
         )
         require(
-            self.steps % self.groups == 0,
+            bool(self.group_steps) or self.steps % self.groups == 0,
             f"model.groups = {self.groups} does not divide model.steps = {self.steps}: choose a divisor of it",
         )
+        if self.group_steps:
+            self._check_group_steps()
+
+    def _check_group_steps(self) -> None:
+        name = f'model.group_steps = "{self.group_steps}"'
+        require(
+            self.sharing == "sequence",
+            f'{name} with model.sharing = "{self.sharing}": it belongs to "sequence"',
+        )
+        try:
+            sizes = self.group_sizes
+        except ValueError:
+            raise UserError(f'{name}: must be whole numbers such as "3,2"') from None
+        require(
+            len(sizes) == self.groups and min(sizes) >= 1 and sum(sizes) == self.steps,
+            f"{name}: must be model.groups = {self.groups} numbers from 1 that sum to model.steps = {self.steps}",
+        )
+
+    @property
+    def group_sizes(self) -> tuple[int, ...]:
+        """Steps of every group of "sequence", after resolving empty `group_steps`."""
+        if self.group_steps:
+            return tuple(int(part) for part in self.group_steps.split(","))
+        return (self.steps // self.groups,) * self.groups
 
     @property
     def head_width(self) -> int:
@@ -118,7 +165,7 @@ class ModelConfig:
     @property
     def distinct_blocks(self) -> int:
         """Blocks stored for the looped part."""
-        return self.steps if self.sharing == "none" else self.groups
+        return self.inner_blocks * (self.steps if self.sharing == "none" else self.groups)
 
 
 @dataclass(frozen=True)
@@ -298,7 +345,7 @@ class InferConfig:
     """A trained run at work. Results go to standard output, everything else to standard error."""
 
     checkpoint: str = ""
-    """Run folder; the newest one under runs/ when empty."""
+    """Run folder, or folder of a Hugging Face ALBERT with its tokenizer; the newest run under runs/ when empty."""
     task: Literal["auto", "generate", "fill", "score", "sweep", "report", "calibrate"] = "auto"
     """auto: generate (causal) or fill (masked); score: perplexity of a file; sweep: quality and latency by steps;
     report: the same for every method of solving, at equal block evaluations, with the solves' norms along depth;
@@ -306,7 +353,7 @@ class InferConfig:
     prompt: str = ""
     """Text to continue; for a masked model, text with [MASK] where a token is to be filled in."""
     file: str = ""
-    """Text file for score, sweep and report; the run's own validation split when empty (not for score)."""
+    """Text file for score, sweep, report and calibrate; the run's own text when empty (not for score)."""
     steps: int | None = None
     """Depth steps n; the model's N when absent."""
     budget: float | None = None
@@ -324,7 +371,7 @@ class InferConfig:
     top: int = 5
     """Candidates listed for each mask."""
     batches: int = 32
-    """Batches that a sweep or a report reads."""
+    """Batches that a sweep, a report, or a calibration on a file reads."""
     out: str = ""
     """Folder for the CSV and PNG files of a sweep or a report; the run folder when empty."""
 

@@ -50,10 +50,13 @@ class Tokenizer:
         special = {i for i, token in added.items() if token.special} | {end_id, pad_id, mask_id}
         self.special_ids = frozenset(i for i in special if i is not None)
 
-    def encode(self, text: str, allow_special: bool = False) -> list[int]:
-        """Token ids of `text`; with `allow_special`, literals such as ``[MASK]`` become their special token."""
+    def encode(self, text: str, allow_special: bool = False, frame: bool = False) -> list[int]:
+        """Token ids of `text`; with `allow_special`, literals such as ``[MASK]`` become their special token.
+
+        With `frame` the ids stand within the special tokens of the tokenizer's own template, as in [CLS] text [SEP].
+        """
         model = self._prompt if allow_special else self._plain
-        return model.encode(text, add_special_tokens=False).ids
+        return model.encode(text, add_special_tokens=frame).ids
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of several plain texts, in parallel where there are cores."""

@@ -77,6 +77,7 @@ def fill(
     depth: DepthConfig | None = None,
     top: int = 5,
     document_mask: bool = False,
+    frame: bool = False,
 ) -> FilledText:
     """Candidates for every [MASK] of `text`, in one forward pass.
 
@@ -88,6 +89,7 @@ def fill(
         depth: solver, steps and schedule; full depth when None.
         top: candidates a mask. Special tokens are never among them.
         document_mask: keep attention within documents.
+        frame: put the text within the tokenizer's template, for a model that was trained with it ([CLS] text [SEP]).
 
     Raises:
         UserError: a causal model, a text without a mask or longer than L, or a depth that does not fit the layout.
@@ -101,7 +103,7 @@ def fill(
     require(top >= 1, f"top = {top}: must be at least 1")
     depth = depth or DepthConfig()
     plan(model, depth)
-    ids, masks = _encode(tokenizer, text)
+    ids, masks = _encode(tokenizer, text, frame)
     require(bool(masks), f"the prompt holds no {MASK}: write it where a token is to be filled in, as in 'a {MASK} day'")
     require(
         len(ids) <= model.length,
@@ -121,10 +123,12 @@ def fill(
     return FilledText(tokenizer.decode(ids), fills, len(ids), int(evaluations))
 
 
-def _encode(tokenizer: Tokenizer, text: str) -> tuple[list[int], list[int]]:
+def _encode(tokenizer: Tokenizer, text: str, frame: bool) -> tuple[list[int], list[int]]:
     """Token ids, and where the masks are. Some vocabularies write the mask in another way."""
     assert tokenizer.mask_id is not None
-    ids = tokenizer.encode(text.replace(MASK, tokenizer.token(tokenizer.mask_id) or MASK), allow_special=True)
+    ids = tokenizer.encode(
+        text.replace(MASK, tokenizer.token(tokenizer.mask_id) or MASK), allow_special=True, frame=frame
+    )
     return ids, [place for place, token in enumerate(ids) if token == tokenizer.mask_id]
 
 

@@ -29,7 +29,8 @@ from jaxode.inference.generate import generate
 from jaxode.inference.report import report_methods, write_report
 from jaxode.inference.sampling import make_sampling
 from jaxode.inference.texts import corpus, file_text, validation_text
-from jaxode.model import flops_per_token, plan
+from jaxode.interop import from_pretrained, is_pretrained, model_config
+from jaxode.model import MaskedLM, flops_per_token, plan
 
 Write = Callable[[str], None]
 
@@ -46,7 +47,8 @@ def run(config: InferConfig, write: Write, note: Write) -> None:
         UserError: a run, a task, a text or a depth that does not fit.
     """
     path = Path(config.checkpoint) if config.checkpoint else newest_run()
-    model = RunFolder(path).config().model
+    pretrained = is_pretrained(path)
+    model = model_config(path) if pretrained else RunFolder(path).config().model
     task = config.task if config.task != "auto" else ("generate" if model.kind == "causal" else "fill")
     calibrations = load_all(path)
     depth = _depth(config, model, calibrations)
@@ -56,13 +58,16 @@ def run(config: InferConfig, write: Write, note: Write) -> None:
     plan(model, depth)
     if task == "calibrate":
         check_steps(model, depth.steps)
-    trained = load_run(path)
+    if pretrained:
+        _check_pretrained(config, task)
+    trained = _load_pretrained(path) if pretrained else load_run(path)
     budgets = config.budget is not None or config.max_loss_increase is not None
     if depth.solver == "calibrated" or task in ("sweep", "report") or budgets:
         origin = Origin.of(trained.config.model, trained.tokenizer, trained.params)
         trained = dataclasses.replace(trained, params=with_calibrations(trained.params, calibrations, origin))
+    source = "Hugging Face model" if pretrained else f"step {trained.step}"
     note(
-        f"run {path}{'' if config.checkpoint else ' (the newest)'}, step {trained.step}: {model.kind}, "
+        f"run {path}{'' if config.checkpoint else ' (the newest)'}, {source}: {model.kind}, "
         f"{trained.model.num_parameters:,} parameters, tokenizer {trained.tokenizer.name}"
     )
     meaning = _meaning(model, depth.steps)
@@ -77,13 +82,44 @@ def run(config: InferConfig, write: Write, note: Write) -> None:
     elif task == "generate":
         _generate(trained, config, depth, write, note)
     elif task == "fill":
-        _fill(trained, config, depth, write, note)
+        _fill(trained, config, depth, write, note, frame=pretrained)
     elif task == "score":
         _score(trained, config, depth, write, note)
     elif task == "report":
         write_report(trained, config, methods, write, note)
     else:
         _sweep(trained, config, depths, write, note)
+
+
+def _check_pretrained(config: InferConfig, task: str) -> None:
+    """A Hugging Face folder brings no text of its own."""
+    require(task != "generate", "task = generate: an ALBERT is a masked model and cannot continue text; use fill")
+    needs = task in ("sweep", "report", "calibrate")
+    require(
+        not needs or bool(config.file),
+        f"task = {task}: a Hugging Face folder holds no text to measure on; name a text file with --file",
+    )
+    require(
+        config.max_loss_increase is None,
+        "max_loss_increase: a Hugging Face folder holds no validation text to promise it on; use --steps or --budget",
+    )
+
+
+def _load_pretrained(path: Path) -> TrainedModel:
+    """An ALBERT as if it were a run."""
+    found = from_pretrained(path, task="masked")
+    if found.tokenizer is None:
+        raise UserError(f"{path}: holds no tokenizer; copy tokenizer.json and tokenizer_config.json beside its weights")
+    assert isinstance(found.model, MaskedLM)
+    return TrainedModel(
+        model=found.model,
+        architecture=found.architecture,
+        params=found.params,
+        config=found.config,
+        tokenizer=found.tokenizer,
+        step=0,
+        run=RunFolder(path),
+    )
 
 
 def _generate(trained: TrainedModel, config: InferConfig, depth: DepthConfig, write: Write, note: Write) -> None:
@@ -114,7 +150,9 @@ def _generate(trained: TrainedModel, config: InferConfig, depth: DepthConfig, wr
     note(f"{cost}{later} (the first {done.seconds_first:.1f} s, with compilation); {done.new_tokens} tokens")
 
 
-def _fill(trained: TrainedModel, config: InferConfig, depth: DepthConfig, write: Write, note: Write) -> None:
+def _fill(
+    trained: TrainedModel, config: InferConfig, depth: DepthConfig, write: Write, note: Write, *, frame: bool
+) -> None:
     done = fill(
         trained.architecture,
         trained.params,
@@ -123,6 +161,7 @@ def _fill(trained: TrainedModel, config: InferConfig, depth: DepthConfig, write:
         depth=depth,
         top=config.top,
         document_mask=trained.config.data.document_mask,
+        frame=frame,
     )
     rows = [
         {"mask": number, "token": repr(candidate.token), "probability": candidate.probability}
@@ -217,7 +256,10 @@ def _choose(trained: TrainedModel, config: InferConfig, calibrations: Mapping[in
 
 def _calibrate(trained: TrainedModel, config: InferConfig, write: Write, note: Write) -> None:
     assert config.steps is not None  # InferConfig refuses it
-    batches = calibration_batches(corpus(trained), config.seed)
+    if config.file:
+        batches = list(file_text(trained, config.file, config.batches).batches)
+    else:
+        batches = calibration_batches(corpus(trained), config.seed)
     done = calibrate(
         trained.model,
         batches,

@@ -4,6 +4,8 @@ from jaxode.model.block import Block, Context, FieldArgs, block_field, sublayer_
 from jaxode.model.cost import Flops, block_evaluations, flops_per_token, plan
 from jaxode.model.models import (
     CausalLM,
+    Encoder,
+    EncoderOutput,
     MaskedLM,
     ModelOutput,
     SequenceClassifier,
@@ -16,6 +18,8 @@ __all__ = [
     "Block",
     "CausalLM",
     "Context",
+    "Encoder",
+    "EncoderOutput",
     "FieldArgs",
     "Flops",
     "MaskedLM",

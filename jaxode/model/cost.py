@@ -23,6 +23,8 @@ def plan(model: ModelConfig, depth: DepthConfig) -> tuple[Schedule, ...]:
             f"model has no shared field to integrate; it runs its {model.steps} blocks once each",
         )
         return ()
+    if model.group_steps:
+        return _uneven(model, depth, steps)
     require(
         spec.adaptive or steps % model.groups == 0,
         f"depth.steps = {steps} does not fit {model.groups} groups ({model.sharing}): "
@@ -36,6 +38,25 @@ def plan(model: ModelConfig, depth: DepthConfig) -> tuple[Schedule, ...]:
     return whole.split(model.groups)
 
 
+def _uneven(model: ModelConfig, depth: DepthConfig, steps: int) -> tuple[Schedule, ...]:
+    """One schedule of its own for every group, with at least one step each."""
+    sizes = model.group_sizes
+    require(
+        depth.schedule in ("even", "unit"),
+        f'depth.schedule = "{depth.schedule}" with model.group_steps = "{model.group_steps}": groups of different '
+        "length have schedules of their own; choose even or unit",
+    )
+    require(
+        steps >= len(sizes), f"depth.steps = {steps}: every one of {len(sizes)} groups needs a step; choose more steps"
+    )
+    counts = [1] * len(sizes)
+    # each further step goes where steps are longest, so that the full depth gives every group its own N
+    for _ in range(steps - len(sizes)):
+        longest = max(range(len(sizes)), key=lambda group: sizes[group] / counts[group])
+        counts[longest] += 1
+    return tuple(make_schedule(depth.schedule, size, count) for size, count in zip(sizes, counts, strict=True))
+
+
 def block_evaluations(model: ModelConfig, depth: DepthConfig | None = None) -> int:
     """Applications of a block in one forward pass: prelude + every stage of every step + coda."""
     depth = depth or DepthConfig()
@@ -46,9 +67,9 @@ def block_evaluations(model: ModelConfig, depth: DepthConfig | None = None) -> i
     schedules = plan(model, depth)
     once = model.prelude + model.coda
     if model.sharing == "none":
-        return once + model.steps
+        return once + model.inner_blocks * model.steps
     per_evaluation = model.groups if model.sharing == "cycle" else 1
-    return once + per_evaluation * spec.stages * sum(schedule.steps for schedule in schedules)
+    return once + model.inner_blocks * per_evaluation * spec.stages * sum(schedule.steps for schedule in schedules)
 
 
 @dataclass(frozen=True)

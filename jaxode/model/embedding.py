@@ -1,4 +1,4 @@
-"""Token embedding, factorised where asked (Lan et al. 2020, section 3.1), with learned positions where asked."""
+"""Token embedding, factorised where asked (Lan et al. 2020, section 3.1), with what else the configuration asks for."""
 
 from __future__ import annotations
 
@@ -8,12 +8,15 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from jaxode.config import ModelConfig, require
-from jaxode.model.layers import dropout
-from jaxode.types import Key, State, Tokens
+from jaxode.model.layers import dropout, make_norm
+from jaxode.types import Key, State, Tokens, TokenTypes
 
 
 class Embedding(nnx.Module):
-    """x(0) = (T[token] + P[position]) W, with T [V, E], P [L, E] and W [E, D] (absent when E = D)."""
+    """x(0) = norm(T[token] + P[position] + S[type]) W, with T [V, E], P [L, E], S [types, E] and W [E, D].
+
+    Each part but T is there where the configuration asks for it: without `embedding_width`, E = D and there is no W.
+    """
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs, dtype: DTypeLike = jnp.float32):
         """Tables start at N(0, 0.02^2)."""
@@ -26,22 +29,34 @@ class Embedding(nnx.Module):
         width = config.embedding_width or config.width
         self.tokens = nnx.Embed(config.vocab_size, width, embedding_init=init, rngs=rngs)
         self.positions = nnx.Embed(config.length, width, embedding_init=init, rngs=rngs) if self.limit else None
+        self.types = (
+            nnx.Embed(config.token_types, width, embedding_init=init, rngs=rngs) if config.token_types else None
+        )
+        self.norm = make_norm(config, width, rngs) if config.embedding_norm else None
         self.project = nnx.Linear(width, config.width, dtype=dtype, rngs=rngs) if config.embedding_width else None
 
-    def __call__(self, tokens: Tokens, *, key: Key | None = None) -> State:
-        """Look up; the state is float32 whatever the compute type.
+    def __call__(self, tokens: Tokens, token_types: TokenTypes | None = None, *, key: Key | None = None) -> State:
+        """Look up; the state is float32 whatever the compute type. Without `token_types` every token is of type 0.
 
         Raises:
-            UserError: a sequence longer than the learned positions.
+            UserError: a sequence longer than the learned positions, or types for a model that has none.
         """
         length = tokens.shape[1]
         require(
             self.limit is None or length <= self.limit,
             f"sequence of {length} tokens: the learned positions end at model.length = {self.limit}; shorten it",
         )
+        require(
+            token_types is None or self.types is not None,
+            "token_types were given, but model.token_types = 0: this model has no table for them; leave them out",
+        )
         x = self.tokens(tokens)
+        if self.types is not None:
+            x = x + self.types(jnp.zeros_like(tokens) if token_types is None else token_types)
         if self.positions is not None:
             x = x + self.positions(jnp.arange(length))[None]
+        if self.norm is not None:
+            x = self.norm(x)
         if self.project is not None:
             x = self.project(x.reshape(-1, x.shape[-1])).reshape(*tokens.shape, -1)
         return dropout(x.astype(jnp.float32), self.rate, key)

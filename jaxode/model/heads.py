@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
@@ -10,14 +9,14 @@ from jaxtyping import Array, Float
 
 from jaxode.config import ModelConfig
 from jaxode.model.embedding import Embedding
-from jaxode.model.layers import make_norm
+from jaxode.model.layers import ACTIVATIONS, make_norm
 from jaxode.types import Logits, Segments, State
 
 
 class VocabularyHead(nnx.Module):
     """Final norm, then the vocabulary.
 
-    causal: logits = norm(x) [W_E] T^T. masked: logits = norm(gelu(norm(x) W)) T^T + b (Devlin et al. 2019, appendix A).
+    causal: logits = norm(x) [W_E] T^T. masked: logits = norm(act(norm(x) W)) T^T + b (Devlin et al. 2019, appendix A).
     With a factorised embedding the first projection goes from D to E.
     """
 
@@ -25,6 +24,7 @@ class VocabularyHead(nnx.Module):
         """T is the embedding's table where the head is tied, otherwise its own."""
         inner = config.embedding_width or config.width
         self.dtype = dtype
+        self.activation = config.head_activation
         # A post-norm block leaves its state normalised already.
         self.norm = make_norm(config, config.width, rngs) if config.norm_position == "pre" else None
         masked = config.kind == "masked"
@@ -43,25 +43,24 @@ class VocabularyHead(nnx.Module):
         if self.transform is not None:
             rows = self.transform(rows)
         if self.inner_norm is not None:
-            rows = self.inner_norm(jax.nn.gelu(rows, approximate=True))
+            rows = self.inner_norm(ACTIVATIONS[self.activation](rows))
         logits = embedding.decode(rows, self.dtype) if self.own is None else self.own(rows).astype(jnp.float32)
         if self.bias is not None:
             logits = logits + self.bias[...]
         return logits.reshape(*x.shape[:-1], -1)
 
 
-class ClassifierHead(nnx.Module):
-    """tanh(norm(pooled) W) W_c. The pooled position is the first token (masked) or the last real one (causal)."""
+class PoolerHead(nnx.Module):
+    """tanh(norm(pooled) W). The pooled position is the first token (masked) or the last real one (causal)."""
 
-    def __init__(self, config: ModelConfig, classes: int, *, rngs: nnx.Rngs, dtype: DTypeLike = jnp.float32):
-        """Pooler [D, D] and classifier [D, classes]."""
+    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs, dtype: DTypeLike = jnp.float32):
+        """Pooler [D, D]."""
         self.first = config.kind == "masked"
         self.norm = make_norm(config, config.width, rngs) if config.norm_position == "pre" else None
         self.pooler = nnx.Linear(config.width, config.width, dtype=dtype, rngs=rngs)
-        self.classifier = nnx.Linear(config.width, classes, dtype=dtype, rngs=rngs)
 
-    def __call__(self, x: State, segments: Segments | None) -> Float[Array, "B classes"]:
-        """Class logits in float32."""
+    def pool(self, x: State, segments: Segments | None) -> Float[Array, "B D"]:
+        """One vector a sequence, its entries within (-1, 1)."""
         if self.first:
             pooled = x[:, 0]
         elif segments is None:
@@ -71,4 +70,17 @@ class ClassifierHead(nnx.Module):
             pooled = jnp.take_along_axis(x, last[:, None, None], axis=1)[:, 0]
         if self.norm is not None:
             pooled = self.norm(pooled)
-        return self.classifier(jnp.tanh(self.pooler(pooled))).astype(jnp.float32)
+        return jnp.tanh(self.pooler(pooled))
+
+
+class ClassifierHead(PoolerHead):
+    """pool(x) W_c, with the pooled vector of `PoolerHead`."""
+
+    def __init__(self, config: ModelConfig, classes: int, *, rngs: nnx.Rngs, dtype: DTypeLike = jnp.float32):
+        """Pooler [D, D] and classifier [D, classes]."""
+        super().__init__(config, rngs=rngs, dtype=dtype)
+        self.classifier = nnx.Linear(config.width, classes, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: State, segments: Segments | None) -> Float[Array, "B classes"]:
+        """Class logits in float32."""
+        return self.classifier(self.pool(x, segments)).astype(jnp.float32)

@@ -20,6 +20,8 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "gelu": lambda x: jax.nn.gelu(x, approximate=False),
     "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
     "relu": jax.nn.relu,
+    "silu": jax.nn.silu,
+    "tanh": jnp.tanh,
 }
 
 
@@ -50,7 +52,7 @@ def rotate(x: Float[Array, "B L heads K"], rotary: Rotary) -> Float[Array, "B L 
 def make_norm(config: ModelConfig, width: int, rngs: nnx.Rngs) -> nnx.LayerNorm | nnx.RMSNorm:
     """LayerNorm or RMSNorm in float32 whatever the compute type: Flax would round the state before it is centred."""
     kind = nnx.LayerNorm if config.norm == "layer" else nnx.RMSNorm
-    return kind(width, dtype=jnp.float32, rngs=rngs)
+    return kind(width, epsilon=config.norm_epsilon, dtype=jnp.float32, rngs=rngs)
 
 
 def output_scale(config: ModelConfig) -> float:

@@ -1,4 +1,4 @@
-"""Whole models: embedding -> looped stack over depth -> head. CausalLM, MaskedLM, SequenceClassifier."""
+"""Whole models: embedding -> looped stack over depth -> head. CausalLM, MaskedLM, SequenceClassifier, Encoder."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from jaxode.depth import Coefficients, Trace
 from jaxode.model import cost
 from jaxode.model.block import Context
 from jaxode.model.embedding import Embedding
-from jaxode.model.heads import ClassifierHead, VocabularyHead
+from jaxode.model.heads import ClassifierHead, PoolerHead, VocabularyHead
 from jaxode.model.layers import rotary_angles
 from jaxode.model.stack import Stack, StackOutput
-from jaxode.types import Key, Logits, Mask, Segments, State, Tokens
+from jaxode.types import Key, Logits, Mask, Segments, State, Tokens, TokenTypes
 
 FULL_DEPTH = DepthConfig()
 
@@ -42,6 +42,24 @@ class ModelOutput:
     trace: Trace | None = None
 
 
+@no_type_check  # JAX rebuilds pytrees with leaves of any kind
+@struct.dataclass
+class EncoderOutput:
+    """What a forward pass of an `Encoder` returns.
+
+    Attributes:
+        state: x(N), [B, L, D].
+        pooled: [B, D], one vector a sequence; None for an encoder without a pooler.
+        block_evaluations: applications of a block that were made (an array for adaptive solvers).
+        trace: the looped part's trajectory, when asked for.
+    """
+
+    state: State
+    pooled: Float[Array, "B D"] | None
+    block_evaluations: Any
+    trace: Trace | None = None
+
+
 class Transformer(nnx.Module):
     """Embedding and stack, shared by every whole model; `hidden` gives x(N)."""
 
@@ -59,6 +77,7 @@ class Transformer(nnx.Module):
         depth: DepthConfig = FULL_DEPTH,
         *,
         segments: Segments | None = None,
+        token_types: TokenTypes | None = None,
         key: Key | None = None,
         coefficients: Coefficients | None = None,
         trace: bool = False,
@@ -69,26 +88,33 @@ class Transformer(nnx.Module):
             tokens: ids below the vocabulary size.
             depth: solver, steps and schedule; static under `jax.jit`.
             segments: keeps attention within rows' documents (numbers from 1, 0 is padding); None: everything is seen.
+                With one document a row this is a padding mask: 1 for a real token, 0 for one that no query looks at.
+            token_types: the kind of each token, for a model with `token_types`; None: all of kind 0.
             key: turns dropout on.
             coefficients: of solver "calibrated", in place of those in `calibrations`; may be traced and differentiated.
             trace: also return the trajectory.
         """
-        x0, context = self.start(tokens, segments=segments, key=key)
+        x0, context = self.start(tokens, segments=segments, token_types=token_types, key=key)
         if coefficients is None:
             coefficients = self.coefficients(depth)
         return self.stack(x0, depth, context, coefficients=coefficients, trace=trace)
 
     def start(
-        self, tokens: Tokens, *, segments: Segments | None = None, key: Key | None = None
+        self,
+        tokens: Tokens,
+        *,
+        segments: Segments | None = None,
+        token_types: TokenTypes | None = None,
+        key: Key | None = None,
     ) -> tuple[State, Context]:
         """The embedded tokens, and what the blocks read besides the state; arguments as for `hidden`."""
         embed_key, block_key = (None, None) if key is None else jax.random.split(key)
-        x0 = self.embedding(tokens, key=embed_key)
+        x0 = self.embedding(tokens, token_types, key=embed_key)
         rotary = None
         if self.config.positions == "rotary":
             rotary = rotary_angles(tokens.shape[1], self.config.head_width, self.config.rotary_base)
         return x0, Context(
-            mask=None if segments is None else document_mask(segments),
+            mask=None if segments is None else document_mask(segments, causal=self.config.kind == "causal"),
             rotary=rotary,
             x0=x0 if self.config.inject_input else None,
             key=block_key,
@@ -144,12 +170,21 @@ class LanguageModel(Transformer):
         depth: DepthConfig = FULL_DEPTH,
         *,
         segments: Segments | None = None,
+        token_types: TokenTypes | None = None,
         key: Key | None = None,
         coefficients: Coefficients | None = None,
         trace: bool = False,
     ) -> ModelOutput:
         """Logits for a batch of tokens; arguments as for `hidden`."""
-        out = self.hidden(tokens, depth, segments=segments, key=key, coefficients=coefficients, trace=trace)
+        out = self.hidden(
+            tokens,
+            depth,
+            segments=segments,
+            token_types=token_types,
+            key=key,
+            coefficients=coefficients,
+            trace=trace,
+        )
         return ModelOutput(self.read_out(out.state), out.state, out.block_evaluations, out.trace)
 
     def read_out(self, state: State, segments: Segments | None = None) -> Logits:
@@ -184,17 +219,63 @@ class SequenceClassifier(Transformer):
         depth: DepthConfig = FULL_DEPTH,
         *,
         segments: Segments | None = None,
+        token_types: TokenTypes | None = None,
         key: Key | None = None,
         coefficients: Coefficients | None = None,
         trace: bool = False,
     ) -> ModelOutput:
         """Class logits; arguments as for `hidden`."""
-        out = self.hidden(tokens, depth, segments=segments, key=key, coefficients=coefficients, trace=trace)
+        out = self.hidden(
+            tokens,
+            depth,
+            segments=segments,
+            token_types=token_types,
+            key=key,
+            coefficients=coefficients,
+            trace=trace,
+        )
         return ModelOutput(self.read_out(out.state, segments), out.state, out.block_evaluations, out.trace)
 
     def read_out(self, state: State, segments: Segments | None = None) -> Float[Array, "B classes"]:
         """Class logits of a state after the coda."""
         return self.head(state, segments)
+
+
+class Encoder(Transformer):
+    """States and, where asked for, a pooled vector: a transformer without a task."""
+
+    def __init__(self, config: ModelConfig, *, pooler: bool = True, rngs: nnx.Rngs, dtype: DTypeLike = jnp.float32):
+        """Without `pooler` there is no pooled vector."""
+        super().__init__(config, rngs=rngs, dtype=dtype)
+        self.head = PoolerHead(config, rngs=rngs, dtype=dtype) if pooler else None
+
+    def __call__(
+        self,
+        tokens: Tokens,
+        depth: DepthConfig = FULL_DEPTH,
+        *,
+        segments: Segments | None = None,
+        token_types: TokenTypes | None = None,
+        key: Key | None = None,
+        coefficients: Coefficients | None = None,
+        trace: bool = False,
+    ) -> EncoderOutput:
+        """States and pooled vector; arguments as for `hidden`."""
+        out = self.hidden(
+            tokens,
+            depth,
+            segments=segments,
+            token_types=token_types,
+            key=key,
+            coefficients=coefficients,
+            trace=trace,
+        )
+        pooled = None if self.head is None else self.head.pool(out.state, segments)
+        return EncoderOutput(out.state, pooled, out.block_evaluations, out.trace)
+
+    def read_out(self, state: State, segments: Segments | None = None) -> Array:
+        """The pooled vector of a state after the coda; without a pooler, the state itself."""
+        return state if self.head is None else self.head.pool(state, segments)
 
 
 def make_model(config: ModelConfig, *, seed: int = 0, dtype: DTypeLike = jnp.float32) -> CausalLM | MaskedLM:
@@ -203,9 +284,14 @@ def make_model(config: ModelConfig, *, seed: int = 0, dtype: DTypeLike = jnp.flo
     return kind(config, rngs=nnx.Rngs(seed), dtype=dtype)
 
 
-def document_mask(segments: Segments) -> Mask:
-    """True where query and key lie in the same document.
+def document_mask(segments: Segments, causal: bool) -> Mask:
+    """True where query and key lie in the same document; no query of a document sees padding (0).
 
-    Padding (0) forms a document of its own, so every query sees something.
+    A padding query of a causal model sees the padding, which forms a document of its own; that of a masked model reads
+    the row's last document, so that with one document a row every query reads exactly the real tokens, as BERT-like
+    models are run elsewhere. Either way every query sees something.
     """
-    return (segments[:, :, None] == segments[:, None, :])[:, None]
+    own = segments
+    if not causal:
+        own = jnp.where(segments > 0, segments, jnp.max(segments, axis=1, keepdims=True))
+    return (own[:, :, None] == segments[:, None, :])[:, None]

@@ -69,7 +69,7 @@ def split(model: nnx.Module) -> tuple[Architecture, Parameters]:
         model.calibrations = nnx.data({})  # pyright: ignore[reportAttributeAccessIssue]
     graph, state = nnx.split(model)
     flat = list(nnx.to_flat_state(state))
-    parameters = {_name(path): variable[...] for path, variable in flat}
+    parameters = {_name(path): variable.get_value() for path, variable in flat}
     return Architecture(graph, tuple(path for path, _ in flat)), parameters
 
 
@@ -84,13 +84,17 @@ def fingerprint(parameters: Mapping[str, Any]) -> str:
     return digest.hexdigest()
 
 
-def check_fit(expected: Mapping[str, Any], found: Mapping[str, Any], source: str) -> None:
-    """Compare names and shapes.
+def check_fit(
+    expected: Mapping[str, Any],
+    found: Mapping[str, Any],
+    source: str,
+    remedy: str = "the file belongs to another architecture; use the run's own config",
+) -> None:
+    """Compare names and shapes; `remedy` ends the message.
 
     Raises:
         UserError: naming the first missing, extra or wrongly shaped tensor.
     """
-    remedy = "the file belongs to another architecture; use the run's own config"
     for name in sorted(expected.keys() | found.keys()):
         if name not in found:
             raise UserError(f"{source}: tensor {name} is missing; {remedy}")

@@ -47,7 +47,8 @@ class Stack(nnx.Module):
     """prelude blocks once each -> looped part over [0, N] -> coda blocks once each.
 
     full: one block's field on [0, N]. sequence: G fields, each on its own N/G. cycle: one field, a pass through
-    all G blocks, on [0, N/G]. none: N blocks once each, without a solver.
+    all G blocks, on [0, N/G]. none: N blocks once each, without a solver. With `inner_blocks` = k each block of these
+    is k blocks, passed one after the other.
     """
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs, dtype: DTypeLike = jnp.float32):
@@ -83,7 +84,7 @@ class Stack(nnx.Module):
         traces: list[Trace] = []
         if self.config.sharing == "none":
             x = self._once(self.looped, x, context, offset=0)
-            evaluations += self.config.steps
+            evaluations += len(self.looped)
         for group in groups:
             solve = integrate(
                 group.field,
@@ -115,8 +116,8 @@ class Stack(nnx.Module):
             UserError: steps, solver or schedule that do not fit the layout.
         """
         schedules = plan(self.config, depth)
-        cycle = self.config.sharing == "cycle"
-        members = [tuple(self.looped)] if cycle else [(block,) for block in self.looped]
+        size = len(self.looped) if self.config.sharing == "cycle" else self.config.inner_blocks
+        members = [tuple(self.looped[i : i + size]) for i in range(0, len(self.looped), size)]
         parts = sublayer_fields if get_solver(depth.solver).split else block_field
         groups, start = [], 0
         # no schedules, no groups: unshared blocks

@@ -1,0 +1,190 @@
+"""from_pretrained and save_pretrained: a Hugging Face ALBERT as one of jaxode's own models, and back."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast, get_args
+
+import jax.numpy as jnp
+from flax import nnx
+from safetensors.numpy import save_file
+
+from jaxode.checkpoint import TrainedModel
+from jaxode.config import Config, DataConfig, ModelConfig, TrainConfig, UserError, require
+from jaxode.data import Tokenizer
+from jaxode.data import from_pretrained as load_tokenizer
+from jaxode.interop import albert_config, albert_tensors
+from jaxode.interop.albert_config import Task
+from jaxode.interop.files import CONFIG, SAFETENSORS, TOKENIZER_FILES, locate, read_config, read_tensors
+from jaxode.model import Encoder, MaskedLM, SequenceClassifier
+from jaxode.model.parameters import Architecture, Parameters, check_fit, split
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """A model read from Hugging Face files.
+
+    `dataclasses.replace(pretrained, params=...)` carries other numbers, which `save_pretrained` then writes.
+    """
+
+    model: MaskedLM | SequenceClassifier | Encoder
+    architecture: Architecture
+    params: Parameters
+    config: Config
+    """`config.model` describes the model; the rest holds defaults."""
+    tokenizer: Tokenizer | None
+    task: Task
+    source: Mapping[str, Any]
+    """config.json as it was."""
+    folder: Path
+
+
+def model_config(folder: Path | str) -> ModelConfig:
+    """The ModelConfig of a Hugging Face folder, from its config.json alone.
+
+    Raises:
+        UserError: no config.json, or one that is no ALBERT's.
+    """
+    return albert_config.model_config(read_config(Path(folder)), str(Path(folder) / CONFIG))
+
+
+def from_pretrained(name: Path | str, task: str | None = None) -> Pretrained:
+    """Read a Hugging Face ALBERT (Lan et al. 2020) as a jaxode model of the same logits.
+
+    Its N layers are N steps of size 1 of the post-norm block's field; every solver, schedule and number of steps of
+    `DepthConfig` applies. Pass `segments` 1 for real tokens and 0 for padding, and `token_types` for sentence pairs.
+    Its dropout on attention weights has no counterpart and is off.
+
+    Args:
+        name: a folder, or a name in the Hugging Face cache or hub. Of its files config.json, model.safetensors or
+            pytorch_model.bin (whole or in parts; the latter needs torch) and the tokenizer are read.
+        task: masked (a head over the vocabulary), classifier (a label a sequence) or encoder (states, and a pooled
+            vector where the file holds a pooler); None takes it from the config's `architectures`.
+
+    Raises:
+        UserError: files that are missing, damaged or not of an ALBERT, tensors that do not fit, or an unknown task.
+    """
+    require(
+        task is None or task in get_args(Task), f'task = "{task}": allowed are {", ".join(get_args(Task))}, or None'
+    )
+    folder = locate(name)
+    raw, source = read_config(folder), str(folder / CONFIG)
+    config = albert_config.model_config(raw, source)
+    chosen = cast(Task, task) if task else albert_config.default_task(raw, source)
+    tokenizer = _tokenizer(folder, config)
+    tensors, tied = albert_tensors.untie(albert_tensors.plain_names(read_tensors(folder)), config.tied)
+    config = dataclasses.replace(config, tied=tied)
+    pooler = "pooler.weight" in tensors
+    # shapes only: fresh parameters would be made to be thrown away
+    abstract = nnx.eval_shape(lambda: _build(config, chosen, albert_config.num_classes(raw), pooler))
+    architecture, shapes = split(abstract)
+    pairs = tuple(albert_tensors.pairs(config, shapes))
+    expected = dict(part for pair in pairs for part in pair.shapes(shapes[pair.ours]))
+    found = albert_tensors.without_other_heads(tensors, expected)
+    remedy = f'the weights do not fit config.json or the task "{chosen}"'
+    check_fit(expected, found, str(folder), remedy)
+    params = {pair.ours: jnp.asarray(pair.read(found), jnp.float32) for pair in pairs}
+    # a batch of long rows over a large vocabulary: its logits should fit in memory
+    train, data = TrainConfig(batch_size=4), DataConfig(tokenizer=str(folder))
+    return Pretrained(
+        model=architecture.bind(params),
+        architecture=architecture,
+        params=params,
+        config=Config(model=config, data=data, train=train),
+        tokenizer=tokenizer,
+        task=chosen,
+        source=raw,
+        folder=folder,
+    )
+
+
+def save_pretrained(trained: Pretrained | TrainedModel, folder: Path | str) -> Path:
+    """Write config.json, model.safetensors and the tokenizer, for transformers to load with the same logits.
+
+    Args:
+        trained: what `from_pretrained` gave, or a run of train.py whose model has the form of an ALBERT.
+        folder: where to; it appears whole or not at all.
+
+    Raises:
+        UserError: the folder holds something or cannot be written, or the model is no ALBERT.
+    """
+    folder = Path(folder)
+    model, params = trained.config.model, trained.params
+    own = trained if isinstance(trained, Pretrained) else None
+    task = own.task if own else "masked"
+    config = albert_config.write(model, task, own.source if own else {})
+    if own is None and trained.tokenizer is not None:
+        ids = trained.tokenizer
+        config |= {"pad_token_id": ids.pad_id, "bos_token_id": ids.end_id, "eos_token_id": ids.end_id}
+    if task == "classifier":
+        classes = params["head.classifier.bias"].shape[0]
+        if len(config.get("id2label") or ()) != classes:
+            config["id2label"] = {str(i): f"LABEL_{i}" for i in range(classes)}
+            config["label2id"] = {label: int(i) for i, label in config["id2label"].items()}
+    tensors = albert_tensors.write(model, params, prefix="" if task == "encoder" else "albert.")
+    require(
+        not folder.exists() or (folder.is_dir() and not any(folder.iterdir())),
+        f"{folder}: already there and not empty; nothing is overwritten: name another folder",
+    )
+    aside: Path | None = None
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+        (aside / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        save_file(tensors, aside / SAFETENSORS, metadata={"format": "pt"})
+        _save_tokenizer(trained, aside)
+        aside.chmod(0o755)
+        os.replace(aside, folder)
+    except OSError as error:
+        if aside is not None:
+            shutil.rmtree(aside, ignore_errors=True)
+        raise UserError(f"{folder}: cannot be written: {error.strerror or error}") from None
+    return folder
+
+
+def _build(config: ModelConfig, task: Task, classes: int, pooler: bool) -> MaskedLM | SequenceClassifier | Encoder:
+    rngs = nnx.Rngs(0)
+    if task == "masked":
+        return MaskedLM(config, rngs=rngs)
+    if task == "classifier":
+        return SequenceClassifier(config, classes, rngs=rngs)
+    return Encoder(config, pooler=pooler, rngs=rngs)
+
+
+def _tokenizer(folder: Path, config: ModelConfig) -> Tokenizer | None:
+    if not any((folder / name).is_file() for name in TOKENIZER_FILES):
+        return None
+    try:
+        tokenizer = load_tokenizer(str(folder))
+    except UserError as error:
+        reason = str(error).split("; give ")[0].split(": ", 1)[-1]
+        raise UserError(f"{folder}: its tokenizer {reason}; repair it, or remove its files to do without one") from None
+    require(
+        tokenizer.vocab_size <= config.vocab_size,
+        f"{folder}: its tokenizer has {tokenizer.vocab_size} tokens, the model's vocabulary {config.vocab_size}; "
+        "the tokenizer belongs to another model",
+    )
+    return tokenizer
+
+
+def _save_tokenizer(trained: Pretrained | TrainedModel, folder: Path) -> None:
+    tokenizer = trained.tokenizer
+    if tokenizer is None:
+        return
+    if isinstance(trained, Pretrained):
+        for name in TOKENIZER_FILES:
+            if (trained.folder / name).is_file():
+                shutil.copyfile(trained.folder / name, folder / name)
+        return
+    tokenizer.save(folder)
+    roles = {"eos_token": tokenizer.end_id, "pad_token": tokenizer.pad_id, "mask_token": tokenizer.mask_id}
+    named = {role: tokenizer.token(index) for role, index in roles.items() if index is not None}
+    text = json.dumps({"tokenizer_class": "PreTrainedTokenizerFast", **named}, indent=2) + "\n"
+    (folder / "tokenizer_config.json").write_text(text, encoding="utf-8")

@@ -1,0 +1,72 @@
+"""A run of train.py in the form of an ALBERT, written for transformers."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import jax.numpy as jnp
+import pytest
+
+from jaxode import save_pretrained
+from jaxode.checkpoint import Checkpoints, RunFolder, load_run
+from jaxode.config import Config, DataConfig, ModelConfig
+from jaxode.data import byte_tokenizer
+from jaxode.model import make_model
+from jaxode.model.parameters import split
+
+
+@pytest.fixture(scope="session")
+def run(tmp_path_factory):
+    """The run as `load_run` reads it; not to be changed."""
+    model = ModelConfig(
+        kind="masked",
+        vocab_size=259,
+        width=16,
+        heads=2,
+        length=24,
+        steps=4,
+        embedding_width=8,
+        norm_position="post",
+        positions="learned",
+        token_types=1,
+        embedding_norm=True,
+        feed_forward="gelu",
+        head_activation="gelu",
+    )
+    folder = RunFolder(tmp_path_factory.mktemp("run") / "albert")
+    folder.create(Config(model=model, data=DataConfig(tokenizer="bytes")), byte_tokenizer())
+    _, params = split(make_model(model))
+    with Checkpoints(folder) as checkpoints:
+        checkpoints.save(1, {name: 5 * value for name, value in params.items()}, {"count": jnp.zeros(())}, {"step": 1})
+        checkpoints.wait()
+    return load_run(folder.path)
+
+
+@pytest.fixture
+def exported(run, tmp_path):
+    """The run as a Hugging Face folder whose tokenizer frames a text by two special tokens."""
+    folder = save_pretrained(run, tmp_path / "exported")
+    path = folder / "tokenizer.json"
+    end = {"SpecialToken": {"id": "<|endoftext|>", "type_id": 0}}
+    pieces = [end, {"Sequence": {"id": "A", "type_id": 0}}, end]
+    ids = {"<|endoftext|>": {"id": "<|endoftext|>", "ids": [run.tokenizer.end_id], "tokens": ["<|endoftext|>"]}}
+    template = {"type": "TemplateProcessing", "single": pieces, "pair": pieces, "special_tokens": ids}
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"post_processor": template}))
+    return folder
+
+
+@pytest.fixture
+def infer(capfd):
+    """Run infer.py's main in this process: exit code, standard output, standard error."""
+    spec = importlib.util.spec_from_file_location("infer", Path(__file__).parents[2] / "infer.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+
+    def call(*argv):
+        capfd.readouterr()
+        code = module.main([str(argument) for argument in argv])
+        return code, *capfd.readouterr()
+
+    return call
