@@ -91,7 +91,7 @@ class Study:
         """Solve every batch at full depth."""
         trained = load_run(path)
         self.config, data = trained.config.model, trained.config.data
-        self.calibrations = load_all(path, self.config.width)
+        self.calibrations = load_all(path)
         self.model = trained.architecture.bind(with_calibrations(trained.params, self.calibrations))
         prepared = prepare(data, self.config.length, self.config.kind, tokenizer=trained.tokenizer)
         text = calibration_batches(prepared)

@@ -1,8 +1,8 @@
-"""What do memory and correction add to a step? Looped part alone, ALBERT-base shape, n = 4, B 1 and 8.
+"""What do memory, gains and correction add to a step? Looped part alone, ALBERT-base shape, n = 4, B 1 and 8.
 
     python benchmarks/multistep_overhead.py
 
-Bar: a multistep step over an Euler step <= 1.02. The correction of rank 32 has its own row.
+Bar: a multistep step over an Euler step <= 1.02. Gains, and gains with the correction of rank 32, have rows of their own.
 """
 
 from __future__ import annotations
@@ -19,20 +19,23 @@ from jaxode import Block, Schedule, integrate
 from jaxode.depth import Coefficients
 from jaxode.evaluation.timing import median_times
 from jaxode.model import Context, FieldArgs, block_field
+from jaxode.model.gains import Gains, GainsOverDepth
 
 STEPS, MEMORY, RANK = 4, 2, 32
 
 
 def main(rounds: int) -> None:
-    """Measure the three side by side."""
+    """Measure them side by side."""
     field, params = block_field((Block(CONFIG, rngs=nnx.Rngs(0)),))
     weights = jnp.ones((STEPS, MEMORY))
     down = jnp.full((STEPS, MEMORY, CONFIG.width, RANK), 1e-3)
     up = jnp.full((STEPS, RANK, CONFIG.width), 1e-3)
+    gains = Gains.neutral(CONFIG, STEPS)
     candidates = {
         "euler": None,
         "memory of 1": Coefficients(weights),
-        "memory of 1, rank 32": Coefficients(weights, down, up),
+        "memory of 1, gains": Coefficients(weights, gains=gains),
+        "memory of 1, gains, rank 32": Coefficients(weights, down, up, gains),
     }
     rows = []
     for batch in (1, 8):
@@ -40,7 +43,9 @@ def main(rounds: int) -> None:
 
         @partial(jax.jit, static_argnames="solver")
         def solve(params, x, coefficients, solver):
-            schedule, args = Schedule.even(12.0, STEPS), FieldArgs(params, Context())
+            schedule = Schedule.even(12.0, STEPS)
+            table = None if coefficients is None else GainsOverDepth.over(coefficients.gains, schedule)
+            args = FieldArgs(params, Context(), table)
             return integrate(field, x, schedule, solver, args=args, coefficients=coefficients).state
 
         times = median_times(
