@@ -2,7 +2,7 @@
 
     python benchmarks/multistep_overhead.py
 
-Bar: a multistep step over an Euler step <= 1.02. Gains, and gains with the correction of rank 32, have rows of their own.
+Bar: a multistep step over an Euler step <= 1.02. Gains, and gains with a correction of rank 32, have their own rows.
 """
 
 from __future__ import annotations
