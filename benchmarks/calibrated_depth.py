@@ -36,6 +36,7 @@ METHODS: dict[str, tuple[str, str] | Fit] = {
     "secant": ("secant", "even"),
     "best schedule": dataclasses.replace(PLAIN, form="schedule", updates=0, candidates=16),
     "fitted steps": dataclasses.replace(PLAIN, memory=1),
+    "calibrated, no gains": Fit(gains=False, updates=40),
     "calibrated": Fit(),
 }
 
