@@ -8,12 +8,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
-from jaxode.config import DepthConfig
+from jaxode.config import DepthConfig, require
 from jaxode.data import Batch
 from jaxode.depth import Coefficients
 from jaxode.evaluation.loss import LossSums, batch_segments, kl_divergence, token_loss
+from jaxode.model import CausalLM, MaskedLM
 from jaxode.model.parameters import Architecture, Parameters
 from jaxode.types import Logits, Scalar
 
@@ -23,8 +24,10 @@ class Reference:
     """The full solve of one batch."""
 
     batch: Batch
-    states: Float[np.ndarray, "N_plus_1 B L D"]
-    """The trajectory."""
+    real: Bool[np.ndarray, "B L"]
+    """Positions that hold text, not padding."""
+    states: Float[np.ndarray, "N_plus_1 rows D"]
+    """The trajectory of these positions."""
     log_probabilities: Float[Array, "B L V"]
     """Of the logits, in half precision: every batch of a fit holds its own."""
     nats: float
@@ -41,12 +44,22 @@ class Distance:
 
 
 class Comparison:
-    """A model at full depth beside its solve in `steps` calibrated steps."""
+    """A language model at full depth beside its solve in `steps` calibrated steps.
+
+    Raises:
+        UserError: a model that predicts no tokens, a batch without a token to predict, or weights with which the full
+            solve is not finite.
+    """
 
     def __init__(self, architecture: Architecture, params: Parameters, steps: int, document_mask: bool):
         """Compile on first use; the coefficients stay arguments."""
         self._params = params
-        kind = architecture.bind(params).config.kind
+        model = architecture.bind(params)
+        require(
+            isinstance(model, CausalLM | MaskedLM),
+            f"{type(model).__name__} predicts no tokens: take the language model of the same weights",
+        )
+        kind = model.config.kind
         short_depth = DepthConfig(steps=steps, solver="calibrated", adjoint="remat")
 
         def run(params: Parameters, batch: Batch, depth: DepthConfig, coefficients: Any, trace: bool) -> Any:
@@ -70,12 +83,24 @@ class Comparison:
 
     def reference(self, batch: Batch) -> Reference:
         """Solve a batch at full depth."""
+        require(
+            bool(np.any(np.asarray(batch.weights) > 0)),
+            "a batch of the calibration text holds no token to predict: leave it out",
+        )
         states, log_probabilities, loss = self._full(self._params, batch)
-        return Reference(batch, np.asarray(states), log_probabilities, float(loss.nats), float(loss.tokens))
+        require(
+            bool(np.isfinite(loss.nats)),
+            "the solve at full depth is not finite on the calibration text: the weights are damaged, or diverged in "
+            "training",
+        )
+        real = np.asarray(batch.segments) > 0
+        return Reference(
+            batch, real, np.asarray(states)[:, real], log_probabilities, float(loss.nats), float(loss.tokens)
+        )
 
-    def states(self, coefficients: Coefficients, reference: Reference) -> Float[np.ndarray, "n_plus_1 B L D"]:
-        """The short solve's trajectory."""
-        return np.asarray(self._states(self._params, coefficients, reference.batch))
+    def states(self, coefficients: Coefficients, reference: Reference) -> Float[np.ndarray, "n_plus_1 rows D"]:
+        """The short solve's trajectory, at the positions of the reference's."""
+        return np.asarray(self._states(self._params, coefficients, reference.batch))[:, reference.real]
 
     def distance(self, coefficients: Coefficients, reference: Reference) -> Distance:
         """KL(full || short), and the loss of the short solve over the full one's."""

@@ -24,7 +24,7 @@ from jaxode.calibration.search import candidates, sizes
 from jaxode.config import DepthConfig, ModelConfig, require
 from jaxode.data import Batch, PreparedData
 from jaxode.depth import Coefficients, secant
-from jaxode.model import CausalLM, MaskedLM, Transformer, plan
+from jaxode.model import Transformer, plan
 from jaxode.model.gains import Gains
 from jaxode.model.parameters import split
 
@@ -42,10 +42,11 @@ class Fit:
 
     Attributes:
         form: of the weights. "step": K of their own in each step. "global": those of solver "secant" with one gain for
-            all steps. "schedule": the step sizes alone. The last two fit nothing else: rank, gains and updates are 0.
+            all steps. "schedule": the step sizes alone. The last two fit nothing else and leave the rest unread.
         memory: K, evaluations that a step combines; 1 is a fitted step size alone.
         rank: R, directions in which an increment may be turned; 0 leaves the correction out.
-        gains: let the block's features weigh differently from step to step (`jaxode.model.gains`).
+        gains: let the block's features weigh differently from step to step (`jaxode.model.gains`); fitted by gradient,
+            so there are none without updates.
         candidates: schedules, the best by the full trajectory, that are fitted to some of the batches to compare.
         updates: gradient steps on KL(full depth || short solve) after that; 0 leaves them out.
         learning_rate: of these updates, for the weights; gains move at half of it, the correction at a tenth.
@@ -66,11 +67,9 @@ class Fit:
         require(
             self.form in get_args(Form), f'calibration form = "{self.form}": allowed are {", ".join(get_args(Form))}'
         )
-        require(
-            self.form == "step" or not (self.rank or self.gains or self.updates),
-            f'calibration form "{self.form}" with rank = {self.rank}, gains = {self.gains}, updates = {self.updates}: '
-            'it fits nothing beside its weights; set them to 0, or take form "step"',
-        )
+        if self.form != "step":
+            for name, nothing in (("rank", 0), ("gains", False), ("updates", 0)):
+                object.__setattr__(self, name, nothing)
 
 
 @dataclass(frozen=True)
@@ -158,13 +157,10 @@ def calibrate(
     """
     fit = fit or Fit()
     started = time.perf_counter()
-    require(
-        isinstance(model, CausalLM | MaskedLM),
-        f"calibrate: {type(model).__name__} predicts no tokens; calibrate the language model of the same weights",
-    )
     architecture, params = split(model)
     config = model.config
     check_steps(config, steps)
+    require(held_out >= 1, f"held_out = {held_out}: at least one batch must measure what the others fitted")
     fit = dataclasses.replace(fit, rank=min(fit.rank, config.width))
     both = zip(plan(config, DepthConfig()), plan(config, DepthConfig(steps=steps)), strict=True)
     groups = [(full.steps, short.steps) for full, short in both]

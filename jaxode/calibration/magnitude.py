@@ -8,9 +8,10 @@ import numpy as np
 from tqdm import tqdm
 
 from jaxode.calibration.comparison import Comparison, Reference
-from jaxode.config import ModelConfig
+from jaxode.config import DepthConfig, ModelConfig, require
 from jaxode.data import Batch
 from jaxode.depth import Coefficients
+from jaxode.model import plan
 from jaxode.model.parameters import Architecture, Parameters
 
 
@@ -35,6 +36,8 @@ def magnitude_matching(
     """
     steps = tuple(steps)
     model: ModelConfig = architecture.bind(params).config
+    require(model.sharing != "none", 'model.sharing = "none": an unshared model has no steps whose lengths to match')
+    require(len(batches) > 0, "no batches to match lengths on: give at least one")
     comparisons = {n: Comparison(architecture, params, n, document_mask) for n in steps}
     if not comparisons:
         return {}
@@ -45,25 +48,33 @@ def magnitude_matching(
         references = [first.reference(batch) for batch in batches]
         bar.update()
         for n, comparison in comparisons.items():
-            found[n] = match_magnitude(comparison, references, n // model.groups if model.sharing == "cycle" else n)
+            found[n] = match_magnitude(comparison, references, whole_times(model, n))
             bar.update()
     return found
 
 
-def match_magnitude(comparison: Comparison, references: Sequence[Reference], steps: int) -> Coefficients:
+def whole_times(model: ModelConfig, steps: int) -> tuple[int, ...]:
+    """The times of an even solve, group after group, each rounded to the nearest whole one."""
+    times, start = [0], 0.0
+    for full, short in zip(plan(model, DepthConfig()), plan(model, DepthConfig(steps=steps)), strict=True):
+        times += [round(start + t) for t in short.times[1:]]
+        start += full.times[-1]
+    return tuple(times)
+
+
+def match_magnitude(comparison: Comparison, references: Sequence[Reference], times: Sequence[int]) -> Coefficients:
     """Weights [n, 1] with which a step is as long as the full solve's move over the same interval of depth.
 
-    w_i = mean ||x*(t_{i+1}) - x*(t_i)|| / mean ||f(x_i)||, x* the full solve, means over all positions, on even times
-    t_i (the nearest whole ones). f is evaluated where the short solve really stands, step after step, so that its
-    lengths are matched on the way that it takes; along x* they would be matched for a solve that nobody runs.
+    w_i = mean ||x*(t_{i+1}) - x*(t_i)|| / mean ||f(x_i)||, x* the full solve, means over the positions of the text. f
+    is evaluated where the short solve really stands, step after step, so that its lengths are matched on the way it
+    takes; along x* they would be matched for a solve that nobody runs.
 
     Args:
         comparison: of the full and the short solve.
         references: the full solve of the text to match.
-        steps: n, solver steps over all groups; a cycle of blocks is one.
+        times: t_0 .. t_n along the whole trajectory, solver steps over all groups; a cycle of blocks is one.
     """
-    units = len(references[0].states) - 1
-    times = [round(i * units / steps) for i in range(steps + 1)]
+    steps = len(times) - 1
     weights = np.zeros((steps, 1), np.float32)
     for i in range(steps):
         moved = _length(one.states[times[i + 1]] - one.states[times[i]] for one in references)

@@ -29,12 +29,13 @@ from jaxode.depth import (
     step_budgets,
     step_until,
 )
+from jaxode.evaluation import fits
 from jaxode.inference.exits import Confidence, Divergence
 from jaxode.inference.read_outs import FULL_DEPTH, check_depth, check_landing, read_out, start, weights_of
-from jaxode.model import SequenceClassifier, Transformer, plan
+from jaxode.model import Encoder, SequenceClassifier, Transformer, plan
 from jaxode.model.block import Context
 from jaxode.model.gains import Gains, GainsByRow
-from jaxode.types import Segments, State, Tokens
+from jaxode.types import Segments, State, Tokens, TokenTypes
 
 SECANT = DepthConfig(solver="secant")
 ExitRule = StepError | Acceleration | StateChange | Divergence | Confidence
@@ -72,6 +73,7 @@ def exit_early(
     depth: DepthConfig = FULL_DEPTH,
     *,
     segments: Segments | None = None,
+    token_types: TokenTypes | None = None,
     landing: Coefficients | None = None,
 ) -> AdaptiveOutput:
     """Solve as `depth` says and stop each sequence or token where `rule` does; its read-out is that of its last state.
@@ -87,6 +89,7 @@ def exit_early(
         rule: `StepError`, `Acceleration`, `StateChange`, `Divergence`, `Confidence`.
         depth: a fixed-step solver; static.
         segments: as for the model; padding (0) holds nobody back.
+        token_types: as for the model.
         landing: from `jaxode.calibration.fit_landing`, for the full depth; traced.
 
     Raises:
@@ -96,33 +99,39 @@ def exit_early(
     require(
         isinstance(rule, ExitRule), f"rule = {rule!r}: give one of {', '.join(r.__name__ for r in get_args(ExitRule))}"
     )
+    require(
+        isinstance(rule.threshold, int | float | np.generic | np.ndarray | jax.Array),
+        f"{type(rule).__name__}: threshold = {rule.threshold!r}: must be a number",
+    )
     check_depth(model, depth)
-    spec = get_solver(depth.solver)
+    require(
+        not (rule.observes and isinstance(model, Encoder)),
+        f"{type(rule).__name__}: an encoder without a task predicts nothing to judge by; use StateChange or StepError",
+    )
     require(
         not (rule.observes and rule.granularity == "token" and isinstance(model, SequenceClassifier)),
         f'{type(rule).__name__}: granularity = "token": a classifier predicts once a sequence; use "sequence"',
     )
-    if isinstance(rule, StepError) and spec.rule is not None:
-        tables = [spec.rule(schedule.sizes) for schedule in plan(model.config, depth)]
+    if isinstance(rule, StepError):
         require(
-            any(np.any(np.abs(table[:, 1:]) > 1e-9) for table in tables),
-            f'StepError with depth.solver = "{depth.solver}" at steps of size 1: its memory vanishes there, so the '
-            'estimate is 0 everywhere; use solver "euler" or "ab2", or fewer steps',
+            _remembers(model, depth),
+            f'StepError with depth.solver = "{depth.solver}": these steps remember no evaluation (the secant rule does '
+            'not at size 1), so the estimate is 0 everywhere; use solver "euler" or "ab2", or fewer steps',
         )
     check_landing(model, depth, landing)
     if isinstance(rule.threshold, int | float | np.generic):
         # one program for 0, 0.0 and numpy.float64(0)
         rule = dataclasses.replace(rule, threshold=np.float32(rule.threshold))
     graph, state = nnx.split(model)
-    return _exit_early(state, tokens, segments, rule, landing, graph=graph, depth=depth)
+    return _exit_early(state, tokens, segments, token_types, rule, landing, graph=graph, depth=depth)
 
 
 @partial(jax.jit, static_argnames=("graph", "depth"))
 def _exit_early(
-    state: Any, tokens: Any, segments: Any, rule: Any, landing: Any, *, graph: Any, depth: DepthConfig
+    state: Any, tokens: Any, segments: Any, token_types: Any, rule: Any, landing: Any, *, graph: Any, depth: DepthConfig
 ) -> AdaptiveOutput:
     model = nnx.merge(graph, state)
-    x, context = start(model, tokens, segments)
+    x, context = start(model, tokens, segments, token_types)
     groups = model.stack.groups(depth, context, model.coefficients(depth))
     observe = partial(read_out, model, context, segments)
     active, parts, each, begin = None, [], 0, 0
@@ -156,6 +165,7 @@ def solve_budgets(
     depth: DepthConfig = SECANT,
     *,
     segments: Segments | None = None,
+    token_types: TokenTypes | None = None,
 ) -> AdaptiveOutput:
     """Solve row b over the whole interval of depth in its own budgets[b] steps; all rows in one compiled call.
 
@@ -169,6 +179,7 @@ def solve_budgets(
         depth: solver euler, ab2, ab3, secant or calibrated; the schedule's name; `steps` is the most that a budget may
             be (None: the model's N). Static: the budgets are not.
         segments: as for the model.
+        token_types: as for the model.
 
     Raises:
         UserError: an unshared model, a solver or schedule that does not fit, or a budget that is not at hand.
@@ -192,13 +203,15 @@ def solve_budgets(
         )
     which = jnp.asarray(np.searchsorted(choices, asked), jnp.int32)
     graph, state = nnx.split(model)
-    return _solve_budgets(state, tokens, segments, which, graph=graph, depth=depth)
+    return _solve_budgets(state, tokens, segments, token_types, which, graph=graph, depth=depth)
 
 
 @partial(jax.jit, static_argnames=("graph", "depth"))
-def _solve_budgets(state: Any, tokens: Any, segments: Any, which: Any, *, graph: Any, depth: DepthConfig) -> Any:
+def _solve_budgets(
+    state: Any, tokens: Any, segments: Any, token_types: Any, which: Any, *, graph: Any, depth: DepthConfig
+) -> Any:
     model = nnx.merge(graph, state)
-    x, context = start(model, tokens, segments)
+    x, context = start(model, tokens, segments, token_types)
     depths = [_with_steps(depth, steps) for steps in _choices(model, depth)]
     solves = [model.stack.groups(one, context, _coefficients(model, one)) for one in depths]
     parts, each = [], 0
@@ -234,6 +247,18 @@ def _finish(
     )
 
 
+def _remembers(model: Any, depth: DepthConfig) -> bool:
+    """Whether memory, or a correction, adds anything to a step; a solver that is no multistep method has a stand-in."""
+    spec, own = get_solver(depth.solver), model.coefficients(depth)
+    if own is not None:
+        tables = [] if own.down is not None else [np.asarray(own.weights)]
+    elif spec.rule is not None:
+        tables = [spec.rule(schedule.sizes) for schedule in plan(model.config, depth)]
+    else:
+        tables = []
+    return not tables or any(np.any(np.abs(table[:, 1:]) > 1e-9) for table in tables)
+
+
 def _with_steps(depth: DepthConfig, steps: int) -> DepthConfig:
     return dataclasses.replace(depth, steps=steps)
 
@@ -244,10 +269,10 @@ def _most(model: Any, depth: DepthConfig) -> int:
 
 def _choices(model: Any, depth: DepthConfig) -> tuple[int, ...]:
     """The budgets at hand: every number of steps that fits layout, schedule and solver, from the fewest."""
-    most, groups = _most(model, depth), model.config.groups
+    most = _most(model, depth)
     if depth.solver == "calibrated":
         return tuple(sorted(steps for steps in {*model.calibrations, model.config.steps} if steps <= most))
-    return tuple(steps for steps in range(groups, most + 1, groups) if _fits(model, _with_steps(depth, steps)))
+    return tuple(steps for steps in range(1, most + 1) if fits(model.config, _with_steps(depth, steps)))
 
 
 def _coefficients(model: Any, depth: DepthConfig) -> Coefficients | None:
@@ -255,11 +280,3 @@ def _coefficients(model: Any, depth: DepthConfig) -> Coefficients | None:
         # unit steps, no memory: the trained network
         return Coefficients(np.ones((sum(schedule.steps for schedule in plan(model.config, depth)), 1), np.float32))
     return model.coefficients(depth)
-
-
-def _fits(model: Any, depth: DepthConfig) -> bool:
-    try:
-        plan(model.config, depth)
-    except UserError:
-        return False
-    return True

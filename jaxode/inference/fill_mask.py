@@ -97,8 +97,12 @@ def fill(
     """
     model: ModelConfig = architecture.bind(params).config
     require(
-        model.kind == "masked" and tokenizer.mask_id is not None,
+        model.kind == "masked",
         f'model.kind = "{model.kind}": a causal model continues text and cannot fill in {MASK}; use task generate',
+    )
+    require(
+        tokenizer.mask_id is not None,
+        f"tokenizer {tokenizer.name} has no mask token, so there is nothing to fill in: give the model's own tokenizer",
     )
     require(top >= 1, f"top = {top}: must be at least 1")
     depth = depth or DepthConfig()

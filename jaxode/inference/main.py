@@ -62,7 +62,8 @@ def run(config: InferConfig, write: Write, note: Write) -> None:
         _check_pretrained(config, task)
     trained = _load_pretrained(path) if pretrained else load_run(path)
     budgets = config.budget is not None or config.max_loss_increase is not None
-    if depth.solver == "calibrated" or task in ("sweep", "report") or budgets:
+    swept = task == "report" or (task == "sweep" and any(one.solver == "calibrated" for one in depths))
+    if depth.solver == "calibrated" or swept or budgets:
         origin = Origin.of(trained.config.model, trained.tokenizer, trained.params)
         trained = dataclasses.replace(trained, params=with_calibrations(trained.params, calibrations, origin))
     source = "Hugging Face model" if pretrained else f"step {trained.step}"

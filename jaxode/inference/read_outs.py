@@ -15,7 +15,7 @@ from jaxode.config import DepthConfig, require
 from jaxode.depth import Coefficients, combine, get_solver, sequence_mean, step_until
 from jaxode.model import Transformer, plan
 from jaxode.model.block import Context
-from jaxode.types import Segments, State, Tokens
+from jaxode.types import Segments, State, Tokens, TokenTypes
 
 FULL_DEPTH = DepthConfig()
 
@@ -40,6 +40,7 @@ def read_outs(
     depth: DepthConfig = FULL_DEPTH,
     *,
     segments: Segments | None = None,
+    token_types: TokenTypes | None = None,
     landing: Coefficients | None = None,
 ) -> Float[Array, "N_plus_1 B *out"]:
     """Logits at every time t_0 .. t_n of one solve: coda and head applied to x(t_i).
@@ -52,6 +53,7 @@ def read_outs(
         tokens: ids below the vocabulary size.
         depth: a fixed-step solver; static.
         segments: as for the model.
+        token_types: as for the model.
         landing: from `jaxode.calibration.fit_landing`, for the full depth; traced.
 
     Raises:
@@ -60,22 +62,29 @@ def read_outs(
     check_depth(model, depth)
     check_landing(model, depth, landing)
     graph, state = nnx.split(model)
-    return _read_outs(state, tokens, segments, landing, graph=graph, depth=depth)
+    return _read_outs(state, tokens, segments, token_types, landing, graph=graph, depth=depth)
 
 
 @partial(jax.jit, static_argnames=("graph", "depth"))
-def _read_outs(state: Any, tokens: Any, segments: Any, landing: Any, *, graph: Any, depth: DepthConfig) -> Any:
+def _read_outs(
+    state: Any, tokens: Any, segments: Any, token_types: Any, landing: Any, *, graph: Any, depth: DepthConfig
+) -> Any:
     model = nnx.merge(graph, state)
-    states = model.hidden(tokens, depth, segments=segments, trace=True).trace.states
+    states = model.hidden(tokens, depth, segments=segments, token_types=token_types, trace=True).trace.states
     if landing is not None:
         states = _land(states, landing, [schedule.steps for schedule in plan(model.config, depth)])
-    _, context = model.start(tokens, segments=segments)
+    _, context = model.start(tokens, segments=segments, token_types=token_types)
     # one after another: n + 1 heads at once would need their scratch memory at once
     return jax.lax.map(partial(read_out, model, context, segments), states)
 
 
 def error_estimates(
-    model: Transformer, tokens: Tokens, depth: DepthConfig = FULL_DEPTH, *, segments: Segments | None = None
+    model: Transformer,
+    tokens: Tokens,
+    depth: DepthConfig = FULL_DEPTH,
+    *,
+    segments: Segments | None = None,
+    token_types: TokenTypes | None = None,
 ) -> ErrorEstimates:
     """What memory added to each step of a solve, relative to the state; costs no block evaluation of its own.
 
@@ -86,19 +95,22 @@ def error_estimates(
         tokens: ids below the vocabulary size.
         depth: a fixed-step solver; static.
         segments: as for the model.
+        token_types: as for the model.
 
     Raises:
         UserError: an unshared model, or a depth that does not fit it.
     """
     check_depth(model, depth)
     graph, state = nnx.split(model)
-    return _error_estimates(state, tokens, segments, graph=graph, depth=depth)
+    return _error_estimates(state, tokens, segments, token_types, graph=graph, depth=depth)
 
 
 @partial(jax.jit, static_argnames=("graph", "depth"))
-def _error_estimates(state: Any, tokens: Any, segments: Any, *, graph: Any, depth: DepthConfig) -> ErrorEstimates:
+def _error_estimates(
+    state: Any, tokens: Any, segments: Any, token_types: Any, *, graph: Any, depth: DepthConfig
+) -> ErrorEstimates:
     model = nnx.merge(graph, state)
-    x, context = start(model, tokens, segments)
+    x, context = start(model, tokens, segments, token_types)
     errors = []
     for group in model.stack.groups(depth, context, model.coefficients(depth)):
         part = step_until(
@@ -110,9 +122,9 @@ def _error_estimates(state: Any, tokens: Any, segments: Any, *, graph: Any, dept
     return ErrorEstimates(token, jax.vmap(lambda one: sequence_mean(one, weights))(token))
 
 
-def start(model: Any, tokens: Any, segments: Any) -> tuple[State, Context]:
+def start(model: Any, tokens: Any, segments: Any, token_types: Any) -> tuple[State, Context]:
     """The state at which the looped part begins, and what the blocks read beside it."""
-    x, context = model.start(tokens, segments=segments)
+    x, context = model.start(tokens, segments=segments, token_types=token_types)
     return model.stack.enter(x, context), context
 
 
@@ -141,12 +153,19 @@ def check_depth(model: Any, depth: DepthConfig) -> None:
 
 
 def check_landing(model: Any, depth: DepthConfig, landing: Coefficients | None) -> None:
-    """One row a step."""
+    """One row a step, two increments at most, the model's width."""
+    if landing is None:
+        return
     steps = sum(schedule.steps for schedule in plan(model.config, depth))
     require(
-        landing is None or (landing.steps == steps and landing.memory <= 2),
-        f"a landing for {landing and landing.steps} steps, but the solve takes {steps}: fit_landing makes one for the "
-        "full depth",
+        landing.steps == steps,
+        f"a landing for {landing.steps} steps, but the solve takes {steps}: fit_landing makes one for the full depth",
+    )
+    require(landing.memory <= 2, f"a landing that reads {landing.memory} increments: a step knows 2; use fit_landing")
+    width = model.config.width if landing.up is None else landing.up.shape[-1]
+    require(
+        width == model.config.width,
+        f"a landing of width {width}, the model has model.width = {model.config.width}: fit one to this model",
     )
 
 

@@ -12,6 +12,7 @@ from jaxode.config import DepthConfig, InferConfig, ModelConfig, UserError
 from jaxode.data import Batch
 from jaxode.evaluation import Method, comparators, evaluation_counts, fits, resolved, save_report, work_precision
 from jaxode.inference.texts import Text, corpus, file_text, validation_text
+from jaxode.interop import is_pretrained
 from jaxode.model.parameters import calibration_parameters
 
 CALIBRATION_BATCHES = 10
@@ -97,6 +98,8 @@ def _magnitudes(trained: TrainedModel, config: InferConfig, text: Text, note: Ca
 
 def _lengths_text(trained: TrainedModel, config: InferConfig, text: Text) -> tuple[list[Batch], str]:
     """Training text where the run's corpus is at hand, else the text that is measured on; and its name."""
+    if is_pretrained(trained.run.path):
+        return list(itertools.islice(text.batches, CALIBRATION_BATCHES)), "the measured text itself"
     try:
         return calibration_batches(corpus(trained), config.seed, CALIBRATION_BATCHES), "the run's training text"
     except UserError as error:

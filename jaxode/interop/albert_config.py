@@ -65,7 +65,7 @@ def default_task(raw: Mapping[str, Any], source: str) -> Task:
     found = raw.get("architectures") or []
     allowed = ", ".join(get_args(Task))
     require(bool(found), f"{source}: names no architectures: choose a task ({allowed})")
-    if found[0] not in ARCHITECTURES:
+    if not isinstance(found, list) or not isinstance(found[0], str) or found[0] not in ARCHITECTURES:
         raise UserError(
             f"{source}: architectures = {found}: allowed are {', '.join(ARCHITECTURES)}; "
             f"or choose a task ({allowed}) that its tensors suffice for"
@@ -73,9 +73,16 @@ def default_task(raw: Mapping[str, Any], source: str) -> Task:
     return ARCHITECTURES[found[0]]
 
 
-def num_classes(raw: Mapping[str, Any]) -> int:
-    """Labels of a classifier."""
-    return len(raw.get("id2label") or ()) or raw.get("num_labels") or 2
+def num_classes(raw: Mapping[str, Any], source: str = "config.json") -> int:
+    """Labels of a classifier.
+
+    Raises:
+        UserError: id2label is no mapping, or num_labels no whole number.
+    """
+    labels, count = raw.get("id2label") or {}, raw.get("num_labels") or 2
+    require(isinstance(labels, Mapping), f"{source}: id2label = {labels!r}: must map numbers to names")
+    require(type(count) is int, f"{source}: num_labels = {count!r}: must be a whole number")
+    return len(labels) or count
 
 
 def group_sizes(layers: int, groups: int) -> tuple[int, ...]:
@@ -99,7 +106,7 @@ def model_config(raw: Mapping[str, Any], source: str) -> ModelConfig:
         require(type(value) is int and value >= 1, f"{source}: {name} = {value!r}: must be a whole number from 1")
     activation = raw.get("hidden_act", "gelu_new")
     require(
-        activation in ACTIVATIONS,
+        isinstance(activation, str) and activation in ACTIVATIONS,
         f"{source}: hidden_act = {activation!r}: allowed are {', '.join(ACTIVATIONS)}",
     )
     epsilon, dropout = raw.get("layer_norm_eps", 1e-12), raw.get("hidden_dropout_prob", 0.0)

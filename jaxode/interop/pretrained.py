@@ -83,7 +83,7 @@ def from_pretrained(name: Path | str, task: str | None = None) -> Pretrained:
     config = dataclasses.replace(config, tied=tied)
     pooler = "pooler.weight" in tensors
     # shapes only: fresh parameters would be made to be thrown away
-    abstract = nnx.eval_shape(lambda: _build(config, chosen, albert_config.num_classes(raw), pooler))
+    abstract = nnx.eval_shape(lambda: _build(config, chosen, albert_config.num_classes(raw, source), pooler))
     architecture, shapes = split(abstract)
     pairs = tuple(albert_tensors.pairs(config, shapes))
     expected = dict(part for pair in pairs for part in pair.shapes(shapes[pair.ours]))

@@ -25,7 +25,7 @@ class Gains:
 
     A sublayer S(u) = V phi(W u) with features phi (the heads' results, the hidden units) becomes
     V (feature * phi(W (scale * u + shift))). Ones and a shift of zero are the trained block. The leading axes are the n
-    steps and the P blocks of one pass (all groups of sharing "cycle", else `model.inner_blocks`). Sources: scale and
+    steps and the P blocks of one pass (`model.inner_blocks`, times the groups of sharing "cycle"). Sources: scale and
     shift of what is read, FiLM (Perez et al. 2018); of the features, (IA)^3 (Liu et al. 2022, section 3.3).
 
     Attributes:
@@ -43,7 +43,7 @@ class Gains:
     @classmethod
     def neutral(cls, model: ModelConfig, steps: int) -> Gains:
         """The trained block in each of `steps` solver steps."""
-        axes = (steps, model.groups if model.sharing == "cycle" else model.inner_blocks)
+        axes = (steps, model.inner_blocks * (model.groups if model.sharing == "cycle" else 1))
         return cls(
             np.ones((*axes, 2, model.width), np.float32),
             np.zeros((*axes, 2, model.width), np.float32),

@@ -96,6 +96,26 @@ def test_each_form_holds_the_one_before_it():
     assert found["step"].kl < found["global"].kl <= found["schedule"].kl
 
 
+def test_padding_takes_no_part_in_a_fit():
+    """The same text with columns of padding, whatever they hold, gives the same schedule and weights."""
+    architecture, params = model(kind="masked")
+    fit = Fit(rank=0, gains=False, updates=0, candidates=2)
+
+    def padded(batch, filling):
+        def wide(array, value):
+            return np.pad(array, ((0, 0), (0, 5)), constant_values=value).astype(array.dtype)
+
+        return Batch(
+            wide(batch.tokens, filling), wide(batch.targets, 0), wide(batch.weights, 0), wide(batch.segments, 0)
+        )
+
+    plain = calibrate(architecture.bind(params), batches(), 2, fit)
+    for filling in (0, 7):
+        found = calibrate(architecture.bind(params), [padded(one, filling) for one in batches()], 2, fit)
+        assert found.schedule == plain.schedule
+        np.testing.assert_allclose(found.coefficients.weights, plain.coefficients.weights, rtol=1e-3)
+
+
 def test_gains_lower_the_divergence_further():
     architecture, params = model()
     without, with_them = (
@@ -154,7 +174,13 @@ def test_what_cannot_be_calibrated_is_refused():
         architecture.bind(params)(jnp.zeros((1, 8), int), DepthConfig(steps=2, solver="calibrated"))
     with pytest.raises(UserError, match=r"calibration for 2 steps diverged.*lower rank"):
         calibrate(architecture.bind(params), batches(), 2, Fit(rank=2, updates=5, learning_rate=1e6))
-    with pytest.raises(UserError, match=r'calibration form "global" with rank = 32.*fits nothing beside its weights'):
-        Fit(form="global")
+    with pytest.raises(UserError, match="held_out = 0"):
+        calibrate(architecture.bind(params), batches(), 2, held_out=0)
+    silent = dataclasses.replace(batches()[0], weights=np.zeros((16, 8), np.float32))
+    with pytest.raises(UserError, match="holds no token to predict"):
+        calibrate(architecture.bind(params), [silent, *batches()], 2)
+    damaged = {name: value * np.nan for name, value in params.items()}
+    with pytest.raises(UserError, match="the solve at full depth is not finite"):
+        calibrate(architecture.bind(damaged), batches(), 2)
     with pytest.raises(UserError, match="calibration rank = -1"):
         Fit(rank=-1)

@@ -9,6 +9,7 @@ import pytest
 
 from jaxode.calibration import magnitude_matching, match_magnitude
 from jaxode.calibration.comparison import Comparison, Reference
+from jaxode.calibration.magnitude import whole_times
 from jaxode.config import DepthConfig, ModelConfig
 from jaxode.data import Batch
 from jaxode.model import make_model
@@ -43,7 +44,8 @@ def batches(count=2):
 
 def reference(x0, units):
     states = np.stack([(1 + RATE) ** t * x0 for t in range(units + 1)])
-    return Reference(batches(1)[0], states, jnp.zeros((4, 8, 31)), 0.0, 32.0)
+    batch = batches(1)[0]
+    return Reference(batch, batch.segments > 0, states.reshape(units + 1, 32, 5), jnp.zeros((4, 8, 31)), 0.0, 32.0)
 
 
 @pytest.mark.parametrize(("units", "steps"), [(12, 4), (12, 3), (6, 6), (7, 3)])
@@ -51,16 +53,25 @@ def test_a_linear_field_gives_its_growth_back(units, steps):
     """H unit steps multiply x by (1 + RATE)^h, so the one step that is as long weighs ((1 + RATE)^h - 1) / RATE."""
     rng = np.random.default_rng(0)
     references = [reference(rng.normal(size=(4, 8, 5)).astype(np.float32), units) for _ in range(2)]
-    found = match_magnitude(Linear(), references, steps)
-    sizes = np.diff([round(i * units / steps) for i in range(steps + 1)])
+    times = [round(i * units / steps) for i in range(steps + 1)]
+    found = match_magnitude(Linear(), references, times)
+    sizes = np.diff(times)
     assert found.weights.shape == (steps, 1)
     np.testing.assert_allclose(found.weights[:, 0], ((1 + RATE) ** sizes - 1) / RATE, rtol=1e-4)
     if units == steps:
         np.testing.assert_allclose(found.weights, 1.0, rtol=1e-4)
 
 
+def test_the_times_are_those_of_each_group():
+    uneven = ModelConfig(vocab_size=31, width=16, heads=2, steps=5, sharing="sequence", groups=2, group_steps="3,2")
+    assert whole_times(uneven, 2) == (0, 3, 5)
+    assert whole_times(uneven, 5) == (0, 1, 2, 3, 4, 5)
+    assert whole_times(ModelConfig(vocab_size=31, steps=12), 5) == (0, 2, 5, 7, 10, 12)
+    assert whole_times(ModelConfig(vocab_size=31, steps=12, sharing="cycle", groups=2), 4) == (0, 3, 6)
+
+
 def test_a_field_at_rest_keeps_its_step_sizes():
-    found = match_magnitude(Linear(), [reference(np.zeros((4, 8, 5), np.float32), 6)], 2)
+    found = match_magnitude(Linear(), [reference(np.zeros((4, 8, 5), np.float32), 6)], (0, 3, 6))
     np.testing.assert_array_equal(found.weights, 3.0)
 
 

@@ -10,8 +10,8 @@ from flax import nnx
 
 from jaxode.config import DepthConfig, ModelConfig, UserError
 from jaxode.depth import Acceleration, Coefficients, StateChange, StepError
-from jaxode.inference import Confidence, Divergence, exit_early, read_outs, solve_budgets
-from jaxode.model import SequenceClassifier, make_model
+from jaxode.inference import Confidence, Divergence, error_estimates, exit_early, read_outs, solve_budgets
+from jaxode.model import Encoder, SequenceClassifier, make_model
 from jaxode.model.gains import Gains
 from jaxode.model.parameters import calibration_parameters, split
 
@@ -190,6 +190,34 @@ def test_rows_with_budgets_of_their_own_are_what_they_are_alone(models, layout, 
     assert int(found.loops) == max(budgets) // (2 if model.config.sharing == "cycle" else 1)
 
 
+def test_uneven_groups_have_every_budget_that_fits(lively):
+    sizes = {"kind": "masked", "sharing": "sequence", "groups": 2, "steps": 5, "group_steps": "3,2"}
+    model = lively(make_model(ModelConfig(**SIZES | sizes)))
+    budgets = (5, 2, 3)
+    found = solve_budgets(model, TOKENS, np.array(budgets), DepthConfig(solver="secant"), segments=SEGMENTS)
+    for row, steps in enumerate(budgets):
+        alone = model(
+            TOKENS[row : row + 1], DepthConfig(steps=steps, solver="secant"), segments=SEGMENTS[row : row + 1]
+        )
+        np.testing.assert_allclose(found.logits[row], alone.logits[0], rtol=1e-5, atol=1e-5)
+
+
+def test_token_types_reach_every_way_of_solving(lively):
+    model = lively(make_model(ModelConfig(**SIZES | {"kind": "masked", "token_types": 2})))
+    types = jnp.ones_like(TOKENS)
+    want = model(TOKENS, token_types=types).logits
+    assert float(jnp.max(jnp.abs(want - model(TOKENS).logits))) > 1e-3
+    ways = {
+        "exits": exit_early(model, TOKENS, StateChange(0), token_types=types).logits,
+        "budgets": solve_budgets(model, TOKENS, np.array([4, 4, 4]), token_types=types).logits,
+        "read-outs": read_outs(model, TOKENS, token_types=types)[-1],
+    }
+    for logits in ways.values():
+        np.testing.assert_allclose(logits, want, rtol=1e-5, atol=1e-5)
+    one, other = (error_estimates(model, TOKENS, token_types=kind).token for kind in (None, types))
+    assert float(jnp.max(jnp.abs(one - other))) > 1e-6
+
+
 def test_thresholds_and_budgets_do_not_compile_again(models, compilations):
     model = models["causal"]
     exit_early(model, TOKENS, StateChange(0.1))
@@ -240,7 +268,19 @@ def test_exits_that_cannot_be_are_refused_before_compilation(models, compilation
         exit_early(models["causal"], TOKENS, StateChange(0.1), DepthConfig(solver="dopri5"))
     with pytest.raises(UserError, match="a classifier predicts once a sequence"):
         exit_early(models["classifier"], TOKENS, Confidence(0.5, "token"))
-    with pytest.raises(UserError, match="its memory vanishes there"):
+    forgetful = models["causal"]
+    architecture, params = split(forgetful)
+    own = Coefficients(np.ones((2, 1), np.float32))
+    with pytest.raises(UserError, match='"calibrated": these steps remember no evaluation'):
+        exit_early(
+            architecture.bind(params | calibration_parameters(2, own)),
+            TOKENS,
+            StepError(0.1),
+            DepthConfig(steps=2, solver="calibrated"),
+        )
+    with pytest.raises(UserError, match="an encoder without a task predicts nothing"):
+        exit_early(Encoder(ModelConfig(**SIZES, kind="masked"), rngs=nnx.Rngs(0)), TOKENS, Confidence(0.5, "sequence"))
+    with pytest.raises(UserError, match="these steps remember no evaluation"):
         exit_early(models["causal"], TOKENS, StepError(0.1), DepthConfig(solver="secant"))
     with pytest.raises(UserError, match="does not fit 2 groups"):
         exit_early(models["cycle, injected"], TOKENS, StateChange(0.1), DepthConfig(steps=3))

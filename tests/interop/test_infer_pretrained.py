@@ -51,6 +51,9 @@ def test_score_sweep_and_calibrate_read_a_file(exported, infer, text_file):
     code, out, err = infer(*about, "--task", "calibrate", "--steps", 2, "--batches", 3)
     assert code == 0, err
     assert (exported / "calibration-2.json").is_file()
+    code, out, err = infer(*about, "--task", "report", "--batches", 1)
+    assert code == 0, err
+    assert "of the measured text itself" in err
     code, out, err = infer(*about, "--task", "sweep", "--batches", 1)
     assert code == 0, err
     rows = read_csv(exported / "sweep.csv")

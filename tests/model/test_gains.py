@@ -21,6 +21,7 @@ LAYOUTS = {
     "prelude": {"prelude": 1, "coda": 1},
     "sequence": {"sharing": "sequence", "groups": 2},
     "cycle": {"sharing": "cycle", "groups": 2},
+    "cycle of pairs": {"sharing": "cycle", "groups": 2, "inner_blocks": 2},
     "swiglu": {"feed_forward": "swiglu"},
 }
 TOKENS = jnp.asarray(np.random.default_rng(0).integers(0, 31, (3, 8)))
@@ -47,7 +48,7 @@ def test_neutral_gains_are_the_trained_network(layout):
     np.testing.assert_allclose(own.logits, model(TOKENS).logits, atol=1e-5)
 
 
-@pytest.mark.parametrize("layout", ["full", "post", "cycle", "swiglu"])
+@pytest.mark.parametrize("layout", ["full", "post", "cycle", "cycle of pairs", "swiglu"])
 def test_gains_of_features_are_rows_of_the_output_projections(layout):
     architecture, params = build(**LAYOUTS[layout])
     model = architecture.bind(params)
@@ -62,8 +63,8 @@ def test_gains_of_features_are_rows_of_the_output_projections(layout):
         for name, gain in (("attention", heads[index]), ("feed_forward", hidden[index])):
             scaled[f"stack.looped.{index}.{name}.output.kernel"] *= gain[:, None]
     found = model(TOKENS, CALIBRATED, coefficients=dataclasses.replace(own, gains=gains)).logits
-    np.testing.assert_allclose(found, architecture.bind(scaled)(TOKENS).logits, atol=2e-5)
-    assert float(jnp.max(jnp.abs(found - model(TOKENS).logits))) > 1e-2
+    np.testing.assert_allclose(found, architecture.bind(scaled)(TOKENS).logits, atol=1e-3)
+    assert float(jnp.max(jnp.abs(found - model(TOKENS).logits))) > 0.1
 
 
 def test_scale_and_shift_are_those_of_the_norms():
