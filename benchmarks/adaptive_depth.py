@@ -28,7 +28,7 @@ from jaxode.config import DepthConfig
 from jaxode.data import Batch, prepare
 from jaxode.depth import Acceleration, StateChange, StepError
 from jaxode.evaluation import batch_segments
-from jaxode.evaluation.figures import line_figure, table, write_csv
+from jaxode.evaluation.figures import Panel, panel_figure, table, write_csv
 from jaxode.inference import Confidence, Divergence, error_estimates, exit_early, read_outs
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -211,6 +211,11 @@ def measure(path: Path, batches: int, out: Path) -> None:
     rows = [*study.fixed(), *study.exits()]
     write_csv(out / f"adaptive-{path.name}.csv", rows)
     write_csv(out / f"adaptive-ranking-{path.name}.csv", list(study.ranking()))
+    figure(out / f"adaptive-{path.name}.png", rows)
+
+
+def figure(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Fixed budgets, and exits of tokens with a landing."""
     series: dict[str, tuple[list[float], list[float]]] = {}
     for row in rows:
         fixed, landed = row["granularity"] == "fixed", row["landing"]
@@ -222,14 +227,8 @@ def measure(path: Path, batches: int, out: Path) -> None:
             x, y = series.setdefault(name, ([], []))
             x.append(row["block_evaluations"])
             y.append(row["rise_nats"])
-    line_figure(
-        out / f"adaptive-{path.name}.png",
-        series,
-        xlabel="block evaluations, mean over tokens",
-        ylabel="rise of the validation loss over full depth (nats per token)",
-        title=f"{path.name}: fixed budgets, and exits of tokens with a landing",
-        logy=True,
-    )
+    panel = Panel(series, "block evaluations, mean over tokens", "rise of the loss, nats per token", yscale="log")
+    panel_figure(path, [panel], "Exits by token, and fixed budgets")
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from jaxode.checkpoint import TrainedModel, load_run
 from jaxode.config import DepthConfig
 from jaxode.data import Batch, PreparedData, prepare
 from jaxode.evaluation import Diverged, evaluate
-from jaxode.evaluation.figures import line_figure, table, write_csv
+from jaxode.evaluation.figures import Panel, panel_figure, table, write_csv
 from jaxode.model import block_evaluations
 
 RESULTS = Path(__file__).resolve().parent.parent / "docs" / "results"
@@ -187,13 +187,8 @@ def figure(path: Path, rows: list[dict]) -> None:
     for name in METHODS:
         points = [row for row in rows if row["method"] == name and math.isfinite(row["rise_nats"])]
         series[name] = ([row["block_evaluations"] for row in points], [row["rise_nats"] for row in points])
-    line_figure(
-        path,
-        series,
-        xlabel="block evaluations",
-        ylabel="rise of the validation loss over full depth (nats per token)",
-        title=path.stem.removeprefix("calibrated-"),
-    )
+    panel = Panel(series, "block evaluations", "rise of the loss, nats per token", yscale="symlog")
+    panel_figure(path, [panel], path.stem.removeprefix("calibrated-"))
 
 
 def main(arguments: list[str]) -> None:
