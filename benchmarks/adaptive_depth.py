@@ -228,7 +228,7 @@ def figure(path: Path, rows: list[dict[str, Any]]) -> None:
             x.append(row["block_evaluations"])
             y.append(row["rise_nats"])
     panel = Panel(series, "block evaluations, mean over tokens", "rise of the loss, nats per token", yscale="log")
-    panel_figure(path, [panel], "Exits by token, and fixed budgets")
+    panel_figure(path, [panel], "Adaptive depth")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Is depth earned, and what does it cost to skip it? One recipe trained at n = N, N/2, N/4 steps, each run at every n.
 
     python benchmarks/direct_depth.py configs/wikitext2-causal.toml
+    python benchmarks/direct_depth.py configs/books-causal-small.toml 12 6     (only these)
 
 Trains what is missing under runs/, resumes what was interrupted, then writes docs/results/NAME.csv and NAME.png:
 validation loss against block evaluations for the model trained at full depth, beside the same model trained directly
@@ -30,11 +31,11 @@ def train(recipe: Path, steps: int) -> Path:
     return out
 
 
-def main(recipe: Path) -> None:
+def main(recipe: Path, depths: tuple[int, ...] = ()) -> None:
     """Train, collect, write the table, the CSV and the figure."""
     full = from_toml(Config, recipe).model.steps
     rows, series = [], {}
-    for steps in (full, full // 2, full // 4):
+    for steps in depths or (full, full // 2, full // 4):
         run = train(recipe, steps)
         speed = [
             record["tokens_per_second"] for record in read_jsonl(run / "metrics.jsonl") if "tokens_per_second" in record
@@ -73,4 +74,4 @@ def main(recipe: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), tuple(map(int, sys.argv[2:])))
