@@ -5,8 +5,11 @@ they run.
 """
 
 import gc
+import importlib.util
 import os
 from importlib.metadata import version
+from pathlib import Path
+from typing import NamedTuple
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["XLA_FLAGS"] = " ".join(
@@ -68,3 +71,31 @@ def compilations():
 
     jax.monitoring.register_event_duration_secs_listener(listen)
     return lambda: len(compiled)
+
+
+class Ran(NamedTuple):
+    """What a call of infer.py left behind."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def infer(capfd):
+    """Run infer.py's main in this process; everything that reaches the descriptors is caught, whoever wrote it."""
+    spec = importlib.util.spec_from_file_location("infer", Path(__file__).parents[1] / "infer.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+
+    def call(*argv):
+        capfd.readouterr()
+        try:
+            code = module.main([str(argument) for argument in argv])
+        except SystemExit as stop:
+            code = stop.code
+        return Ran(code, *capfd.readouterr())
+
+    return call

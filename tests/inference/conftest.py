@@ -1,9 +1,6 @@
 """Tiny runs on disk, one of each kind; a test that damages one takes a copy."""
 
-import importlib.util
 import shutil
-from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 from tiny_runs import model_config, parameters, write_run
@@ -30,32 +27,3 @@ def causal():
 @pytest.fixture(scope="session")
 def masked():
     return parameters(model_config("masked"))
-
-
-@dataclass(frozen=True)
-class Ran:
-    """What a call of infer.py left behind."""
-
-    code: int
-    out: str
-    err: str
-
-
-@pytest.fixture
-def infer(capfd):
-    """Run infer.py's main in this process; everything that reaches the descriptors is caught, whoever wrote it."""
-    spec = importlib.util.spec_from_file_location("infer", Path(__file__).parents[2] / "infer.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-
-    def call(*argv):
-        capfd.readouterr()
-        try:
-            code = module.main([str(argument) for argument in argv])
-        except SystemExit as stop:
-            code = stop.code
-        return Ran(code, *capfd.readouterr())
-
-    return call

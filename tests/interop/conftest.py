@@ -1,8 +1,6 @@
 """A run of train.py in the form of an ALBERT, written for transformers."""
 
-import importlib.util
 import json
-from pathlib import Path
 
 import jax.numpy as jnp
 import pytest
@@ -53,20 +51,3 @@ def exported(run, tmp_path):
     template = {"type": "TemplateProcessing", "single": pieces, "pair": pieces, "special_tokens": ids}
     path.write_text(json.dumps(json.loads(path.read_text()) | {"post_processor": template}))
     return folder
-
-
-@pytest.fixture
-def infer(capfd):
-    """Run infer.py's main in this process: exit code, standard output, standard error."""
-    spec = importlib.util.spec_from_file_location("infer", Path(__file__).parents[2] / "infer.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-
-    def call(*argv):
-        capfd.readouterr()
-        code = module.main([str(argument) for argument in argv])
-        return code, *capfd.readouterr()
-
-    return call
