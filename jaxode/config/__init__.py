@@ -3,18 +3,11 @@
 Nothing here imports jax, so ``--help`` is instant and a wrong value is refused before any device is touched.
 """
 
-from jaxode.config.knobs import (
-    Config,
-    DataConfig,
-    DepthConfig,
-    InferConfig,
-    ModelConfig,
-    OptimizerConfig,
-    TrainConfig,
-    UserError,
-    require,
-)
+from jaxode.config.checks import UserError, require
+from jaxode.config.inference import InferConfig
+from jaxode.config.model import DepthConfig, ModelConfig
 from jaxode.config.reading import from_dict, from_toml, parse, to_dict
+from jaxode.config.training import Config, DataConfig, OptimizerConfig, TrainConfig
 
 __all__ = [
     "Config",

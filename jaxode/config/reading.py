@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from jaxode.config.knobs import UserError, require
+from jaxode.config.checks import UserError, require
 
 T = TypeVar("T")
 

@@ -1,0 +1,84 @@
+"""A trained run at work."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from jaxode.config.checks import at_least, require
+
+
+@dataclass(frozen=True)
+class InferConfig:
+    """A trained run at work. Results go to standard output, everything else to standard error."""
+
+    checkpoint: str = ""
+    """Run folder, or folder of a Hugging Face ALBERT with its tokenizer; the newest run under runs/ when empty."""
+    task: Literal["auto", "generate", "fill", "score", "sweep", "report", "calibrate"] = "auto"
+    """auto: generate (causal) or fill (masked); score: perplexity of a file; sweep: quality and latency by steps;
+    report: the same for every method of solving, at equal block evaluations, with the solves' norms along depth;
+    calibrate: fit the solver to the full depth at `steps`, and keep it beside the checkpoint."""
+    prompt: str = ""
+    """Text to continue; for a masked model, text with [MASK] where a token is to be filled in."""
+    file: str = ""
+    """Text file for score, sweep, report and calibrate; the run's own text when empty (not for score)."""
+    steps: int | None = None
+    """Depth steps n; the model's N when absent."""
+    budget: float | None = None
+    """Share of the full depth's block evaluations; chooses the steps."""
+    max_loss_increase: float | None = None
+    """Nats per token over the full depth's loss; chooses the fewest calibrated steps that keep it with `confidence`."""
+    confidence: float = 0.95
+    solver: str = "auto"
+    """auto: calibrated where the run holds a calibration for `steps`, else euler; or as depth.solver in training."""
+    schedule: str = "even"
+    temperature: float = 0.8
+    """0 takes the most likely token."""
+    seed: int = 0
+    max_new_tokens: int = 128
+    top: int = 5
+    """Candidates listed for each mask."""
+    batches: int = 32
+    """Batches that a sweep, a report, or a calibration on a file reads."""
+    out: str = ""
+    """Folder for the CSV and PNG files of a sweep or a report; the run folder when empty."""
+
+    def __post_init__(self) -> None:
+        require(
+            self.steps is None or self.steps >= 1,
+            f"steps = {self.steps}: must be at least 1 (None runs the model's full depth)",
+        )
+        given = [name for name in ("steps", "budget", "max_loss_increase") if getattr(self, name) is not None]
+        require(len(given) <= 1, f"{' and '.join(given)} both choose the depth: give one of them")
+        for name in given:
+            if name != "steps":
+                self._check_chosen_depth(name)
+        require(
+            self.task != "calibrate" or self.steps is not None,
+            "task = calibrate needs --steps: how many steps to fit",
+        )
+        require(
+            self.budget is None or 0 < self.budget <= 1,
+            f"budget = {self.budget}: a share of the block evaluations, above 0 and at most 1",
+        )
+        require(
+            self.max_loss_increase is None or self.max_loss_increase > 0,
+            f"max_loss_increase = {self.max_loss_increase}: nats per token, above 0",
+        )
+        require(0 < self.confidence < 1, f"confidence = {self.confidence}: must lie between 0 and 1")
+        for name in ("max_new_tokens", "top", "batches"):
+            at_least(name, getattr(self, name), 1)
+        at_least("temperature", self.temperature, 0.0)
+        at_least("seed", self.seed, 0)
+        require(self.task != "score" or bool(self.file), "task = score needs --file: the text file to score")
+
+    def _check_chosen_depth(self, name: str) -> None:
+        """What names the depth itself cannot stand beside `budget` or `max_loss_increase`, which choose it."""
+        given = f"{name} = {getattr(self, name)}"
+        require(
+            self.task not in ("sweep", "report", "calibrate"),
+            f"{given} with task = {self.task}: it chooses the depth of generate, fill and score alone; leave it out",
+        )
+        for knob, free in (("solver", "auto"), ("schedule", "even")):
+            value = getattr(self, knob)
+            require(value == free, f"{given} with {knob} = {value}: both choose the solver; give one of them")

@@ -1,0 +1,177 @@
+"""What the model is, and how its depth is integrated."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from jaxode.config.checks import UserError, at_least, require, within
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """One transformer whose looped part stores `groups` blocks and applies them `steps` times in all."""
+
+    kind: Literal["causal", "masked"] = "causal"
+    """causal: a GPT-like decoder; masked: a BERT-like encoder."""
+    vocab_size: int = 0
+    """V; 0 takes the tokenizer's size."""
+    width: int = 128
+    """D, the width of the residual stream."""
+    heads: int = 4
+    """H, attention heads; each is width / heads wide."""
+    kv_heads: int = 0
+    """Key/value heads for grouped-query attention (a divisor of heads); 0 means heads."""
+    ff_width: int = 0
+    """F, the feed-forward width; 0 means 4 D (gelu, relu) or 8/3 D rounded up to a multiple of 8 (swiglu)."""
+    embedding_width: int = 0
+    """E of the factorised embedding [V, E] [E, D] (ALBERT); 0 means D, without the projection."""
+    length: int = 128
+    """L, the longest sequence in tokens (a hard limit for learned positions)."""
+    steps: int = 12
+    """N, block applications of the looped part at full depth = its interval of depth-time."""
+    sharing: Literal["full", "sequence", "cycle", "none"] = "full"
+    """full: one block; sequence: A A B B; cycle: A B A B; none: N different blocks, each applied once."""
+    groups: int = 1
+    """G, distinct blocks of the looped part for "sequence" and "cycle" (a divisor of steps)."""
+    group_steps: str = ""
+    """Sharing "sequence" with uneven groups: how many of the N steps each takes, as "3,2"; empty: N / G each."""
+    inner_blocks: int = 1
+    """Different blocks that one application of a group runs one after the other; a step counts them as one."""
+    prelude: int = 0
+    """Unshared blocks before the looped part, each applied once."""
+    coda: int = 0
+    """Unshared blocks after the looped part, each applied once."""
+    norm: Literal["layer", "rms"] = "layer"
+    norm_epsilon: float = 1e-6
+    """Added to the variance before its root is taken, in every norm."""
+    norm_position: Literal["pre", "post"] = "pre"
+    """pre: x + S(norm x), the residual stream is free; post: norm(x + S(x)), as ALBERT."""
+    feed_forward: Literal["gelu", "gelu_tanh", "relu", "silu", "tanh", "swiglu"] = "gelu_tanh"
+    """Activation between the two projections; gelu_tanh is the tanh approximation of gelu."""
+    head_activation: Literal["gelu", "gelu_tanh", "relu", "silu", "tanh"] = "gelu_tanh"
+    """Activation in the head of a masked model."""
+    positions: Literal["rotary", "learned"] = "rotary"
+    rotary_base: float = 10_000.0
+    token_types: int = 0
+    """Size of a second embedding table, for the kind of each token (sentence A or B); 0 leaves it out."""
+    embedding_norm: bool = False
+    """Normalise the embedding before its projection to D, as ALBERT."""
+    inject_input: bool = False
+    """Add x(0), through a learned per-channel gate that starts at 0, to the block's input at every step."""
+    dropout: float = 0.0
+    """Probability of dropping a unit of each sublayer's output and of the embedding, in training."""
+    tied: bool = True
+    """Use the embedding matrix as the output head."""
+    output_init: float = 0.0
+    """Factor on the initial output projections of each sublayer; 0 means 1/N for shared, 1/sqrt(2N) for unshared."""
+
+    def __post_init__(self) -> None:
+        for name in ("width", "heads", "length", "steps", "groups", "inner_blocks"):
+            at_least(f"model.{name}", getattr(self, name), 1)
+        for name in (
+            "vocab_size",
+            "kv_heads",
+            "ff_width",
+            "embedding_width",
+            "prelude",
+            "coda",
+            "output_init",
+            "token_types",
+        ):
+            at_least(f"model.{name}", getattr(self, name), 0)
+        require(self.norm_epsilon > 0, f"model.norm_epsilon = {self.norm_epsilon}: must be positive")
+        within("model.dropout", self.dropout, 0.0, 0.99)
+        require(self.rotary_base > 0, f"model.rotary_base = {self.rotary_base}: must be positive")
+        require(
+            self.width % self.heads == 0,
+            f"model.width = {self.width} is not divisible by model.heads = {self.heads}: choose a multiple of it",
+        )
+        require(
+            self.kv_heads == 0 or self.heads % self.kv_heads == 0,
+            f"model.kv_heads = {self.kv_heads} does not divide model.heads = {self.heads}: choose a divisor, or 0",
+        )
+        require(
+            self.positions != "rotary" or self.head_width % 2 == 0,
+            f"model.width / model.heads = {self.head_width} is odd: rotary positions need an even head width",
+        )
+        shared = self.sharing in ("sequence", "cycle")
+        require(
+            shared or self.groups == 1,
+            f'model.groups = {self.groups} with model.sharing = "{self.sharing}": they belong to "sequence" or "cycle"',
+        )
+        require(
+            bool(self.group_steps) or self.steps % self.groups == 0,
+            f"model.groups = {self.groups} does not divide model.steps = {self.steps}: choose a divisor of it",
+        )
+        if self.group_steps:
+            self._check_group_steps()
+
+    def _check_group_steps(self) -> None:
+        name = f'model.group_steps = "{self.group_steps}"'
+        require(
+            self.sharing == "sequence",
+            f'{name} with model.sharing = "{self.sharing}": it belongs to "sequence"',
+        )
+        try:
+            sizes = self.group_sizes
+        except ValueError:
+            raise UserError(f'{name}: must be whole numbers such as "3,2"') from None
+        require(
+            len(sizes) == self.groups and min(sizes) >= 1 and sum(sizes) == self.steps,
+            f"{name}: must be model.groups = {self.groups} numbers from 1 that sum to model.steps = {self.steps}",
+        )
+
+    @property
+    def group_sizes(self) -> tuple[int, ...]:
+        """Steps of every group of "sequence", after resolving empty `group_steps`."""
+        if self.group_steps:
+            return tuple(int(part) for part in self.group_steps.split(","))
+        return (self.steps // self.groups,) * self.groups
+
+    @property
+    def head_width(self) -> int:
+        """K = D / H."""
+        return self.width // self.heads
+
+    @property
+    def num_kv_heads(self) -> int:
+        """Key/value heads after resolving 0."""
+        return self.kv_heads or self.heads
+
+    @property
+    def hidden_width(self) -> int:
+        """F after resolving 0."""
+        if self.ff_width:
+            return self.ff_width
+        return -(-8 * self.width // 24) * 8 if self.feed_forward == "swiglu" else 4 * self.width
+
+    @property
+    def distinct_blocks(self) -> int:
+        """Blocks stored for the looped part."""
+        return self.inner_blocks * (self.steps if self.sharing == "none" else self.groups)
+
+
+@dataclass(frozen=True)
+class DepthConfig:
+    """How to integrate the looped part over depth. Static: one compilation a value."""
+
+    steps: int | None = None
+    """n, solver steps counted in block applications of a one-stage solver; None means the model's N."""
+    solver: str = "euler"
+    """euler | lie | heun | midpoint | rk4; ab2 | ab3 | secant (one evaluation a step, with memory); calibrated (the
+    coefficients that were fitted for this number of steps); tsit5 | dopri5 (adaptive, for analysis)."""
+    schedule: str = "even"
+    """even | unit (truncation: n steps of size 1) | geometric:r (each step r times the last) | step sizes "1,2,4,5"."""
+    adjoint: Literal["recursive", "remat", "unroll"] = "recursive"
+    """Backward pass: recursive keeps one state a step and recomputes the block (Diffrax's own loop); remat also keeps
+    q, k, v and the attention's result (a little more memory, less time); unroll keeps everything."""
+    tolerance: float = 1e-3
+    """Relative and absolute tolerance of the adaptive solvers."""
+
+    def __post_init__(self) -> None:
+        require(
+            self.steps is None or self.steps >= 1,
+            f"depth.steps = {self.steps}: must be at least 1 (None runs the model's full depth)",
+        )
+        require(self.tolerance > 0, f"depth.tolerance = {self.tolerance}: must be positive")

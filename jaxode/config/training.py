@@ -1,0 +1,156 @@
+"""A training run: text, optimizer, the loop."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from jaxode.config.checks import at_least, require, within
+from jaxode.config.model import DepthConfig, ModelConfig
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which text, which tokenizer, how it is packed."""
+
+    corpus: str = "stdlib"
+    """stdlib (embedded) | files | wikitext-2 | books | tinyshakespeare (folders in root) | a TFDS text set by name."""
+    files: str = ""
+    """Glob of text files (.txt .md .py .jsonl, also .gz .xz) for corpus "files"; giving it selects that corpus."""
+    root: str = ""
+    """Folder that holds the named corpora; the variable JAXODE_DATA when empty."""
+    separator: str = ""
+    """A line that ends a document inside a text file; empty: each file is one document."""
+    text_key: str = "text"
+    """Field of a jsonl line or of a TFDS example that holds the text."""
+    valid_fraction: float = 0.05
+    """Share of documents held out for validation where the corpus brings no validation split."""
+    tokenizer: str = "bpe"
+    """bpe (byte-level, trained on the corpus) | bytes | name or folder of a Hugging Face tokenizer."""
+    vocab_size: int = 2048
+    """Size of a trained BPE vocabulary."""
+    document_mask: bool = False
+    """Keep attention within a document of a packed row."""
+    mask_fraction: float = 0.15
+    """Masked models: share of tokens to predict (80% [MASK], 10% random, 10% kept; Devlin et al. 2019, section 3.1)."""
+    cache: str = ""
+    """Folder for prepared corpora and tokenizers; JAXODE_CACHE or ~/.cache/jaxode when empty."""
+
+    def __post_init__(self) -> None:
+        if self.files and self.corpus == "stdlib":
+            object.__setattr__(self, "corpus", "files")
+        require(
+            self.corpus != "files" or bool(self.files), 'data.files is empty: corpus "files" needs a glob of text files'
+        )
+        require(
+            not self.files or self.corpus == "files",
+            f'data.files = "{self.files}" together with data.corpus = "{self.corpus}": give one of them',
+        )
+        require(0.0 < self.valid_fraction <= 0.5, f"data.valid_fraction = {self.valid_fraction}: must lie in (0, 0.5]")
+        require(0.0 < self.mask_fraction < 1.0, f"data.mask_fraction = {self.mask_fraction}: must lie in (0, 1)")
+        require(
+            self.vocab_size >= 300,
+            f"data.vocab_size = {self.vocab_size}: must be at least 300 (256 bytes and the special tokens); "
+            'for raw bytes use data.tokenizer = "bytes"',
+        )
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW (Loshchilov & Hutter 2019) or Muon (Jordan et al. 2024) with linear warm-up and cosine decay."""
+
+    name: Literal["adamw", "muon"] = "muon"
+    """muon: orthogonalised momentum for the blocks' matrices, AdamW for all else; one shared block makes it cheap."""
+    learning_rate: float = 8e-3
+    """Peak, reached at the end of the warm-up."""
+    final_fraction: float = 0.1
+    """Learning rate at the last update as a share of the peak."""
+    warmup_fraction: float = 0.05
+    """Share of the updates spent on linear warm-up."""
+    beta1: float = 0.9
+    beta2: float = 0.98
+    epsilon: float = 1e-8
+    weight_decay: float = 0.1
+    """Decoupled, on matrices only (not on biases, norms and gates)."""
+    clip: float = 1.0
+    """Largest global gradient norm; 0 turns clipping off."""
+
+    def __post_init__(self) -> None:
+        require(self.learning_rate > 0, f"optimizer.learning_rate = {self.learning_rate}: must be positive")
+        within("optimizer.final_fraction", self.final_fraction, 0.0, 1.0)
+        within("optimizer.warmup_fraction", self.warmup_fraction, 0.0, 0.9)
+        for name in ("beta1", "beta2"):
+            within(f"optimizer.{name}", getattr(self, name), 0.0, 0.9999999)
+        for name in ("weight_decay", "clip"):
+            at_least(f"optimizer.{name}", getattr(self, name), 0)
+        require(self.epsilon > 0, f"optimizer.epsilon = {self.epsilon}: must be positive")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """The loop: how long, how large, on what, what to keep."""
+
+    updates: int = 700
+    """Optimizer updates in all."""
+    batch_size: int = 16
+    """B, rows of L tokens an update, over all devices."""
+    accumulate: int = 1
+    """Micro-batches an update (a divisor of batch_size); the result is that of the large batch."""
+    seed: int = 0
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Type of the block's matmuls; parameters and the residual stream stay float32."""
+    parallel: Literal["jit", "pmap"] = "jit"
+    """jit: one program over a device mesh with shardings; pmap: one replica a device."""
+    devices: int = 0
+    """Devices to use; 0 means all."""
+    log_every: int = 10
+    validate_every: int = 250
+    """Updates between validations; 0 only at the end."""
+    validation_batches: int = 16
+    """Batches of a validation during training; the one at the end reads the whole split."""
+    checkpoint_every: int = 250
+    """Updates between checkpoints (one is always written at the end)."""
+    keep: int = 2
+    """Newest checkpoints to keep."""
+    sweep: bool = True
+    """At the end, measure the validation loss at N, N/2, N/3, N/4 steps: a table, sweep.csv, sweep.png."""
+    tensorboard: bool = False
+    wandb: str = ""
+    """Weights & Biases project; empty turns it off."""
+
+    def __post_init__(self) -> None:
+        for name in (
+            "updates",
+            "batch_size",
+            "accumulate",
+            "log_every",
+            "validation_batches",
+            "checkpoint_every",
+            "keep",
+        ):
+            at_least(f"train.{name}", getattr(self, name), 1)
+        for name in ("devices", "validate_every", "seed"):
+            at_least(f"train.{name}", getattr(self, name), 0)
+        require(
+            self.batch_size % self.accumulate == 0,
+            f"train.batch_size = {self.batch_size} is not divisible by train.accumulate = {self.accumulate}: "
+            "choose a divisor",
+        )
+
+
+@dataclass(frozen=True)
+class Config:
+    """A training run."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    depth: DepthConfig = field(default_factory=DepthConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    out: str = ""
+    """Run folder; runs/DATE-TIME when empty."""
+    resume: bool = False
+    """Continue the run in `out` from its newest checkpoint."""
+
+    def __post_init__(self) -> None:
+        require(not self.resume or bool(self.out), "resume without out: name the run folder to continue with --out")
