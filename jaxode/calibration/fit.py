@@ -8,7 +8,6 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Literal, get_args
 
 import jax
@@ -20,7 +19,7 @@ from tqdm import tqdm
 from jaxode.calibration.comparison import Comparison, Reference
 from jaxode.calibration.least_squares import follow
 from jaxode.calibration.origin import Origin
-from jaxode.calibration.search import candidates, sizes
+from jaxode.calibration.search import candidates, sizes, starts
 from jaxode.config import DepthConfig, ModelConfig, require
 from jaxode.data import Batch, PreparedData
 from jaxode.depth import Coefficients, secant
@@ -176,10 +175,14 @@ def calibrate(
     few = fitted[: -(-min(len(fitted), FOLLOWED) // 4)]
     # neutral from the start, so that least squares and gradient share their compilations
     gains = Gains.neutral(config, sum(short for _, short in groups)) if fit.gains and fit.updates else None
-    followed = partial(follow, comparison, memory=fit.memory, rank=fit.rank, gains=gains)
+    told = config.conditioning != "none"
+
+    def followed(references: Sequence[Reference], times: tuple[tuple[int, ...], ...]) -> Coefficients:
+        return follow(comparison, references, times, fit.memory, fit.rank, gains, starts(times) if told else None)
+
     found = []
     for times in ranked:
-        tried = [followed(few, times)] if fit.form == "step" else _closed_forms(times, fit.form)
+        tried = [followed(few, times)] if fit.form == "step" else _closed_forms(times, fit.form, told)
         for coefficients in tried:
             kl, _ = _means(comparison, coefficients, few)
             found.append((kl if np.isfinite(kl) else np.inf, len(found), times, coefficients))
@@ -206,11 +209,12 @@ def calibrate(
     )
 
 
-def _closed_forms(times: tuple[tuple[int, ...], ...], form: Form) -> list[Coefficients]:
+def _closed_forms(times: tuple[tuple[int, ...], ...], form: Form, told: bool) -> list[Coefficients]:
     """Solver "secant" on a schedule, a choice of gains; gain 0 is Euler's method, the schedule alone."""
     steps = [[float(size) for size in sizes(part)] for part in times]
     tables = [np.concatenate([secant(part, gain) for part in steps]) for gain in GAINS_OF_SECANT[form]]
-    return [Coefficients(table.astype(np.float32)) for table in tables]
+    at = starts(times) if told else None
+    return [Coefficients(table.astype(np.float32), starts=at) for table in tables]
 
 
 def _means(comparison: Comparison, coefficients: Coefficients, references: Sequence[Reference]) -> tuple[float, float]:
@@ -235,8 +239,10 @@ def _refine(
         jax.tree.map(lambda _: "correction", start),
         weights="weights",
         gains=jax.tree.map(lambda _: "gains", start.gains),
+        starts=jax.tree.map(lambda _: "starts", start.starts),
     )
-    rates = {"weights": 1.0, "gains": 0.5, "correction": 0.1}
+    # the schedule was searched for; it stays
+    rates = {"weights": 1.0, "gains": 0.5, "correction": 0.1, "starts": 0.0}
     optimizer = optax.partition(
         {
             name: optax.adam(optax.cosine_decay_schedule(fit.learning_rate * rate, fit.updates))

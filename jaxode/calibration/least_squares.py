@@ -22,6 +22,7 @@ def follow(
     memory: int,
     rank: int,
     gains: Gains | None = None,
+    starts: Float[np.ndarray, " N"] | None = None,
 ) -> Coefficients:
     """Fit step after step: each to the full trajectory, from where the steps before it have really led.
 
@@ -32,6 +33,7 @@ def follow(
         memory: K.
         rank: R; 0 leaves the correction out.
         gains: with which the block is evaluated.
+        starts: times of the evaluations, for a block that is told.
     """
     width = references[0].states.shape[-1]
     steps = sum(len(part) - 1 for part in times)
@@ -48,7 +50,9 @@ def follow(
         for end in part[1:]:
             # a step of weight 1 shows the increment where the solve stands
             weights[index, 0] = 1.0
-            states = [comparison.states(Coefficients(weights, down, up, gains), reference) for reference in references]
+            states = [
+                comparison.states(Coefficients(weights, down, up, gains, starts), reference) for reference in references
+            ]
             here = rows(one[index] for one in states)
             fields = [rows(one[index + 1] for one in states) - here, *fields][:memory]
             wanted = rows(reference.states[end] for reference in references) - here
@@ -61,7 +65,7 @@ def follow(
                 down[index, : len(fields)] = first.reshape(len(fields), width, -1)
                 up[index] = second
             index += 1
-    return Coefficients(weights, down, up, gains)
+    return Coefficients(weights, down, up, gains, starts)
 
 
 def best_weights(basis: Float[np.ndarray, "rows K"], wanted: Float[np.ndarray, " rows"]) -> Float[np.ndarray, " K"]:

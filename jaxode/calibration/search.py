@@ -84,6 +84,11 @@ def candidates(
     return list(zip(*ranked, strict=False))
 
 
+def starts(times: Sequence[Sequence[int]]) -> Float[np.ndarray, " n"]:
+    """When every group's steps begin, each group in its own depth-time."""
+    return np.concatenate([np.asarray(part[:-1], np.float32) - part[0] for part in times])
+
+
 def sizes(times: Sequence[int]) -> tuple[int, ...]:
     """Step sizes of a schedule."""
     return tuple(int(step) for step in np.diff(times))

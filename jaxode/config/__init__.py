@@ -6,6 +6,7 @@ Nothing here imports jax, so ``--help`` is instant and a wrong value is refused 
 from jaxode.config.checks import UserError, require
 from jaxode.config.inference import InferConfig
 from jaxode.config.model import DepthConfig, ModelConfig
+from jaxode.config.objective import ObjectiveConfig, parse_counts
 from jaxode.config.reading import from_dict, from_toml, parse, to_dict
 from jaxode.config.training import Config, DataConfig, OptimizerConfig, TrainConfig
 
@@ -15,12 +16,14 @@ __all__ = [
     "DepthConfig",
     "InferConfig",
     "ModelConfig",
+    "ObjectiveConfig",
     "OptimizerConfig",
     "TrainConfig",
     "UserError",
     "from_dict",
     "from_toml",
     "parse",
+    "parse_counts",
     "require",
     "to_dict",
 ]

@@ -59,6 +59,12 @@ class ModelConfig:
     """Normalise the embedding before its projection to D, as ALBERT."""
     inject_input: bool = False
     """Add x(0), through a learned per-channel gate that starts at 0, to the block's input at every step."""
+    conditioning: Literal["none", "time", "step", "loopformer"] = "none"
+    """What the looped blocks are told besides their input: time: t; step: t and the step's size h; loopformer: both,
+    with gates that begin at 0 and an increment that stands for the whole step, whatever h (Jeddi et al. 2026)."""
+    step_size: float = 1.0
+    """s0 in (0, 1]: the increments of the looped part are multiplied by it (the scaled-down step). Depth-time goes on
+    counting trained applications, so N of them span N s0 of the unscaled time; steps = N / s0 span N of it."""
     dropout: float = 0.0
     """Probability of dropping a unit of each sublayer's output and of the embedding, in training."""
     tied: bool = True
@@ -82,6 +88,13 @@ class ModelConfig:
             at_least(f"model.{name}", getattr(self, name), 0)
         require(self.norm_epsilon > 0, f"model.norm_epsilon = {self.norm_epsilon}: must be positive")
         within("model.dropout", self.dropout, 0.0, 0.99)
+        require(0.0 < self.step_size <= 1.0, f"model.step_size = {self.step_size}: must lie in (0, 1]")
+        for name, plain in (("conditioning", "none"), ("step_size", 1.0)):
+            value = getattr(self, name)
+            require(
+                self.sharing != "none" or value == plain,
+                f'model.{name} = {value!r} with model.sharing = "none": it belongs to blocks that are applied again',
+            )
         require(self.rotary_base > 0, f"model.rotary_base = {self.rotary_base}: must be positive")
         require(
             self.width % self.heads == 0,

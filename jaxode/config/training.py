@@ -7,6 +7,7 @@ from typing import Literal
 
 from jaxode.config.checks import at_least, require, within
 from jaxode.config.model import DepthConfig, ModelConfig
+from jaxode.config.objective import ObjectiveConfig
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,9 @@ class OptimizerConfig:
     beta1: float = 0.9
     beta2: float = 0.98
     epsilon: float = 1e-8
+    branch_rate: float = 1.0
+    """Factor on the updates of the blocks' output projections: 1 / model.step_size undoes what a smaller step does to
+    the speed of learning."""
     weight_decay: float = 0.1
     """Decoupled, on matrices only (not on biases, norms and gates)."""
     clip: float = 1.0
@@ -83,6 +87,7 @@ class OptimizerConfig:
             within(f"optimizer.{name}", getattr(self, name), 0.0, 0.9999999)
         for name in ("weight_decay", "clip"):
             at_least(f"optimizer.{name}", getattr(self, name), 0)
+        require(self.branch_rate > 0, f"optimizer.branch_rate = {self.branch_rate}: must be positive")
         require(self.epsilon > 0, f"optimizer.epsilon = {self.epsilon}: must be positive")
 
 
@@ -145,6 +150,7 @@ class Config:
     model: ModelConfig = field(default_factory=ModelConfig)
     depth: DepthConfig = field(default_factory=DepthConfig)
     data: DataConfig = field(default_factory=DataConfig)
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     out: str = ""

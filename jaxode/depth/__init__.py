@@ -1,6 +1,7 @@
 """Depth as time: schedules, solvers and `integrate`. Knows no transformer."""
 
 from jaxode.depth.budgets import RowMultistep, Tables, stack_tables
+from jaxode.depth.draws import draw_sizes
 from jaxode.depth.integrate import KEPT, Solve, field_evaluations, integrate
 from jaxode.depth.multistep import Coefficients, Multistep, adams_bashforth, combine, secant
 from jaxode.depth.rules import Acceleration, StateChange, StepError, by_granularity, check_rule, sequence_mean
@@ -31,6 +32,7 @@ __all__ = [
     "by_granularity",
     "check_rule",
     "combine",
+    "draw_sizes",
     "field_evaluations",
     "get_solver",
     "integrate",

@@ -57,6 +57,10 @@ def stack_tables(
             method = spec.make(schedule, own)
             assert isinstance(method, Multistep)
             rows.append(method.coefficients)
+    times = [
+        schedule.times if own.starts is None else (*np.asarray(own.starts), schedule.times[-1])
+        for schedule, own in zip(schedules, rows, strict=True)
+    ]
     most, memory = max(schedule.steps for schedule in schedules), max(2, *(one.memory for one in rows))
 
     def stacked(arrays: Sequence[Any], shape: tuple[int, ...]) -> Any:
@@ -82,9 +86,7 @@ def stack_tables(
         up = stacked([half for _, half in halves], (most, rank, width))
     return Tables(
         steps=np.asarray([schedule.steps for schedule in schedules], np.int32),
-        times=np.stack(
-            [np.pad(schedule.times, (0, most - schedule.steps), mode="edge") for schedule in schedules]
-        ).astype(np.float32),
+        times=np.stack([np.pad(each, (0, most + 1 - len(each)), mode="edge") for each in times]).astype(np.float32),
         weights=stacked([one.weights for one in rows], (most, memory)),
         down=down,
         up=up,

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, no_type_check
 
 import diffrax
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
@@ -23,12 +25,15 @@ class Coefficients:
         up: [n, R, D] or None, its second half.
         gains: anything with leading axis n that the *field* takes, the step that begins at t reading its row; the
             solver leaves it alone.
+        starts: [n] or None, the time at which each step asks the field, in place of the schedule's; so a compiled
+            solve takes any times.
     """
 
     weights: Float[Array | np.ndarray, "N K"]
     down: Float[Array | np.ndarray, "N K D R"] | None = None
     up: Float[Array | np.ndarray, "N R D"] | None = None
     gains: Any = None
+    starts: Float[Array | np.ndarray, " N"] | None = None
 
     @property
     def steps(self) -> int:
@@ -67,7 +72,8 @@ class Multistep(diffrax.AbstractSolver):
         """Advance from t0 to t1 by the row of this step."""
         index, memory = solver_state
         own = self.coefficients
-        fields = (terms.vf(t0, y0, args), *memory)
+        at = t0 if own.starts is None else jnp.asarray(own.starts)[index]
+        fields = (terms.vf(at, y0, args), *memory)
         y1 = combine(own, index, y0, fields)
         return y1, None, {"y0": y0, "y1": y1}, (index + 1, fields[:-1]), diffrax.RESULTS.successful
 
@@ -82,7 +88,7 @@ class Multistep(diffrax.AbstractSolver):
             return self
         pad = [(0, 0), (0, 1)]
         down = None if own.down is None else jnp.pad(own.down, [*pad, (0, 0), (0, 0)])
-        return Multistep(Coefficients(jnp.pad(own.weights, pad), down, own.up))
+        return Multistep(dataclasses.replace(own, weights=jnp.pad(own.weights, pad), down=down))
 
     def euler_part(self, solver_state: Any) -> Any:
         """(sum_j w_ij) f_i of the step that left this state: the rest of its increment came from memory."""
@@ -122,17 +128,15 @@ def adams_bashforth(sizes: Sequence[float], order: int) -> np.ndarray:
     return table
 
 
-def secant(sizes: Sequence[float], gain: float = 2.0) -> np.ndarray:
+def secant(sizes: Sequence[float] | Float[Array, " N"], gain: float = 2.0) -> Any:
     """[n, 2]: h f_i + c (f_i - f_{i-1}), c = gain (h - 1) h / (2 h'), with h' the size of the step before.
 
     A trained network is a sum of unit increments, not an integral: a step of h stands for h of them. Where the
     increment changes linearly along depth their sum is the formula with gain 1. On even steps gain 2 makes c = h - 1.
-    At h = 1 the memory vanishes and the step is the trained network's own.
+    At h = 1 the memory vanishes and the step is the trained network's own. A JAX array of sizes may be traced.
     """
-    table = np.zeros((len(sizes), 2))
-    for i, size in enumerate(sizes):
-        table[i, 0] = size
-        if i:
-            memory = gain * (size - 1) * size / (2 * sizes[i - 1])
-            table[i] += memory, -memory
-    return table
+    own = jnp if isinstance(sizes, jax.Array) else np
+    h = own.asarray(sizes)
+    # nothing is remembered in the first step
+    memory = own.concatenate([0 * h[:1], gain * (h[1:] - 1) * h[1:] / (2 * h[:-1])])
+    return own.stack([h + memory, -memory], axis=1)

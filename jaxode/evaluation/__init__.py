@@ -15,7 +15,7 @@ if TYPE_CHECKING:
         LossSums,
         batch_segments,
         evaluate,
-        forward_loss,
+        forward,
         kl_divergence,
         token_loss,
     )
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "divergence": ("Diverged", "diverged"),
-    "loss": ("Evaluation", "LossSums", "batch_segments", "evaluate", "forward_loss", "kl_divergence", "token_loss"),
+    "loss": ("Evaluation", "LossSums", "batch_segments", "evaluate", "forward", "kl_divergence", "token_loss"),
     "methods": ("Method", "comparators", "evaluation_counts"),
     "profiles": ("DepthProfile", "depth_profile"),
     "report": ("Report", "ReportRow", "save_report", "work_precision"),
@@ -72,7 +72,7 @@ __all__ = [
     "evaluate",
     "evaluation_counts",
     "fits",
-    "forward_loss",
+    "forward",
     "kl_divergence",
     "resolved",
     "save_report",

@@ -86,17 +86,10 @@ def batch_segments(batch: Batch, kind: str, document_mask: bool) -> Segments | N
     return jnp.minimum(jnp.asarray(batch.segments), 1) if kind == "masked" else None
 
 
-def forward_loss(
-    model: Any, batch: Batch, depth: DepthConfig, *, document_mask: bool, key: Key | None = None
-) -> LossSums:
-    """One forward pass and its loss; traceable and differentiable. `key` turns dropout on."""
-    return forward(model, batch, depth, document_mask=document_mask, key=key)[0]
-
-
 def forward(
     model: Any, batch: Batch, depth: DepthConfig, *, document_mask: bool, key: Key | None = None
 ) -> tuple[LossSums, ModelOutput]:
-    """`forward_loss` with the model's output."""
+    """One forward pass with its loss, and its output; traceable and differentiable. `key` turns dropout on."""
     segments = batch_segments(batch, model.config.kind, document_mask)
     out = model(jnp.asarray(batch.tokens), depth, segments=segments, key=key)
     return token_loss(out.logits, jnp.asarray(batch.targets), jnp.asarray(batch.weights)), out

@@ -34,7 +34,8 @@ from jaxode.inference.exits import Confidence, Divergence
 from jaxode.inference.read_outs import FULL_DEPTH, check_depth, check_landing, read_out, start, weights_of
 from jaxode.model import Encoder, SequenceClassifier, Transformer, plan
 from jaxode.model.block import Context
-from jaxode.model.gains import Gains, GainsByRow
+from jaxode.model.gains import Gains
+from jaxode.model.steps import StepsByRow
 from jaxode.types import Segments, State, Tokens, TokenTypes
 
 SECANT = DepthConfig(solver="secant")
@@ -219,13 +220,15 @@ def _solve_budgets(
         tables = stack_tables(
             [group.schedule for group in groups], depth.solver, [group.coefficients for group in groups]
         )
-        gains = GainsByRow.over(
-            [None if group.coefficients is None else group.coefficients.gains for group in groups],
-            [group.schedule for group in groups],
-            which,
-            partial(Gains.neutral, model.config),
-        )
-        args = dataclasses.replace(groups[0].args, gains=gains)
+        args = groups[0].args
+        if any(group.args.steps is not None for group in groups):
+            steps = StepsByRow.over(
+                [group.schedule for group in groups],
+                [group.coefficients for group in groups],
+                which,
+                partial(Gains.neutral, model.config),
+            )
+            args = dataclasses.replace(args, steps=steps)
         part = step_budgets(groups[0].field, x, tables, which, args=args)
         x, each = part.state, groups[0].blocks
         parts.append(part)

@@ -53,6 +53,8 @@ FORM = {
     "prelude": 0,
     "coda": 0,
     "inject_input": False,
+    "conditioning": "none",
+    "step_size": 1.0,
 }
 
 

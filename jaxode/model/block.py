@@ -13,8 +13,10 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from jaxode.config import ModelConfig
-from jaxode.model.gains import ATTENTION, FEED_FORWARD, Gains, GainsByRow, GainsOverDepth
+from jaxode.model.conditioning import Conditioning, Modulation
+from jaxode.model.gains import ATTENTION, FEED_FORWARD, Gains
 from jaxode.model.layers import Attention, FeedForward, Rotary, dropout, make_norm
+from jaxode.model.steps import StepsByRow, StepsOverDepth
 from jaxode.types import Field, Key, Mask, State
 
 
@@ -28,7 +30,8 @@ class Context:
         rotary: rotation angles, or None for learned positions.
         x0: the initial state, for models that inject it.
         key: dropout key, or None at inference.
-        gains: of this block at this t, where a calibration holds some; the rest is constant along depth.
+        gains: of this block at this t, where a calibration holds some.
+        size: h of the step that begins at this t, for blocks that are told; the rest is constant along depth.
     """
 
     mask: Mask | None = None
@@ -36,6 +39,7 @@ class Context:
     x0: State | None = None
     key: Key | None = None
     gains: Gains | None = None
+    size: Any = 1.0
 
 
 class Block(nnx.Module):
@@ -45,8 +49,10 @@ class Block(nnx.Module):
     Post-norm (ALBERT): x' = norm(x + Attn(x)), B(x) = norm(x' + FF(x')).
     """
 
-    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs, dtype: DTypeLike = jnp.float32):
-        """`dtype` is the type of the matmuls; parameters are float32."""
+    def __init__(
+        self, config: ModelConfig, *, rngs: nnx.Rngs, dtype: DTypeLike = jnp.float32, conditioned: bool = False
+    ):
+        """`dtype` is the type of the matmuls; parameters are float32. A conditioned block is told t and h."""
         self.post = config.norm_position == "post"
         self.rate = config.dropout
         self.attention = Attention(config, rngs=rngs, dtype=dtype)
@@ -54,6 +60,7 @@ class Block(nnx.Module):
         self.feed_forward = FeedForward(config, rngs=rngs, dtype=dtype)
         self.feed_forward_norm = make_norm(config, config.width, rngs)
         self.gate = nnx.Param(jnp.zeros(config.width)) if config.inject_input else None
+        self.conditioning = Conditioning(config, rngs=rngs) if conditioned else None
 
     def increment(self, t: Any, x: State, context: Context) -> State:
         """f(t, x) = B(x) - x, in the type of x."""
@@ -64,21 +71,45 @@ class Block(nnx.Module):
         """The attention sublayer's share of the increment."""
         source = x if self.gate is None or context.x0 is None else x + self.gate[...] * context.x0
         read, gain = (source if self.post else self.attention_norm(source)), None
+        modulation = self._modulation(t, context, ATTENTION)
+        if modulation is not None:
+            read = (read * (1.0 + modulation.scale)).astype(read.dtype)
         if context.gains is not None:
             read, gain = context.gains.read(read, ATTENTION), jnp.asarray(context.gains.heads)
         branch = self.attention(read, mask=context.mask, rotary=context.rotary, gain=gain)
-        return self._increment(x, branch, self.attention_norm, t, context, ATTENTION)
+        return self._increment(x, branch, self.attention_norm, t, context, ATTENTION, modulation)
 
     def feed_forward_increment(self, t: Any, x: State, context: Context) -> State:
         """The feed-forward sublayer's share of the increment."""
         read, gain = (x if self.post else self.feed_forward_norm(x)), None
+        modulation = self._modulation(t, context, FEED_FORWARD)
+        if modulation is not None:
+            read = (read * (1.0 + modulation.scale)).astype(read.dtype)
         if context.gains is not None:
             read, gain = context.gains.read(read, FEED_FORWARD), jnp.asarray(context.gains.hidden)
         branch = self.feed_forward(read, gain=gain)
-        return self._increment(x, branch, self.feed_forward_norm, t, context, FEED_FORWARD)
+        return self._increment(x, branch, self.feed_forward_norm, t, context, FEED_FORWARD, modulation)
 
-    def _increment(self, x: State, branch: State, norm: Any, t: Any, context: Context, sublayer: int) -> State:
+    def _modulation(self, t: Any, context: Context, sublayer: int) -> Modulation | None:
+        if self.conditioning is None:
+            return None
+        # rows at times of their own bring them as [B, 1, 1]
+        time = jnp.reshape(jnp.asarray(t, jnp.float32), -1) if jnp.ndim(t) else t
+        return self.conditioning(time, context.size, sublayer)
+
+    def _increment(
+        self,
+        x: State,
+        branch: State,
+        norm: Any,
+        t: Any,
+        context: Context,
+        sublayer: int,
+        modulation: Modulation | None,
+    ) -> State:
         branch = self._drop(branch, t, context, sublayer)
+        if modulation is not None:
+            branch = (branch * modulation.gate).astype(branch.dtype)
         return norm(x + branch).astype(x.dtype) - x if self.post else branch.astype(x.dtype)
 
     def _drop(self, branch: Float[Array, "B L D"], t: Any, context: Context, sublayer: int) -> Float[Array, "B L D"]:
@@ -96,7 +127,7 @@ class FieldArgs:
 
     params: Any
     context: Context
-    gains: GainsOverDepth | GainsByRow | None = None
+    steps: StepsOverDepth | StepsByRow | None = None
 
 
 @dataclass(frozen=True)
@@ -104,22 +135,21 @@ class BlockField:
     """f(t, x, args) = C(x) - x for one pass C through the blocks of `graphs`.
 
     Two fields of the same blocks are equal, so outside `jax.jit` a second solve finds the first one's compilation.
+    `scale` multiplies the increment (`model.step_size`).
     """
 
     graphs: tuple[nnx.GraphDef[Block], ...]
+    scale: float = 1.0
 
     def __call__(self, t: Any, x: State, args: FieldArgs) -> State:
         """The increment of the whole pass."""
         total = None
-        gains = None if args.gains is None else args.gains.at(t)
         for index, (graph, param) in enumerate(zip(self.graphs, args.params, strict=True)):
-            block, context = nnx.merge(graph, param), fold(args.context, index, len(self.graphs))
-            if gains is not None:
-                context = dataclasses.replace(context, gains=jax.tree.map(lambda row, i=index: row[i], gains))
+            block, context = nnx.merge(graph, param), _here(t, args, index, len(self.graphs))
             step = block.increment(t, x if total is None else x + total, context)
             total = step if total is None else total + step
         assert total is not None
-        return total
+        return total if self.scale == 1.0 else self.scale * total
 
 
 @dataclass(frozen=True)
@@ -130,24 +160,28 @@ class SublayerField:
     index: int
     count: int
     method: str
+    scale: float = 1.0
 
     def __call__(self, t: Any, x: State, args: FieldArgs) -> State:
         """The increment of this sublayer."""
         block = nnx.merge(self.graph, args.params[self.index])
-        return getattr(block, self.method)(t, x, fold(args.context, self.index, self.count))
+        increment = getattr(block, self.method)(t, x, _here(t, args, self.index, self.count))
+        return increment if self.scale == 1.0 else self.scale * increment
 
 
-def block_field(blocks: tuple[Block, ...]) -> tuple[Field, Any]:
+def block_field(blocks: tuple[Block, ...], scale: float = 1.0) -> tuple[Field, Any]:
     """The field of one pass through `blocks`, and the parameters to put into `FieldArgs`."""
     graphs, params = _split(blocks)
-    return BlockField(graphs), params
+    return BlockField(graphs, scale), params
 
 
-def sublayer_fields(blocks: tuple[Block, ...]) -> tuple[tuple[Field, ...], Any]:
+def sublayer_fields(blocks: tuple[Block, ...], scale: float = 1.0) -> tuple[tuple[Field, ...], Any]:
     """The parts of `block_field`, sublayer by sublayer, for a Lie splitting."""
     graphs, params = _split(blocks)
     methods = ("attention_increment", "feed_forward_increment")
-    fields = [SublayerField(graph, i, len(graphs), method) for i, graph in enumerate(graphs) for method in methods]
+    fields = [
+        SublayerField(graph, i, len(graphs), method, scale) for i, graph in enumerate(graphs) for method in methods
+    ]
     return tuple(fields), params
 
 
@@ -156,6 +190,16 @@ def fold(context: Context, index: int, count: int | None = None) -> Context:
     if context.key is None or count == 1:
         return context
     return dataclasses.replace(context, key=jax.random.fold_in(context.key, index))
+
+
+def _here(t: Any, args: FieldArgs, index: int, count: int) -> Context:
+    """What block `index` of a pass reads at depth-time t."""
+    context = fold(args.context, index, count)
+    if args.steps is None:
+        return context
+    step = args.steps.at(t)
+    gains = jax.tree.map(lambda row: row[index], step.gains)
+    return dataclasses.replace(context, gains=gains, size=step.sizes)
 
 
 def _split(blocks: tuple[Block, ...]) -> tuple[tuple[Any, ...], tuple[Any, ...]]:

@@ -15,7 +15,7 @@ from jaxode.config import DepthConfig, ModelConfig
 from jaxode.depth import Coefficients, Schedule, Trace, get_solver, integrate, join
 from jaxode.model.block import Block, Context, FieldArgs, block_field, fold, sublayer_fields
 from jaxode.model.cost import plan
-from jaxode.model.gains import GainsOverDepth
+from jaxode.model.steps import StepsOverDepth
 from jaxode.types import State
 
 
@@ -54,13 +54,13 @@ class Stack(nnx.Module):
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs, dtype: DTypeLike = jnp.float32):
         """Blocks are stored once each, whatever the number of applications."""
 
-        def blocks(count: int) -> Any:
-            return nnx.List([Block(config, rngs=rngs, dtype=dtype) for _ in range(count)])
+        def blocks(count: int, conditioned: bool = False) -> Any:
+            return nnx.List([Block(config, rngs=rngs, dtype=dtype, conditioned=conditioned) for _ in range(count)])
 
         self.config = config
         self.prelude, self.looped, self.coda = (
             blocks(config.prelude),
-            blocks(config.distinct_blocks),
+            blocks(config.distinct_blocks, config.conditioning != "none"),
             blocks(config.coda),
         )
 
@@ -122,12 +122,12 @@ class Stack(nnx.Module):
         groups, start = [], 0
         # no schedules, no groups: unshared blocks
         for index, (blocks, schedule) in enumerate(zip(members, schedules, strict=False)):
-            field, params = parts(blocks)
+            field, params = parts(blocks, self.config.step_size)
             # a group's field is its own: the memory starts anew
             rows = jax.tree.map(lambda rows, i=start, n=schedule.steps: rows[i : i + n], coefficients)
             start += schedule.steps
-            gains = None if rows is None else GainsOverDepth.over(rows.gains, schedule)
-            args = FieldArgs(params, fold(context, index), gains)
+            told = self.config.conditioning != "none" or (rows is not None and rows.gains is not None)
+            args = FieldArgs(params, fold(context, index), StepsOverDepth.over(schedule, rows) if told else None)
             groups.append(Group(field, args, schedule, rows, len(blocks)))
         return tuple(groups)
 

@@ -6,8 +6,10 @@ import dataclasses
 import math
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cache
 from pathlib import Path
 from signal import Signals
 from typing import Any
@@ -21,9 +23,9 @@ from jaxode.config import Config, ModelConfig, UserError, require, to_dict
 from jaxode.data import PreparedData, prepare
 from jaxode.evaluation import Evaluation, evaluate
 from jaxode.model import make_model, plan
-from jaxode.model.cost import flops_per_token
 from jaxode.model.parameters import Architecture, Parameters, split
 from jaxode.tracking import JsonlTracker, ProgressBar, TensorBoardTracker, Tracker, Trackers, WandbTracker
+from jaxode.training.objectives import Cost, Curriculum, Solves, cost
 from jaxode.training.optimizer import learning_rate, make_optimizer
 from jaxode.training.parallel import Parallel, make_parallel
 from jaxode.training.signals import StopRequest
@@ -65,6 +67,7 @@ def train(config: Config) -> TrainResult:
             checkpoint stays).
     """
     plan(config.model, config.depth)
+    curriculum = Curriculum(config)
     parallel = make_parallel(config.train)
     # JAX refuses to transpose Diffrax's checkpointed loop under pmap.
     pmapped = config.train.parallel == "pmap" and config.depth.adjoint == "recursive"
@@ -87,22 +90,28 @@ def train(config: Config) -> TrainResult:
     architecture, params = split(make_model(config.model, seed=config.train.seed, dtype=dtype))
     optimizer = make_optimizer(config.optimizer, config.train.updates)
     state = parallel.place_state(init_state(params, optimizer))
-    step = parallel.compile(
-        lambda axis: make_train_step(
-            architecture,
-            depth,
-            optimizer,
-            accumulate=config.train.accumulate,
-            document_mask=config.data.document_mask,
-            axis=axis,
+
+    @cache  # one program for each of a fixed, small set of step counts
+    def step(solves: Solves) -> TrainStep:
+        return parallel.compile(
+            lambda axis: make_train_step(
+                architecture,
+                depth,
+                optimizer,
+                objective=config.objective,
+                solves=solves,
+                accumulate=config.train.accumulate,
+                document_mask=config.data.document_mask,
+                axis=axis,
+            )
         )
-    )
+
     with Checkpoints(run, config.train.keep) as checkpoints, StopRequest() as stop:
         if config.resume and checkpoints.latest is not None:
             params, opt, position = checkpoints.restore(checkpoints.latest, state.params, state.optimizer)
             state = parallel.place_state(TrainState(jnp.asarray(checkpoints.latest, jnp.int32), params, opt))
             batches.set_state(position)
-        loop = _Loop(config, architecture, data, batches, parallel, step, checkpoints, stop)
+        loop = _Loop(config, architecture, data, batches, parallel, curriculum, step, checkpoints, stop)
         try:
             state = loop.run(state)
         finally:
@@ -121,7 +130,8 @@ class _Loop:
     data: PreparedData
     batches: Any
     parallel: Parallel
-    step: TrainStep
+    curriculum: Curriculum
+    step: Callable[[Solves], TrainStep]
     checkpoints: Checkpoints
     stop: StopRequest
 
@@ -131,8 +141,7 @@ class _Loop:
         self.learning_rate = learning_rate(self.config.optimizer, train.updates)
         dtype = jnp.dtype(train.precision)
         self.peak = len(self.parallel.devices) * matmul_peak(dtype, self.parallel.devices[0])
-        # The backward pass is twice the forward one; what the adjoint recomputes is no progress and is not counted.
-        self.flops_per_update = 3 * flops_per_token(model, self.config.depth).total * self.tokens_per_update
+        self.spent = _Spent(self.config, self.curriculum)
         self.trackers = Trackers([])
 
     def run(self, state: TrainState) -> TrainState:
@@ -144,9 +153,10 @@ class _Loop:
         key = jax.random.key(train.seed)
         pending: StepMetrics | None = None
         clock, clock_step = time.perf_counter(), start
+        self.spent.upto(start)
         for done in range(start + 1, train.updates + 1):
             batch = self.parallel.place_batch(next(self.batches))
-            state, metrics = self.step(state, batch, key)
+            state, metrics = self.step(self.curriculum.at(done - 1))(state, batch, key)
             # One update late, so that the device always has work queued while the host looks at a loss.
             self._check(pending, done - 1)
             pending = metrics
@@ -213,6 +223,7 @@ class _Loop:
     def _log(self, step: int, metrics: StepMetrics, updates_per_second: float) -> None:
         nats = float(metrics.loss)
         size = self.data.bytes_per_token("train")
+        flops, updates = self.spent.upto(step)
         self.trackers.log(
             step,
             {
@@ -221,7 +232,10 @@ class _Loop:
                 "gradient_norm": float(metrics.gradient_norm),
                 "learning_rate": float(jnp.asarray(self.learning_rate(step - 1))),
                 "tokens_per_second": updates_per_second * self.tokens_per_update,
-                "peak_fraction": updates_per_second * self.flops_per_update / self.peak,
+                "peak_fraction": updates_per_second * flops / (updates * self.peak),
+                "block_evaluations": self.spent.block_evaluations,
+                "training_flops": self.spent.flops,
+                **{name: float(term) for name, term in metrics.others.items()},
             },
         )
 
@@ -236,6 +250,32 @@ class _Loop:
         if config.train.wandb:
             trackers.append(WandbTracker(config.train.wandb, run.path.name, to_dict(config)))
         return trackers
+
+
+@dataclass
+class _Spent:
+    """What the updates so far have cost; a function of their number, so a resumed run goes on counting."""
+
+    config: Config
+    curriculum: Curriculum
+    updates: int = 0
+    block_evaluations: float = 0.0
+    """Applications of a block to a token, in forward solves."""
+    flops: float = 0.0
+
+    def upto(self, step: int) -> tuple[float, int]:
+        """Count on to `step`; returns the FLOPs and updates that this adds."""
+        before = self.flops, self.updates
+        tokens = self.config.train.batch_size * self.config.model.length
+        for update in range(self.updates, step):
+            one = self._cost(self.curriculum.at(update))
+            self.block_evaluations += one.block_evaluations * tokens
+            self.flops += one.flops * tokens
+        self.updates = step
+        return self.flops - before[0], self.updates - before[1]
+
+    def _cost(self, solves: Solves) -> Cost:
+        return cost(self.config.model, self.config.depth, self.config.objective, solves)
 
 
 def _due(step: int, *every: int) -> bool:

@@ -34,6 +34,15 @@ def muon_or_adamw(params: Parameters) -> dict[str, str]:
     }
 
 
+def branch_or_rest(params: Parameters) -> dict[str, str]:
+    """The projections with which the blocks' sublayers write to the stream, against all else."""
+    ends = (".attention.output", ".feed_forward.output")
+    return {
+        name: "branch" if name.startswith("stack.") and name.rpartition(".")[0].endswith(ends) else "rest"
+        for name in params
+    }
+
+
 def make_optimizer(config: OptimizerConfig, updates: int) -> optax.GradientTransformation:
     """Clip by the global norm, then AdamW (Loshchilov & Hutter 2019), or Muon (Jordan et al. 2024) where it applies."""
     rate, decay = learning_rate(config, updates), config.weight_decay
@@ -41,6 +50,10 @@ def make_optimizer(config: OptimizerConfig, updates: int) -> optax.GradientTrans
     if config.name == "muon":
         matrices = muon(rate, eps=config.epsilon, weight_decay=decay, consistent_rms=MUON_RMS)
         update = optax.partition({"muon": matrices, "adamw": update}, muon_or_adamw)
+    if config.branch_rate != 1.0:
+        # after all else: Adam and Muon would normalise a factor on the gradient away
+        branch = optax.scale(config.branch_rate)
+        update = optax.chain(update, optax.partition({"branch": branch, "rest": optax.identity()}, branch_or_rest))
     return optax.chain(optax.clip_by_global_norm(config.clip), update) if config.clip else update
 
 

@@ -10,10 +10,10 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
-from jaxode.config import DepthConfig
+from jaxode.config import DepthConfig, ObjectiveConfig
 from jaxode.data import Batch
-from jaxode.evaluation import forward_loss
 from jaxode.model.parameters import Architecture, Parameters
+from jaxode.training.objectives import Counts, Solves, Terms, count, objective_terms
 from jaxode.types import Key, Scalar
 
 
@@ -30,11 +30,23 @@ class TrainState:
 @no_type_check
 @struct.dataclass
 class StepMetrics:
-    """Measured on the batch, before its update. `loss` is in nats per predicted token."""
+    """Measured on the batch, before its update.
+
+    Attributes:
+        loss: of the main solve, nats per predicted token.
+        gradient_norm: of the whole objective.
+        tokens: predicted.
+        others: the objective's further terms by name, before their weights.
+    """
 
     loss: Scalar
     gradient_norm: Scalar
     tokens: Scalar
+    others: dict[str, Scalar]
+
+
+PLAIN = ObjectiveConfig()
+SCHEDULE = 0x5C4
 
 
 TrainStep = Callable[[TrainState, Batch, Key], tuple[TrainState, StepMetrics]]
@@ -50,19 +62,23 @@ def make_train_step(
     depth: DepthConfig,
     optimizer: optax.GradientTransformation,
     *,
+    objective: ObjectiveConfig = PLAIN,
+    solves: Solves | None = None,
     accumulate: int = 1,
     document_mask: bool = False,
     axis: str | None = None,
 ) -> TrainStep:
     """Build the step.
 
-    The loss is sum(nats) / sum(weights) over the whole batch. The denominator is known before the forward pass, so
+    The loss is sum(nats) / sum(weights) over the whole batch. Denominators are known before the forward pass, so
     micro-batches (`accumulate`) and devices (`axis`, under pmap) only add up, and give the large batch's gradient.
 
     Args:
         architecture: the model without its numbers.
         depth: how the looped part is solved.
         optimizer: an Optax transformation.
+        objective: what is minimised.
+        solves: in how many steps; None: the full depth of `depth`.
         accumulate: micro-batches; must divide the rows a device sees.
         document_mask: keep attention within documents.
         axis: name of the pmapped axis, None under jit, where the compiler adds up over the mesh.
@@ -71,32 +87,55 @@ def make_train_step(
     def total(x: Any) -> Any:
         return x if axis is None else jax.lax.psum(x, axis)
 
-    def micro_loss(params: Parameters, batch: Batch, key: Key, tokens: Scalar) -> Scalar:
-        sums = forward_loss(architecture.bind(params), batch, depth, document_mask=document_mask, key=key)
-        return sums.nats / tokens
+    def micro(params: Parameters, batch: Batch, key: Key, schedule_key: Key, counts: Counts) -> tuple[Scalar, Terms]:
+        model = architecture.bind(params)
+        chosen = solves or Solves(model.config.steps if depth.steps is None else depth.steps)
+        terms = objective_terms(
+            model,
+            batch,
+            chosen,
+            objective,
+            depth,
+            counts,
+            document_mask=document_mask,
+            key=key,
+            schedule_key=schedule_key,
+        )
+        return terms.total, terms
+
+    gradients = jax.grad(micro, has_aux=True)
 
     def train_step(state: TrainState, batch: Batch, key: Key) -> tuple[TrainState, StepMetrics]:
         key = jax.random.fold_in(key, state.step)
+        # one schedule for all devices and micro-batches
+        schedule_key = jax.random.fold_in(key, SCHEDULE)
         if axis is not None:
             key = jax.random.fold_in(key, jax.lax.axis_index(axis))
-        tokens = jnp.maximum(total(jnp.sum(batch.weights)), 1.0)
-        value_and_grad = jax.value_and_grad(micro_loss)
+        counts = jax.tree.map(lambda x: jnp.maximum(total(x), 1.0), count(batch))
+
+        def part_of(part: Batch, part_key: Key) -> tuple[Any, Terms]:
+            return gradients(state.params, part, part_key, schedule_key, counts)
+
         if accumulate == 1:
-            loss, gradient = value_and_grad(state.params, batch, key, tokens)
+            gradient, terms = part_of(batch, key)
         else:
 
-            def add(carry: Any, micro: Any) -> tuple[Any, None]:
-                part, micro_key = micro
-                return jax.tree.map(jnp.add, carry, value_and_grad(state.params, part, micro_key, tokens)), None
+            def add(carry: Any, part: Any) -> tuple[Any, None]:
+                return jax.tree.map(jnp.add, carry, part_of(*part)), None
 
-            zero = (jnp.zeros(()), jax.tree.map(jnp.zeros_like, state.params))
             # Rows are dealt out in strides, so that every device keeps its own rows in each micro-batch.
             parts = jax.tree.map(lambda x: x.reshape(-1, accumulate, *x.shape[1:]).swapaxes(0, 1), batch)
-            (loss, gradient), _ = jax.lax.scan(add, zero, (parts, jax.random.split(key, accumulate)))
-        loss, gradient = total(loss), total(gradient)
+            parts = (parts, jax.random.split(key, accumulate))
+            zero = jax.tree.map(
+                lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(part_of, *jax.tree.map(lambda x: x[0], parts))
+            )
+            (gradient, terms), _ = jax.lax.scan(add, zero, parts)
+        gradient, terms = total(gradient), total(terms)
         updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.params)
         params = cast(Parameters, optax.apply_updates(state.params, updates))
-        metrics = StepMetrics(loss=loss, gradient_norm=optax.tree.norm(gradient), tokens=tokens)
+        metrics = StepMetrics(
+            loss=terms.loss, gradient_norm=optax.tree.norm(gradient), tokens=counts.tokens, others=terms.others
+        )
         return TrainState(state.step + 1, params, optimizer_state), metrics
 
     return train_step

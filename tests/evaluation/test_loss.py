@@ -9,7 +9,7 @@ import pytest
 
 from jaxode.config import DepthConfig, ModelConfig, UserError
 from jaxode.data import Batch, BatchSpec, byte_tokenizer, text_batches
-from jaxode.evaluation import Diverged, batch_segments, evaluate, forward_loss, token_loss
+from jaxode.evaluation import Diverged, batch_segments, evaluate, forward, token_loss
 from jaxode.evaluation.loss import evaluation_step
 from jaxode.model import make_model
 from jaxode.model.parameters import split
@@ -138,7 +138,7 @@ def test_dropout_needs_a_key():
     architecture, params = split(make_model(config(dropout=0.5, steps=2)))
     batch = next(iter(batches()))
     loss = jax.jit(
-        lambda key: forward_loss(architecture.bind(params), batch, DepthConfig(), document_mask=False, key=key)
+        lambda key: forward(architecture.bind(params), batch, DepthConfig(), document_mask=False, key=key)[0]
     )
     first, second = (float(loss(jax.random.key(seed)).nats) for seed in (0, 1))
     without = evaluate(architecture, params, [batch], DepthConfig())

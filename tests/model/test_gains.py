@@ -10,8 +10,9 @@ import pytest
 from jaxode.config import DepthConfig, ModelConfig
 from jaxode.depth import Coefficients, Schedule
 from jaxode.model import make_model
-from jaxode.model.gains import Gains, GainsOverDepth
+from jaxode.model.gains import Gains
 from jaxode.model.parameters import coefficients, named, split
+from jaxode.model.steps import StepsOverDepth
 
 MODEL = ModelConfig(vocab_size=31, width=16, heads=2, length=8, steps=4)
 LAYOUTS = {
@@ -101,10 +102,12 @@ def test_each_step_reads_its_own_row():
 def test_gains_hold_from_the_start_of_their_step_to_its_end():
     rows = np.arange(3, dtype=np.float32)
     table = Gains(*(jnp.broadcast_to(rows[:, None], (3, 1)) for _ in range(4)))
-    over = GainsOverDepth.over(table, Schedule((0.0, 1.0, 3.0, 12.0)))
-    assert over is not None
-    assert [float(over.at(t).heads[0]) for t in (0.0, 0.9, 1.0, 2.9, 3.0, 11.0)] == [0, 0, 1, 1, 2, 2]
-    assert GainsOverDepth.over(None, Schedule((0.0, 1.0))) is None
+    own = Coefficients(np.ones((3, 1)), gains=table)
+    over = StepsOverDepth.over(Schedule((0.0, 1.0, 3.0, 12.0)), own)
+    rows = [over.at(t) for t in (0.0, 0.9, 1.0, 2.9, 3.0, 11.0)]
+    assert [float(row.gains.heads[0]) for row in rows] == [0, 0, 1, 1, 2, 2]
+    assert [float(row.sizes) for row in rows] == [1, 1, 2, 2, 9, 9]
+    assert StepsOverDepth.over(Schedule((0.0, 1.0))).gains is None
 
 
 def test_coefficients_survive_being_named():

@@ -1,0 +1,114 @@
+"""What an update minimises, composed of small pieces; names stand for the compositions that are known."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any, Literal
+
+from jaxode.config.checks import UserError, at_least, require
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "fixed": {},
+    "grow": {"steps": "grow"},
+    "random": {"steps": "uniform", "spacing": "random"},
+    "poisson": {"steps": "poisson", "spacing": "random"},
+    "exits": {"exits": "0.25,0.5,0.75", "exit_loss": 1.0},
+    "loopformer": {"short": "uniform", "spacing": "coarse-early", "short_loss": 0.1, "match": 0.1},
+    "distil": {"short": "uniform", "short_solver": "secant", "distil": 1.0},
+    "collinear": {"collinear": 0.1},
+}
+
+
+@dataclass(frozen=True)
+class ObjectiveConfig:
+    """loss(main) + short_loss loss(short) + distil KL(main || short) + match |x_short - x_main|^2 + exits + collinear.
+
+    Each update solves a batch once (`steps`), and a second time in fewer steps where `short` says so. What compares the
+    two sends no gradient into the main solve.
+    """
+
+    name: Literal["fixed", "grow", "random", "poisson", "exits", "loopformer", "distil", "collinear"] = "fixed"
+    """A known composition; what is set beside it changes it. fixed: the loss at depth.steps. grow: N/4, N/2, N steps,
+    a third of the updates each (Lan et al. 2020, appendix A.1). random: other steps in each update. poisson: the same,
+    their number drawn as by Geiping et al. 2025. exits: loss at several depths of one solve. loopformer: Jeddi et al.
+    2026, for model.conditioning = "loopformer". distil: a short multistep solve learns from the full depth. collinear:
+    consecutive increments that point the same way."""
+    steps: str = ""
+    """Steps of the main solve: empty: depth.steps | grow | uniform | poisson, each over the divisions of N that fit the
+    layout (N/6, N/4, N/3, N/2, N), or over your own: "grow:3,6,12", "uniform:4,6,12"."""
+    spacing: Literal["even", "unit", "random", "coarse-early", "fine-early"] = "even"
+    """Schedule of every solve with fewer steps than N. even: rescaled steps; unit: steps of size 1, truncated; random:
+    every whole-number schedule equally often; coarse-early: as LoopFormer's sampler draws; fine-early: its mirror."""
+    short: str = ""
+    """Steps of the second solve: empty: there is none | uniform | poisson, or over your own: "uniform:3,4,6"."""
+    short_solver: Literal["euler", "secant"] = "euler"
+    """Of the second solve; secant remembers the evaluation before."""
+    short_loss: float = 0.0
+    """Weight of the second solve's own loss."""
+    distil: float = 0.0
+    """Weight of KL(main || short) between the predictions, nats per token."""
+    match: float = 0.0
+    """Weight of the mean square distance of x(N) between both."""
+    exits: str = ""
+    """Shares of the main solve's steps after which it is read out as well, "0.25,0.5"."""
+    exit_loss: float = 0.0
+    """Weight of the mean loss of these read-outs."""
+    collinear: float = 0.0
+    """Weight of 1 - cosine of consecutive increments of the main solve, averaged along depth."""
+
+    def __post_init__(self) -> None:
+        plain = {field.name: field.default for field in fields(self)}
+        for key, value in PRESETS[self.name].items():
+            if getattr(self, key) == plain[key]:
+                object.__setattr__(self, key, value)
+        for key in ("short_loss", "distil", "match", "exit_loss", "collinear"):
+            at_least(f"objective.{key}", getattr(self, key), 0)
+        _check_counts("steps", self.steps, ("grow", "uniform", "poisson"))
+        _check_counts("short", self.short, ("uniform", "poisson"))
+        compared = self.short_loss + self.distil + self.match
+        require(
+            bool(self.short) == (compared > 0),
+            f'objective.short = "{self.short}" with objective.short_loss = {self.short_loss:g}, objective.distil = '
+            f"{self.distil:g}, objective.match = {self.match:g}: a second solve and a weight of it, or neither",
+        )
+        require(
+            bool(self.exits) == (self.exit_loss > 0),
+            f'objective.exits = "{self.exits}" with objective.exit_loss = {self.exit_loss:g}: both or neither',
+        )
+        require(all(0.0 < share < 1.0 for share in self.exit_shares), self._wrong_exits())
+        require(
+            self.short_solver == "euler" or self.spacing != "unit",
+            f'objective.short_solver = "{self.short_solver}" with objective.spacing = "unit": at steps of size 1 there '
+            'is nothing to remember; use "euler"',
+        )
+
+    @property
+    def exit_shares(self) -> tuple[float, ...]:
+        """`exits` as numbers."""
+        try:
+            return tuple(float(part) for part in self.exits.split(",")) if self.exits else ()
+        except ValueError:
+            raise UserError(self._wrong_exits()) from None
+
+    def _wrong_exits(self) -> str:
+        return f'objective.exits = "{self.exits}": must be shares of depth between 0 and 1 such as "0.25,0.5"'
+
+
+def parse_counts(text: str) -> tuple[str, tuple[int, ...]]:
+    """A rule and its step counts: `uniform:4,6,12` is ("uniform", (4, 6, 12)); without numbers the second is empty."""
+    rule, _, numbers = text.partition(":")
+    return rule, tuple(int(number) for number in numbers.split(",")) if numbers else ()
+
+
+def _check_counts(key: str, text: str, rules: tuple[str, ...]) -> None:
+    if not text:
+        return
+    wrong = f'objective.{key} = "{text}": must be {", ".join(rules)}, alone or with step counts as "{rules[0]}:3,6,12"'
+    try:
+        rule, numbers = parse_counts(text)
+    except ValueError:
+        raise UserError(wrong) from None
+    require(rule in rules and all(number >= 1 for number in numbers), wrong)
+    require(
+        list(numbers) == sorted(set(numbers)), f'objective.{key} = "{text}": step counts must rise, each given once'
+    )
