@@ -29,7 +29,7 @@ class Tables:
     """
 
     steps: Int[np.ndarray, " G"]
-    times: Float[np.ndarray, "G N_plus_1"]
+    times: Float[Array, "G N_plus_1"]
     weights: Float[Array, "G N K"]
     down: Float[Array, "G N K D R"] | None = None
     up: Float[Array, "G N R D"] | None = None
@@ -58,7 +58,7 @@ def stack_tables(
             assert isinstance(method, Multistep)
             rows.append(method.coefficients)
     times = [
-        schedule.times if own.starts is None else (*np.asarray(own.starts), schedule.times[-1])
+        jnp.asarray(schedule.times if own.starts is None else [*own.starts, schedule.times[-1]], jnp.float32)
         for schedule, own in zip(schedules, rows, strict=True)
     ]
     most, memory = max(schedule.steps for schedule in schedules), max(2, *(one.memory for one in rows))
@@ -86,7 +86,7 @@ def stack_tables(
         up = stacked([half for _, half in halves], (most, rank, width))
     return Tables(
         steps=np.asarray([schedule.steps for schedule in schedules], np.int32),
-        times=np.stack([np.pad(each, (0, most + 1 - len(each)), mode="edge") for each in times]).astype(np.float32),
+        times=jnp.stack([jnp.pad(each, (0, most + 1 - len(each)), mode="edge") for each in times]),
         weights=stacked([one.weights for one in rows], (most, memory)),
         down=down,
         up=up,

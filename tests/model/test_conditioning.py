@@ -1,0 +1,138 @@
+"""Blocks that are told where along depth they are, and the scaled-down step."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxode.config import DepthConfig, ModelConfig, UserError
+from jaxode.depth import Coefficients
+from jaxode.inference import solve_budgets
+from jaxode.model import make_model
+from jaxode.model.parameters import split
+
+MODEL = ModelConfig(vocab_size=31, width=16, heads=2, length=8, steps=6, output_init=1.0)
+TOKENS = jnp.asarray(np.random.default_rng(0).integers(0, 31, (3, 8)))
+CALIBRATED = DepthConfig(steps=3, solver="calibrated")
+LAYOUTS = {
+    "full": {},
+    "post": {"norm_position": "post"},
+    "masked": {"kind": "masked"},
+    "sequence": {"sharing": "sequence", "groups": 2},
+    "cycle": {"sharing": "cycle", "groups": 2},
+    "prelude": {"prelude": 1, "coda": 1},
+}
+
+
+def build(lively=None, **changes):
+    model = make_model(dataclasses.replace(MODEL, **changes), seed=0)
+    return model if lively is None else lively(model)
+
+
+def drawn(sizes):
+    starts = np.concatenate([[0.0], np.cumsum(sizes)[:-1]]).astype(np.float32)
+    return Coefficients(np.asarray(sizes, np.float32)[:, None], starts=starts)
+
+
+@pytest.mark.parametrize("kind", ["time", "step"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_begins_as_the_plain_block(kind, layout):
+    plain = build(**LAYOUTS[layout])
+    told = build(conditioning=kind, **LAYOUTS[layout])
+    architecture, params = split(told)
+    _, own = split(plain)
+    same = architecture.bind(params | own)
+    np.testing.assert_allclose(same(TOKENS).logits, plain(TOKENS).logits, atol=1e-5)
+    assert told.num_parameters > plain.num_parameters
+
+
+def test_loopformer_begins_with_closed_gates():
+    model = build(conditioning="loopformer")
+    out = model(TOKENS, trace=True)
+    np.testing.assert_array_equal(out.trace.states[-1], out.trace.states[0])
+
+
+@pytest.mark.parametrize(("kind", "reads_size"), [("time", False), ("step", True), ("loopformer", True)])
+def test_reads_time_and_step(lively, kind, reads_size):
+    model = build(lively, conditioning=kind)
+    block, context = model.stack.looped[0], model.start(TOKENS)[1]
+    x = model.start(TOKENS)[0]
+
+    def increment(t, size):
+        return np.asarray(block.increment(t, x, dataclasses.replace(context, size=size)))
+
+    assert np.abs(increment(0.0, 1.0) - increment(3.0, 1.0)).max() > 1e-3
+    # loopformer's field is the increment over h
+    longer = increment(0.0, 2.0) * (2.0 if kind == "loopformer" else 1.0)
+    assert (np.abs(increment(0.0, 1.0) - longer).max() > 1e-3) == reads_size
+
+
+SCHEDULES = {
+    "full": ("1,2,3", [0, 1, 3]),
+    "prelude": ("1,2,3", [0, 1, 3]),
+    "post": ("1,2,3", [0, 1, 3]),
+    "masked": ("1,2,3", [0, 1, 3]),
+    # each group counts its own time
+    "sequence": ("1,2,1,2", [0, 1, 0, 1]),
+    # of passes through both blocks
+    "cycle": ("1,2", [0, 1]),
+}
+
+
+@pytest.mark.parametrize("kind", ["time", "step", "loopformer"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_schedules_with_times_of_their_own_are_those_given_statically(lively, kind, layout):
+    """A traced schedule, as training draws them, is the static one of the same sizes."""
+    model = build(lively, conditioning=kind, **LAYOUTS[layout])
+    static, starts = SCHEDULES[layout]
+    sizes = [float(size) for size in static.split(",")]
+    own = Coefficients(np.asarray(sizes, np.float32)[:, None], starts=np.asarray(starts, np.float32))
+    steps = len(sizes) * (2 if layout == "cycle" else 1)
+    given = model(TOKENS, DepthConfig(steps=steps, schedule=static)).logits
+    calibrated = DepthConfig(steps=steps, solver="calibrated")
+    traced = jax.jit(lambda own: model(TOKENS, calibrated, coefficients=own).logits)(own)
+    np.testing.assert_allclose(traced, given, atol=1e-4)
+    assert float(jnp.abs(model(TOKENS, DepthConfig(steps=steps)).logits - given).max()) > 1e-3
+
+
+@pytest.mark.parametrize("kind", ["time", "step", "loopformer"])
+def test_rows_with_budgets_of_their_own(lively, kind):
+    model = build(lively, conditioning=kind)
+    model.calibrations = {3: drawn([1.0, 2.0, 3.0]), 2: drawn([2.0, 4.0])}
+    depth = DepthConfig(solver="calibrated")
+    found = solve_budgets(model, TOKENS, np.asarray([3, 2, 6]), depth).logits
+    for row, steps in enumerate((3, 2, 6)):
+        alone = dataclasses.replace(depth, steps=steps) if steps < 6 else DepthConfig()
+        np.testing.assert_allclose(found[row], model(TOKENS[row : row + 1], alone).logits[0], atol=1e-4)
+
+
+@pytest.mark.parametrize("layout", ["full", "sequence", "cycle"])
+@pytest.mark.parametrize("solver", ["euler", "lie"])
+def test_a_scaled_down_step_is_a_smaller_step(lively, layout, solver):
+    """Six trained steps of size 1/2 are the plain model's six steps over half of the interval."""
+    scaled, plain = (build(lively, step_size=size, **LAYOUTS[layout]) for size in (0.5, 1.0))
+    out = scaled(TOKENS, DepthConfig(solver=solver), trace=True).trace.states
+    first = plain(TOKENS, DepthConfig(steps=12, solver=solver), trace=True).trace.states
+    # the plain model in twelve halves has the same states, one after the other, until a group ends
+    until = {"full": 6, "sequence": 3, "cycle": 3}[layout]
+    np.testing.assert_allclose(out[: until + 1], first[: until + 1], atol=1e-4)
+    assert (
+        float(jnp.abs(out[until] - plain(TOKENS, DepthConfig(solver=solver), trace=True).trace.states[until]).max())
+        > 1e-2
+    )
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"step_size": 0.0},
+        {"step_size": 1.5},
+        {"sharing": "none", "step_size": 0.5},
+        {"sharing": "none", "conditioning": "time"},
+    ],
+)
+def test_refused(changes):
+    with pytest.raises(UserError, match=r"model\.(step_size|conditioning)"):
+        dataclasses.replace(MODEL, **changes)
