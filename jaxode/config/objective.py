@@ -28,21 +28,22 @@ class ObjectiveConfig:
     """
 
     name: Literal["fixed", "grow", "random", "poisson", "exits", "loopformer", "distil", "collinear"] = "fixed"
-    """A known composition; what is set beside it changes it. fixed: the loss at depth.steps. grow: N/4, N/2, N steps,
-    a third of the updates each (Lan et al. 2020, appendix A.1). random: other steps in each update. poisson: the same,
-    their number drawn as by Geiping et al. 2025. exits: loss at several depths of one solve. loopformer: Jeddi et al.
-    2026, for model.conditioning = "loopformer". distil: a short multistep solve learns from the full depth. collinear:
-    consecutive increments that point the same way."""
+    """A known composition; what is set beside it (to more than nothing) changes it. fixed: the loss at depth.steps.
+    grow: N/4, N/2, N steps, a third of the updates each (Lan et al. 2020, appendix A.1). random: other steps in each
+    update. poisson: the same, their number drawn as by Geiping et al. 2025. exits: loss at several depths of one
+    solve. loopformer: Jeddi et al. 2026, for model.conditioning = "loopformer". distil: a short multistep solve learns
+    from the full depth. collinear: consecutive increments that point the same way."""
     steps: str = ""
     """Steps of the main solve: empty: depth.steps | grow | uniform | poisson, each over the divisions of N that fit the
     layout (N/6, N/4, N/3, N/2, N), or over your own: "grow:3,6,12", "uniform:4,6,12"."""
-    spacing: Literal["even", "unit", "random", "coarse-early", "fine-early"] = "even"
-    """Schedule of every solve with fewer steps than N. even: rescaled steps; unit: steps of size 1, truncated; random:
-    every whole-number schedule equally often; coarse-early: as LoopFormer's sampler draws; fine-early: its mirror."""
+    spacing: Literal["auto", "even", "unit", "random", "coarse-early", "fine-early"] = "auto"
+    """Schedule of every solve with fewer steps than N. auto: the name's, or even; even: rescaled steps; unit: steps of
+    size 1, truncated; random: every whole-number schedule equally often; coarse-early: as LoopFormer's sampler draws;
+    fine-early: its mirror."""
     short: str = ""
     """Steps of the second solve: empty: there is none | uniform | poisson, or over your own: "uniform:3,4,6"."""
-    short_solver: Literal["euler", "secant"] = "euler"
-    """Of the second solve; secant remembers the evaluation before."""
+    short_solver: Literal["auto", "euler", "secant"] = "auto"
+    """Of the second solve. auto: the name's, or euler; secant remembers the evaluation before."""
     short_loss: float = 0.0
     """Weight of the second solve's own loss."""
     distil: float = 0.0
@@ -60,6 +61,9 @@ class ObjectiveConfig:
         plain = {field.name: field.default for field in fields(self)}
         for key, value in PRESETS[self.name].items():
             if getattr(self, key) == plain[key]:
+                object.__setattr__(self, key, value)
+        for key, value in (("spacing", "even"), ("short_solver", "euler")):
+            if getattr(self, key) == "auto":
                 object.__setattr__(self, key, value)
         for key in ("short_loss", "distil", "match", "exit_loss", "collinear"):
             at_least(f"objective.{key}", getattr(self, key), 0)

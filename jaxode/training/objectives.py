@@ -271,12 +271,10 @@ def _fits(model: ModelConfig, steps: int) -> bool:
 
 def _check(model: ModelConfig, depth: DepthConfig, own: ObjectiveConfig) -> None:
     """Refuse an objective that needs what the model or the solver lacks."""
-    plain = ObjectiveConfig()
-    changed = [f.name for f in dataclasses.fields(own) if f.name != "name" and getattr(own, f.name) != f.default]
     require(
-        model.sharing != "none" or own == plain,
-        f'objective.name = "{own.name}" with {", ".join(f"objective.{name}" for name in changed)}: an unshared model '
-        'has one depth only; use the plain loss (objective.name = "fixed")',
+        model.sharing != "none" or own == ObjectiveConfig(),
+        f'objective.name = "{own.name}" with model.sharing = "none": an unshared model has one depth only; leave every '
+        "setting of objective as it is",
     )
     require(
         own.name != "loopformer" or model.conditioning in ("step", "loopformer"),

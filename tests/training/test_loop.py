@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from jaxode.checkpoint import Checkpoints, RunFolder, load_run
-from jaxode.config import Config, DataConfig, ModelConfig, OptimizerConfig, TrainConfig, UserError
+from jaxode.config import Config, DataConfig, ModelConfig, ObjectiveConfig, OptimizerConfig, TrainConfig, UserError
 from jaxode.tracking import read_jsonl
 from jaxode.training import loop, train
 
@@ -73,7 +73,9 @@ def test_learns_logs_and_leaves_a_run_that_loads(config):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("kind", ["causal", "masked"])
 def test_stopped_and_continued_equals_never_stopped(config, tmp_path, monkeypatch, number, kind):
-    config = dataclasses.replace(config, model=dataclasses.replace(config.model, kind=kind, dropout=0.1))
+    objective = ObjectiveConfig("random") if kind == "masked" else ObjectiveConfig()
+    model = dataclasses.replace(config.model, kind=kind, dropout=0.1)
+    config = dataclasses.replace(config, model=model, objective=objective)
     whole = train(config)
     halved = dataclasses.replace(config, out=str(tmp_path / "halved"))
     with monkeypatch.context() as patch:
@@ -87,6 +89,23 @@ def test_stopped_and_continued_equals_never_stopped(config, tmp_path, monkeypatc
     for name, value in whole.params.items():
         np.testing.assert_array_equal(second.params[name], value, err_msg=name)
     assert second.validation == whole.validation
+    spent = [read_jsonl(run.metrics)[-1]["training_flops"] for run in (whole.run, second.run)]
+    assert spent[0] == spent[1] > 0
+
+
+def test_random_depth_compiles_a_program_for_each_step_count(config, monkeypatch):
+    made = []
+    original = loop.make_train_step
+
+    def counted(*args, **kwargs):
+        made.append(kwargs["solves"].main)
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(loop, "make_train_step", counted)
+    result = train(change(dataclasses.replace(config, objective=ObjectiveConfig("random")), updates=20))
+    assert sorted(made) == [1, 3]
+    (*_, last) = (record for record in read_jsonl(result.run.metrics) if "block_evaluations" in record)
+    assert 20 * 64 * 1 < last["block_evaluations"] < 20 * 64 * 3
 
 
 def test_a_killed_run_continues_from_its_last_checkpoint(config, tmp_path, monkeypatch):
