@@ -1,6 +1,7 @@
 """What fewer steps cost frozen weights: calibrated solvers beside truncation, step rescaling and fitted step sizes.
 
     python benchmarks/calibrated_depth.py runs/NAME [more runs]
+    python benchmarks/calibrated_depth.py --brief runs/NAME [more runs]   (step rescaling and calibrated solves alone)
     python benchmarks/calibrated_depth.py --ablate runs/NAME              (what each part buys, n = N/3)
     python benchmarks/calibrated_depth.py --sizes runs/NAME               (how much text a fit needs, n = N/3)
     python benchmarks/calibrated_depth.py --across wikitext-2 runs/NAME   (fit on one corpus, report on both)
@@ -111,14 +112,17 @@ def record(rows: list[dict], row: dict) -> None:
     print(table([row], list(row)), flush=True)
 
 
-def methods(trained: TrainedModel) -> list[dict]:
+BRIEF = ("step rescaling", "calibrated")
+
+
+def methods(trained: TrainedModel, names: Sequence[str] = tuple(METHODS)) -> list[dict]:
     """Every method at every number of steps."""
     model, data, rows = trained.config.model, text_of(trained), []
     text, reported = calibration_batches(data), held_out(data)
     for divisor in (2, 3, 4, 6):
         steps = model.steps // divisor
         cost = {"steps": steps, "block_evaluations": block_evaluations(model, DepthConfig(steps=steps))}
-        for name, method in METHODS.items():
+        for name, method in ((name, METHODS[name]) for name in names):
             if isinstance(method, Fit):
                 row = fitted(trained, text, reported, steps, method)
             else:
@@ -184,7 +188,7 @@ def across(trained: TrainedModel, corpus: str) -> list[dict]:
 def figure(path: Path, rows: list[dict]) -> None:
     """Rise against block evaluations."""
     series = {}
-    for name in METHODS:
+    for name in dict.fromkeys(row["method"] for row in rows):
         points = [row for row in rows if row["method"] == name and math.isfinite(row["rise_nats"])]
         series[name] = ([row["block_evaluations"] for row in points], [row["rise_nats"] for row in points])
     panel = Panel(series, "block evaluations", "rise of the loss, nats per token", yscale="symlog")
@@ -204,7 +208,7 @@ def main(arguments: list[str]) -> None:
         elif kind == "across":
             write_csv(RESULTS / f"across-{run.name}.csv", across(trained, corpus))
         else:
-            rows = methods(trained)
+            rows = methods(trained, BRIEF) if kind == "brief" else methods(trained)
             write_csv(RESULTS / f"calibrated-{run.name}.csv", rows)
             figure(RESULTS / f"calibrated-{run.name}.png", rows)
 
