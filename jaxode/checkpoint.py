@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import orbax.checkpoint as ocp
 import tomli_w
+from flax import nnx
 
 from jaxode.config import Config, UserError, from_toml, require, to_dict
 from jaxode.data import Tokenizer
@@ -98,7 +98,10 @@ class Checkpoints:
 
     def __init__(self, run: RunFolder, keep: int = 2):
         """Open for reading and writing."""
+        import orbax.checkpoint as ocp  # an exported model is read without it
+
         logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax reports every phase of a save
+        self._args = ocp.args
         self.run = run
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True, enable_async_checkpointing=True)
         # named handlers: without them a manager that has saved nothing yet finds no metadata
@@ -130,10 +133,10 @@ class Checkpoints:
         """
         if step in self._manager.all_steps():
             return
-        args = ocp.args.Composite(
-            params=ocp.args.StandardSave(params),
-            optimizer=ocp.args.StandardSave(_named(optimizer)),
-            position=ocp.args.JsonSave(dict(position)),
+        args = self._args.Composite(
+            params=self._args.StandardSave(params),
+            optimizer=self._args.StandardSave(_named(optimizer)),
+            position=self._args.JsonSave(dict(position)),
         )
         with self._writing():
             # force: Orbax would skip a step below one that lies there half-copied
@@ -189,14 +192,14 @@ class Checkpoints:
         except Exception as error:  # Orbax raises many kinds for a damaged step
             raise _unreadable(source, error) from None
         check_fit(params, found, source)
-        args = {"params": ocp.args.StandardRestore(_abstract(params))}
+        args = {"params": self._args.StandardRestore(_abstract(params))}
         if optimizer is not None:
             args |= {
-                "optimizer": ocp.args.StandardRestore(_abstract(_named(optimizer))),
-                "position": ocp.args.JsonRestore(),
+                "optimizer": self._args.StandardRestore(_abstract(_named(optimizer))),
+                "position": self._args.JsonRestore(),
             }
         try:
-            restored = self._manager.restore(step, args=ocp.args.Composite(**args))
+            restored = self._manager.restore(step, args=self._args.Composite(**args))
         except Exception as error:
             raise _unreadable(source, error) from None
         sys.unraisablehook = previous
@@ -230,7 +233,8 @@ def load_run(path: Path | str, step: int | None = None) -> TrainedModel:
         f"{config.model.vocab_size}; the tokenizer belongs to another run",
     )
     require(run.checkpoints.is_dir(), f"{run.path}: holds no checkpoints yet; train on with --resume")
-    architecture, params = split(make_model(config.model))
+    # shapes only: fresh parameters would be made to be thrown away
+    architecture, shapes = split(nnx.eval_shape(lambda: make_model(config.model)))
     with Checkpoints(run) as checkpoints:
         chosen = checkpoints.latest if step is None else step
         if chosen is None:
@@ -239,7 +243,7 @@ def load_run(path: Path | str, step: int | None = None) -> TrainedModel:
             (run.checkpoints / str(chosen)).is_dir(),
             f"{run.path}: holds no checkpoint of step {chosen}; the newest is {checkpoints.latest}",
         )
-        params = checkpoints.restore_params(chosen, params)
+        params = checkpoints.restore_params(chosen, _on_the_first_device(shapes))
     return TrainedModel(architecture.bind(params), architecture, params, config, tokenizer, chosen, run)
 
 
@@ -275,6 +279,11 @@ def _first_line(error: Exception) -> str:
 def _named(tree: Any) -> dict[str, Any]:
     flat, _ = jax.tree_util.tree_flatten_with_path(tree)
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in flat}
+
+
+def _on_the_first_device(shapes: Parameters) -> Parameters:
+    place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    return {name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place) for name, x in shapes.items()}
 
 
 def _abstract(tree: Any) -> Any:

@@ -6,9 +6,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+import jaxode.data  # its names by attribute: what reads corpora loads where a task needs it
 from jaxode.checkpoint import TrainedModel
 from jaxode.config import UserError
-from jaxode.data import Batch, BatchSpec, PreparedData, prepare, text_batches
+from jaxode.data import Batch, BatchSpec
 
 
 @dataclass(frozen=True)
@@ -20,14 +21,14 @@ class Text:
     """None for a masked model, which predicts a part of the tokens only."""
 
 
-def corpus(trained: TrainedModel) -> PreparedData:
+def corpus(trained: TrainedModel) -> jaxode.data.PreparedData:
     """The corpus of the run, read with its own tokenizer.
 
     Raises:
         UserError: it is not at hand.
     """
     model = trained.config.model
-    return prepare(trained.config.data, model.length, model.kind, tokenizer=trained.tokenizer)
+    return jaxode.data.prepare(trained.config.data, model.length, model.kind, tokenizer=trained.tokenizer)
 
 
 def validation_text(trained: TrainedModel, limit: int) -> Text:
@@ -57,5 +58,5 @@ def file_text(trained: TrainedModel, file: str, limit: int | None = None) -> Tex
     spec = BatchSpec(trained.tokenizer, model.kind, data.document_mask, data.mask_fraction)
     # a short text would leave most rows of a training batch empty
     rows = min(trained.config.train.batch_size, len(text.encode()) // model.length + 1)
-    scored = text_batches(text, spec, model.length, rows, limit)
+    scored = jaxode.data.text_batches(text, spec, model.length, rows, limit)
     return Text(scored.batches, 1 / scored.stats.tokens_per_byte if model.kind == "causal" else None)
