@@ -209,7 +209,8 @@ def test_what_cannot_be_exported(infer, runs, finished, exported, tmp_path):
 
 
 def test_an_exported_model_is_neither_trained_on_nor_over(exported):
-    config = dataclasses.replace(from_toml(Config, exported / "config.toml"), out=str(exported))
+    config = from_toml(Config, exported / "config.toml")
+    config = dataclasses.replace(config, out=str(exported), train=dataclasses.replace(config.train, devices=1))
     with pytest.raises(UserError, match="already holds a run"):
         train(config)
     with pytest.raises(UserError, match="is an exported model and holds no optimizer state"):

@@ -8,6 +8,7 @@ import pytest
 from tiny_runs import model_config, write_run
 
 import jaxode
+from jaxode.checkpoint import RunFolder
 from jaxode.config import DepthConfig
 from jaxode.data import BatchSpec, text_batches
 from jaxode.evaluation import evaluate
@@ -17,11 +18,11 @@ from jaxode.inference.export import export
 TEXT = (
     "The old man sat down by the fire and looked at the letter which his daughter had left upon the table. "
     '"I do not know," he said at last, "what she means to do; but I am sure that she will not come back to this house '
-    'before the end of the summer." His wife made no answer. She went to the window, and for a long time she stood there '
-    "in silence, with her hand upon the curtain, and watched the rain as it fell upon the garden and the road. "
+    'before the end of the summer." His wife made no answer. She went to the window, and for a long time she stood '
+    "there in silence, with her hand upon the curtain, and watched the rain as it fell upon the garden and the road. "
 )
 SHIPPED = library.shipped()
-KINDS = {name: jaxode.load(name).config.model.kind for name in SHIPPED}
+KINDS = {name: RunFolder(path).config().model.kind for name, path in SHIPPED.items()}
 PROMPTS = {"causal": "Once upon a time", "masked": "He sat down by the [MASK]."}
 
 
