@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from jaxode.calibration import calibrate, fit_landing
     from jaxode.config import Config, DataConfig, DepthConfig, ModelConfig, OptimizerConfig, TrainConfig, UserError
     from jaxode.depth import Acceleration, Schedule, StateChange, StepError, integrate
-    from jaxode.inference import Confidence, Divergence, error_estimates, exit_early, read_outs, solve_budgets
+    from jaxode.inference import Confidence, Divergence, error_estimates, exit_early, load, read_outs, solve_budgets
     from jaxode.interop import Pretrained, from_pretrained, save_pretrained
     from jaxode.model import Block, CausalLM, Encoder, MaskedLM, SequenceClassifier, make_model
 
@@ -30,6 +30,7 @@ _HOMES = {
         "Divergence",
         "error_estimates",
         "exit_early",
+        "load",
         "read_outs",
         "solve_budgets",
     ),
@@ -66,6 +67,7 @@ __all__ = [
     "fit_landing",
     "from_pretrained",
     "integrate",
+    "load",
     "make_model",
     "read_outs",
     "save_pretrained",

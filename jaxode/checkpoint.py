@@ -1,5 +1,7 @@
 """A run folder: resolved config, tokenizer, checkpoints. Training writes it; inference needs nothing else.
 
+An exported model is such a folder with the file weights.safetensors in the place of the checkpoints.
+
 RUN/config.toml          every knob, with the tokenizer's vocabulary filled in
 RUN/tokenizer/           tokenizer.json and the roles of its special tokens
 RUN/checkpoints/STEP/    parameters, optimizer state, data position (Orbax: a step appears whole or not at all)
@@ -11,7 +13,9 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
+import shutil
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -20,13 +24,14 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import orbax.checkpoint as ocp
 import tomli_w
+from flax import nnx
 
 from jaxode.config import Config, UserError, from_toml, require, to_dict
 from jaxode.data import Tokenizer
 from jaxode.model import CausalLM, MaskedLM, make_model
 from jaxode.model.parameters import Architecture, Parameters, check_fit, split
+from jaxode.weights import WEIGHTS, Weights, read_weights
 
 ITEMS = ("params", "optimizer", "position")
 RUNS = Path("runs")
@@ -47,6 +52,11 @@ class RunFolder:
     def metrics(self) -> Path:
         """Training metrics, one JSON object a line."""
         return self.path / "metrics.jsonl"
+
+    @property
+    def exported(self) -> bool:
+        """Whether the folder holds an exported model: its weights alone, and no run to continue."""
+        return (self.path / WEIGHTS).is_file() and not self.checkpoints.exists()
 
     def check_free(self) -> None:
         """Refuse a folder that already holds a run: it is never overwritten.
@@ -75,6 +85,17 @@ class RunFolder:
         except OSError as error:
             raise UserError(f"{self.path}: cannot be written: {error.strerror or error}") from None
 
+    def check_resumable(self) -> None:
+        """Refuse an exported model.
+
+        Raises:
+            UserError: it is one.
+        """
+        require(
+            not self.exported,
+            f"{self.path}: is an exported model and holds no optimizer state to continue with; resume the run itself",
+        )
+
     def config(self) -> Config:
         """The resolved config.
 
@@ -98,7 +119,10 @@ class Checkpoints:
 
     def __init__(self, run: RunFolder, keep: int = 2):
         """Open for reading and writing."""
+        import orbax.checkpoint as ocp  # an exported model is read without it
+
         logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax reports every phase of a save
+        self._args = ocp.args
         self.run = run
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True, enable_async_checkpointing=True)
         # named handlers: without them a manager that has saved nothing yet finds no metadata
@@ -130,10 +154,10 @@ class Checkpoints:
         """
         if step in self._manager.all_steps():
             return
-        args = ocp.args.Composite(
-            params=ocp.args.StandardSave(params),
-            optimizer=ocp.args.StandardSave(_named(optimizer)),
-            position=ocp.args.JsonSave(dict(position)),
+        args = self._args.Composite(
+            params=self._args.StandardSave(params),
+            optimizer=self._args.StandardSave(_named(optimizer)),
+            position=self._args.JsonSave(dict(position)),
         )
         with self._writing():
             # force: Orbax would skip a step below one that lies there half-copied
@@ -189,14 +213,14 @@ class Checkpoints:
         except Exception as error:  # Orbax raises many kinds for a damaged step
             raise _unreadable(source, error) from None
         check_fit(params, found, source)
-        args = {"params": ocp.args.StandardRestore(_abstract(params))}
+        args = {"params": self._args.StandardRestore(_abstract(params))}
         if optimizer is not None:
             args |= {
-                "optimizer": ocp.args.StandardRestore(_abstract(_named(optimizer))),
-                "position": ocp.args.JsonRestore(),
+                "optimizer": self._args.StandardRestore(_abstract(_named(optimizer))),
+                "position": self._args.JsonRestore(),
             }
         try:
-            restored = self._manager.restore(step, args=ocp.args.Composite(**args))
+            restored = self._manager.restore(step, args=self._args.Composite(**args))
         except Exception as error:
             raise _unreadable(source, error) from None
         sys.unraisablehook = previous
@@ -205,7 +229,7 @@ class Checkpoints:
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """A model read back from a run folder."""
+    """A model read back from a run folder, or from an exported one."""
 
     model: CausalLM | MaskedLM
     architecture: Architecture
@@ -217,7 +241,7 @@ class TrainedModel:
 
 
 def load_run(path: Path | str, step: int | None = None) -> TrainedModel:
-    """Read a run folder: the newest checkpoint, or the one of `step`.
+    """Read a run folder: the newest checkpoint, or the one of `step`; or an exported model, which holds one step.
 
     Raises:
         UserError: no run, no complete checkpoint, a damaged one, or one that does not fit its config or tokenizer.
@@ -229,8 +253,28 @@ def load_run(path: Path | str, step: int | None = None) -> TrainedModel:
         f"{run.path}: tokenizer {tokenizer.name} has {tokenizer.vocab_size} tokens, the model's vocabulary "
         f"{config.model.vocab_size}; the tokenizer belongs to another run",
     )
-    require(run.checkpoints.is_dir(), f"{run.path}: holds no checkpoints yet; train on with --resume")
-    architecture, params = split(make_model(config.model))
+    # shapes only: fresh parameters would be made to be thrown away
+    architecture, shapes = split(nnx.eval_shape(lambda: make_model(config.model)))
+    read = _exported if run.exported else _checkpoint
+    weights = read(run, shapes, step)
+    params = weights.params
+    return TrainedModel(architecture.bind(params), architecture, params, config, tokenizer, weights.step, run)
+
+
+def _exported(run: RunFolder, shapes: Parameters, step: int | None) -> Weights:
+    weights = read_weights(run.path / WEIGHTS, shapes)
+    require(
+        step is None or step == weights.step,
+        f"{run.path}: an exported model holds one step, {weights.step}, and not step {step}",
+    )
+    return weights
+
+
+def _checkpoint(run: RunFolder, shapes: Parameters, step: int | None) -> Weights:
+    require(
+        run.checkpoints.is_dir(),
+        f"{run.path}: holds no checkpoints yet, nor the {WEIGHTS} of an exported model; train on with --resume",
+    )
     with Checkpoints(run) as checkpoints:
         chosen = checkpoints.latest if step is None else step
         if chosen is None:
@@ -239,20 +283,39 @@ def load_run(path: Path | str, step: int | None = None) -> TrainedModel:
             (run.checkpoints / str(chosen)).is_dir(),
             f"{run.path}: holds no checkpoint of step {chosen}; the newest is {checkpoints.latest}",
         )
-        params = checkpoints.restore_params(chosen, params)
-    return TrainedModel(architecture.bind(params), architecture, params, config, tokenizer, chosen, run)
+        return Weights(checkpoints.restore_params(chosen, _on_the_first_device(shapes)), chosen)
 
 
-def newest_run(root: Path = RUNS) -> Path:
-    """The run folder under `root` whose checkpoints changed last.
+def newest_run(root: Path = RUNS) -> Path | None:
+    """The run folder under `root` whose checkpoints changed last; None where there is none."""
+    runs = [path.parent for path in root.glob("*/checkpoints") if any(p.name.isdigit() for p in path.iterdir())]
+    return max(runs, key=lambda path: (path / "checkpoints").stat().st_mtime, default=None)
+
+
+@contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """A folder beside `folder` to write into; it takes the name when the block ends, and is gone when that fails.
 
     Raises:
-        UserError: there is none.
+        UserError: `folder` holds something already, or cannot be written.
     """
-    runs = [path.parent for path in root.glob("*/checkpoints") if any(p.name.isdigit() for p in path.iterdir())]
-    if not runs:
-        raise UserError(f"no trained run under {root}/: train one with python train.py, or name one with --checkpoint")
-    return max(runs, key=lambda path: (path / "checkpoints").stat().st_mtime)
+    require(
+        not folder.exists() or (folder.is_dir() and not any(folder.iterdir())),
+        f"{folder}: already there and not empty; nothing is overwritten: name another folder",
+    )
+    aside: Path | None = None
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+        yield aside
+        for path in (aside, *aside.rglob("*")):  # what makes temporary files makes them private
+            path.chmod(0o755 if path.is_dir() else 0o644)
+        os.replace(aside, folder)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written: {error.strerror or error}") from None
+    finally:
+        if aside is not None:
+            shutil.rmtree(aside, ignore_errors=True)
 
 
 def _report(previous: Any, unraisable: Any) -> None:
@@ -275,6 +338,11 @@ def _first_line(error: Exception) -> str:
 def _named(tree: Any) -> dict[str, Any]:
     flat, _ = jax.tree_util.tree_flatten_with_path(tree)
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in flat}
+
+
+def _on_the_first_device(shapes: Parameters) -> Parameters:
+    place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    return {name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place) for name, x in shapes.items()}
 
 
 def _abstract(tree: Any) -> Any:

@@ -31,6 +31,13 @@ def test_import_is_light(module):
     assert done.stdout.split() == [], f"import {module} should not load these"
 
 
+def test_generation_loads_nothing_that_only_corpora_and_runs_need():
+    unneeded = {"grain", "tensorflow_datasets", "orbax.checkpoint", "transformers", "matplotlib"}
+    done = python(f"import sys, jaxode.inference.main\nprint(*sorted({unneeded!r} & set(sys.modules)))")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == []
+
+
 def test_import_linter_contracts_hold():
     script = Path(sys.executable).with_name("lint-imports")
     if not script.exists():

@@ -16,12 +16,13 @@ import numpy as np
 import optax
 from tqdm import tqdm
 
+import jaxode.data  # PreparedData by attribute: importing its name would load what reads corpora
 from jaxode.calibration.comparison import Comparison, Reference
 from jaxode.calibration.least_squares import follow
 from jaxode.calibration.origin import Origin
 from jaxode.calibration.search import candidates, sizes, starts
 from jaxode.config import DepthConfig, ModelConfig, require
-from jaxode.data import Batch, PreparedData
+from jaxode.data import Batch
 from jaxode.depth import Coefficients, secant
 from jaxode.model import Transformer, plan
 from jaxode.model.gains import Gains
@@ -97,7 +98,9 @@ class Calibration:
         return DepthConfig(steps=self.steps, solver="calibrated")
 
 
-def calibration_batches(data: PreparedData, seed: int = 0, batches: int = 20, tokens: int = 2048) -> list[Batch]:
+def calibration_batches(
+    data: jaxode.data.PreparedData, seed: int = 0, batches: int = 20, tokens: int = 2048
+) -> list[Batch]:
     """Training text to calibrate on: `batches` of about `tokens` tokens, whose predictions fit in memory."""
     rows = min(max(1, tokens // data.length), len(data.train_rows))
     reader = data.train(rows, seed)

@@ -26,10 +26,14 @@ class Origin:
         return cls(dataclasses.asdict(model), tokenizer.fingerprint, fingerprint(params))
 
     def difference(self, other: Origin) -> str:
-        """What this was made for and `other` has not, in words; empty where they agree."""
+        """What this was made for and `other` has not, in words; empty where they agree.
+
+        A field that is younger than a file had its default then, as in an older config.toml.
+        """
+        own = dataclasses.asdict(ModelConfig()) | self.model
         for name, value in other.model.items():
-            if self.model.get(name) != value:
-                return f"model.{name} = {self.model.get(name)!r}, the model at hand has {value!r}"
+            if own[name] != value:
+                return f"model.{name} = {own[name]!r}, the model at hand has {value!r}"
         if self.tokenizer != other.tokenizer:
             return f"another tokenizer (fingerprint {self.tokenizer}, at hand {other.tokenizer})"
         if self.weights != other.weights:

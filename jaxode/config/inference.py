@@ -13,11 +13,13 @@ class InferConfig:
     """A trained run at work. Results go to standard output, everything else to standard error."""
 
     checkpoint: str = ""
-    """Run folder, or folder of a Hugging Face ALBERT with its tokenizer; the newest run under runs/ when empty."""
-    task: Literal["auto", "generate", "fill", "score", "sweep", "report", "calibrate"] = "auto"
+    """Run folder, exported model, name of a shipped model, or folder of a Hugging Face ALBERT with its tokenizer; when
+    empty the newest run under runs/, or without one the shipped causal model (for [MASK] the masked one)."""
+    task: Literal["auto", "generate", "fill", "score", "sweep", "report", "calibrate", "export"] = "auto"
     """auto: generate (causal) or fill (masked); score: perplexity of a file; sweep: quality and latency by steps;
     report: the same for every method of solving, at equal block evaluations, with the solves' norms along depth;
-    calibrate: fit the solver to the full depth at `steps`, and keep it beside the checkpoint."""
+    calibrate: fit the solver to the full depth at `steps`, and keep it beside the checkpoint;
+    export: write a finished run as a small folder, which --checkpoint and jaxode.load read, to `out`."""
     prompt: str = ""
     """Text to continue; for a masked model, text with [MASK] where a token is to be filled in."""
     file: str = ""
@@ -41,7 +43,9 @@ class InferConfig:
     batches: int = 32
     """Batches that a sweep, a report, or a calibration on a file reads."""
     out: str = ""
-    """Folder for the CSV and PNG files of a sweep or a report; the run folder when empty."""
+    """Folder for the CSV and PNG files of a sweep or a report; the run folder when empty. Where to export."""
+    notes: str = ""
+    """Text file for the card of an exported model: where the text of the run comes from, and its licence."""
 
     def __post_init__(self) -> None:
         require(
@@ -70,13 +74,18 @@ class InferConfig:
             at_least(name, getattr(self, name), 1)
         at_least("temperature", self.temperature, 0.0)
         at_least("seed", self.seed, 0)
+        require(self.task != "export" or bool(self.out), "task = export needs --out: the folder to write")
+        require(
+            not self.notes or self.task == "export",
+            f"notes = {self.notes} with task = {self.task}: only export writes a card; leave it out",
+        )
         require(self.task != "score" or bool(self.file), "task = score needs --file: the text file to score")
 
     def _check_chosen_depth(self, name: str) -> None:
         """What names the depth itself cannot stand beside `budget` or `max_loss_increase`, which choose it."""
         given = f"{name} = {getattr(self, name)}"
         require(
-            self.task not in ("sweep", "report", "calibrate"),
+            self.task not in ("sweep", "report", "calibrate", "export"),
             f"{given} with task = {self.task}: it chooses the depth of generate, fill and score alone; leave it out",
         )
         for knob, free in (("solver", "auto"), ("schedule", "even")):

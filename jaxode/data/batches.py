@@ -11,7 +11,6 @@ from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any, Literal
 
-import grain
 import jax
 import numpy as np
 from jaxtyping import Array, Float, Int
@@ -25,8 +24,6 @@ Rows = Mapping[str, np.ndarray]  # tokens [B L+1], count [B]
 
 # separate streams of random numbers for the same (seed, step)
 _TRAINING, _VALIDATION = 0, 1
-
-_READ = grain.ReadOptions(num_threads=1, prefetch_buffer_size=4)
 
 
 @dataclass(frozen=True)
@@ -121,6 +118,8 @@ class Batches(Iterator[Batch]):
         self.batch_size, self.seed, self.rows = batch_size, seed, len(rows)
         self.steps_per_epoch = len(rows) / batch_size
         """Batches in one pass over the rows."""
+        import grain  # takes as long as jax, and whoever only names a Batch reads none
+
         source = grain.MapDataset.source(rows).seed(seed).shuffle().repeat().batch(batch_size)  # pyright: ignore
         self._batches = source.map_with_index(partial(_numbered, spec, seed, _TRAINING))
         self._step = 0
@@ -135,7 +134,7 @@ class Batches(Iterator[Batch]):
     def __next__(self) -> Batch:
         if self._reader is None:
             # slicing keeps the global step that masking depends on
-            self._reader = iter(self._batches[self._step :].to_iter_dataset(_READ))
+            self._reader = _reader(self._batches[self._step :])
         batch = next(self._reader)
         self._step += 1
         return batch
@@ -184,6 +183,8 @@ class ValidationBatches:
         total = math.ceil(len(rows) / batch_size)
         self._length = total if limit is None else min(limit, total)
         fill: Callable[[Sequence[Mapping[str, Any]]], Rows] = partial(_stack, batch_size, spec.tokenizer.pad_id)
+        import grain
+
         source = grain.MapDataset.source(rows)  # pyright: ignore
         batches = source.batch(batch_size, batch_fn=fill)
         self._batches = batches.map_with_index(partial(_numbered, spec, seed, _VALIDATION))[: self._length]
@@ -192,11 +193,17 @@ class ValidationBatches:
         return self._length
 
     def __iter__(self) -> Iterator[Batch]:
-        reader = iter(self._batches.to_iter_dataset(_READ))
+        reader = _reader(self._batches)
         try:
             yield from reader
         finally:
             reader.close()
+
+
+def _reader(batches: Any) -> Any:
+    import grain
+
+    return iter(batches.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=4)))
 
 
 def _stack(batch_size: int, pad_id: int, rows: Sequence[Mapping[str, Any]]) -> Rows:

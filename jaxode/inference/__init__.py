@@ -4,6 +4,7 @@ from jaxode.inference.adaptive import AdaptiveOutput, exit_early, solve_budgets
 from jaxode.inference.exits import Confidence, Divergence
 from jaxode.inference.fill_mask import Candidate, FilledText, MaskFill, fill
 from jaxode.inference.generate import Generation, generate
+from jaxode.inference.library import load
 from jaxode.inference.read_outs import ErrorEstimates, error_estimates, read_outs
 from jaxode.inference.sampling import Greedy, Sampling, Temperature, make_sampling
 from jaxode.inference.streaming import TextStream
@@ -25,6 +26,7 @@ __all__ = [
     "exit_early",
     "fill",
     "generate",
+    "load",
     "make_sampling",
     "read_outs",
     "solve_budgets",

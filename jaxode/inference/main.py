@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -15,20 +14,22 @@ from jaxode.calibration import (
     check_steps,
     load_all,
     save,
-    with_calibrations,
     within_increase,
     within_share,
 )
-from jaxode.checkpoint import RunFolder, TrainedModel, load_run, newest_run
+from jaxode.checkpoint import RUNS, RunFolder, TrainedModel, load_run, newest_run
 from jaxode.config import DepthConfig, InferConfig, ModelConfig, UserError, require
+from jaxode.data.tokenizers import MASK
 from jaxode.depth import get_solver
 from jaxode.evaluation import default_configs, depth_sweep, evaluate, save_sweep
 from jaxode.evaluation.figures import table
+from jaxode.inference.export import export
 from jaxode.inference.fill_mask import fill
 from jaxode.inference.generate import generate
+from jaxode.inference.library import DEFAULTS, find, is_shipped, shipped, with_own
 from jaxode.inference.report import report_methods, write_report
 from jaxode.inference.sampling import make_sampling
-from jaxode.inference.texts import corpus, file_text, validation_text
+from jaxode.inference.texts import file_text, needed_corpus, validation_text
 from jaxode.interop import from_pretrained, is_pretrained, model_config
 from jaxode.model import MaskedLM, flops_per_token, plan
 
@@ -46,7 +47,7 @@ def run(config: InferConfig, write: Write, note: Write) -> None:
     Raises:
         UserError: a run, a task, a text or a depth that does not fit.
     """
-    path = Path(config.checkpoint) if config.checkpoint else newest_run()
+    path, name = _which(config)
     pretrained = is_pretrained(path)
     model = model_config(path) if pretrained else RunFolder(path).config().model
     task = config.task if config.task != "auto" else ("generate" if model.kind == "causal" else "fill")
@@ -60,15 +61,16 @@ def run(config: InferConfig, write: Write, note: Write) -> None:
         check_steps(model, depth.steps)
     if pretrained:
         _check_pretrained(config, task)
+    if is_shipped(path):
+        _check_shipped(config, task, path)
     trained = _load_pretrained(path) if pretrained else load_run(path)
     budgets = config.budget is not None or config.max_loss_increase is not None
     swept = task == "report" or (task == "sweep" and any(one.solver == "calibrated" for one in depths))
     if depth.solver == "calibrated" or swept or budgets:
-        origin = Origin.of(trained.config.model, trained.tokenizer, trained.params)
-        trained = dataclasses.replace(trained, params=with_calibrations(trained.params, calibrations, origin))
+        trained = with_own(trained, calibrations)
     source = "Hugging Face model" if pretrained else f"step {trained.step}"
     note(
-        f"run {path}{'' if config.checkpoint else ' (the newest)'}, {source}: {model.kind}, "
+        f"{name}, {source}: {model.kind}, "
         f"{trained.model.num_parameters:,} parameters, tokenizer {trained.tokenizer.name}"
     )
     meaning = _meaning(model, depth.steps)
@@ -86,14 +88,48 @@ def run(config: InferConfig, write: Write, note: Write) -> None:
         _fill(trained, config, depth, write, note, frame=pretrained)
     elif task == "score":
         _score(trained, config, depth, write, note)
+    elif task == "export":
+        _export(trained, config, calibrations, note)
     elif task == "report":
         write_report(trained, config, methods, write, note)
     else:
         _sweep(trained, config, depths, write, note)
 
 
+def _which(config: InferConfig) -> tuple[Path, str]:
+    """The model's folder, and what to call it."""
+    if config.checkpoint:
+        path, why = find(config.checkpoint), ""
+    elif newest := newest_run():
+        path, why = newest, " (the newest)"
+    else:
+        kind = "masked" if config.task == "fill" or MASK in config.prompt else "causal"
+        models, why = shipped(), f" (no trained run under {RUNS}/)"
+        require(
+            DEFAULTS[kind] in models,
+            f"no trained run under {RUNS}/, and no {kind} model is shipped (shipped: {', '.join(models) or 'none'}): "
+            "train one with python train.py, or name one with --checkpoint",
+        )
+        path = models[DEFAULTS[kind]]
+    return path, f"{f'shipped model {path.name}' if is_shipped(path) else f'run {path}'}{why}"
+
+
+def _check_shipped(config: InferConfig, task: str, path: Path) -> None:
+    """The package's own folder is not written to."""
+    needs = task in ("sweep", "report")
+    require(
+        not needs or bool(config.out),
+        f"task = {task}: nothing is written beside a shipped model; name a folder for the results with --out",
+    )
+    require(
+        task != "calibrate",
+        f"task = calibrate: nothing is written beside a shipped model; copy {path} and name the copy with --checkpoint",
+    )
+
+
 def _check_pretrained(config: InferConfig, task: str) -> None:
     """A Hugging Face folder brings no text of its own."""
+    require(task != "export", "task = export: a Hugging Face folder is no run; copy it, or use jaxode.save_pretrained")
     require(task != "generate", "task = generate: an ALBERT is a masked model and cannot continue text; use fill")
     needs = task in ("sweep", "report", "calibrate")
     require(
@@ -247,7 +283,7 @@ def _choose(trained: TrainedModel, config: InferConfig, calibrations: Mapping[in
     return within_increase(
         trained.architecture,
         trained.params,
-        validation_text(trained, config.batches).batches,
+        validation_text(trained, config.batches, "choose the depth with --steps or --budget").batches,
         depths,
         config.max_loss_increase,
         confidence=config.confidence,
@@ -260,7 +296,7 @@ def _calibrate(trained: TrainedModel, config: InferConfig, write: Write, note: W
     if config.file:
         batches = list(file_text(trained, config.file, config.batches).batches)
     else:
-        batches = calibration_batches(corpus(trained), config.seed)
+        batches = calibration_batches(needed_corpus(trained), config.seed)
     done = calibrate(
         trained.model,
         batches,
@@ -280,6 +316,13 @@ def _calibrate(trained: TrainedModel, config: InferConfig, write: Write, note: W
     }
     write(table([row], list(row)) + "\n")
     note(f"kl and rise in nats per token over the full depth, on text held out of the fit; written: {path}")
+
+
+def _export(trained: TrainedModel, config: InferConfig, calibrations: Mapping[int, Calibration], note: Write) -> None:
+    folder = export(trained, calibrations, Path(config.out), config.notes)
+    size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    fitted = f"calibrated for {', '.join(map(str, calibrations))} steps" if calibrations else "no calibrations"
+    note(f"{size / 1e6:.2f} MB, {fitted}; written: {folder}")
 
 
 def _sweep_depths(

@@ -6,9 +6,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+import jaxode.data  # its names by attribute: what reads corpora loads where a task needs it
 from jaxode.checkpoint import TrainedModel
 from jaxode.config import UserError
-from jaxode.data import Batch, BatchSpec, PreparedData, prepare, text_batches
+from jaxode.data import Batch, BatchSpec
+
+FILE_INSTEAD = "name a text file with --file"
 
 
 @dataclass(frozen=True)
@@ -20,23 +23,35 @@ class Text:
     """None for a masked model, which predicts a part of the tokens only."""
 
 
-def corpus(trained: TrainedModel) -> PreparedData:
+def corpus(trained: TrainedModel) -> jaxode.data.PreparedData:
     """The corpus of the run, read with its own tokenizer.
 
     Raises:
         UserError: it is not at hand.
     """
     model = trained.config.model
-    return prepare(trained.config.data, model.length, model.kind, tokenizer=trained.tokenizer)
+    return jaxode.data.prepare(trained.config.data, model.length, model.kind, tokenizer=trained.tokenizer)
 
 
-def validation_text(trained: TrainedModel, limit: int) -> Text:
+def needed_corpus(trained: TrainedModel, remedy: str = FILE_INSTEAD) -> jaxode.data.PreparedData:
+    """The same for a task that cannot do without it; `remedy` ends the message.
+
+    Raises:
+        UserError: it is not at hand.
+    """
+    try:
+        return corpus(trained)
+    except UserError as error:
+        raise UserError(f"{trained.run.path}: the text of the run is not at hand ({error}); or {remedy}") from None
+
+
+def validation_text(trained: TrainedModel, limit: int, remedy: str = FILE_INSTEAD) -> Text:
     """The first `limit` batches of the run's validation split.
 
     Raises:
-        UserError: the corpus is not at hand.
+        UserError: the corpus is not at hand; `remedy` ends the message.
     """
-    data = corpus(trained)
+    data = needed_corpus(trained, remedy)
     batches = data.validation(trained.config.train.batch_size, limit)
     return Text(batches, data.bytes_per_token("validation"))
 
@@ -48,14 +63,23 @@ def file_text(trained: TrainedModel, file: str, limit: int | None = None) -> Tex
         UserError: it cannot be read, is no UTF-8, or is empty.
     """
     data, model = trained.config.data, trained.config.model
+    text = read_text(file)
+    spec = BatchSpec(trained.tokenizer, model.kind, data.document_mask, data.mask_fraction)
+    # a short text would leave most rows of a training batch empty
+    rows = min(trained.config.train.batch_size, len(text.encode()) // model.length + 1)
+    scored = jaxode.data.text_batches(text, spec, model.length, rows, limit)
+    return Text(scored.batches, 1 / scored.stats.tokens_per_byte if model.kind == "causal" else None)
+
+
+def read_text(file: str) -> str:
+    """The content of a text file.
+
+    Raises:
+        UserError: it cannot be read, or is no UTF-8.
+    """
     try:
-        text = Path(file).read_text(encoding="utf-8")
+        return Path(file).read_text(encoding="utf-8")
     except UnicodeDecodeError:
         raise UserError(f"{file}: is not UTF-8 text; convert it first") from None
     except OSError as error:
         raise UserError(f"{file}: cannot be read: {error.strerror or error}") from None
-    spec = BatchSpec(trained.tokenizer, model.kind, data.document_mask, data.mask_fraction)
-    # a short text would leave most rows of a training batch empty
-    rows = min(trained.config.train.batch_size, len(text.encode()) // model.length + 1)
-    scored = text_batches(text, spec, model.length, rows, limit)
-    return Text(scored.batches, 1 / scored.stats.tokens_per_byte if model.kind == "causal" else None)

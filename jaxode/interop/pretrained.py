@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import shutil
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +14,7 @@ import jax.numpy as jnp
 from flax import nnx
 from safetensors.numpy import save_file
 
-from jaxode.checkpoint import TrainedModel
+from jaxode.checkpoint import TrainedModel, new_folder
 from jaxode.config import Config, DataConfig, ModelConfig, TrainConfig, UserError, require
 from jaxode.data import Tokenizer
 from jaxode.data import from_pretrained as load_tokenizer
@@ -129,23 +127,10 @@ def save_pretrained(trained: Pretrained | TrainedModel, folder: Path | str) -> P
             config["id2label"] = {str(i): f"LABEL_{i}" for i in range(classes)}
             config["label2id"] = {label: int(i) for i, label in config["id2label"].items()}
     tensors = albert_tensors.write(model, params, prefix="" if task == "encoder" else "albert.")
-    require(
-        not folder.exists() or (folder.is_dir() and not any(folder.iterdir())),
-        f"{folder}: already there and not empty; nothing is overwritten: name another folder",
-    )
-    aside: Path | None = None
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    with new_folder(folder) as aside:
         (aside / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         save_file(tensors, aside / SAFETENSORS, metadata={"format": "pt"})
         _save_tokenizer(trained, aside)
-        aside.chmod(0o755)
-        os.replace(aside, folder)
-    except OSError as error:
-        if aside is not None:
-            shutil.rmtree(aside, ignore_errors=True)
-        raise UserError(f"{folder}: cannot be written: {error.strerror or error}") from None
     return folder
 
 

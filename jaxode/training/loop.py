@@ -73,9 +73,11 @@ def train(config: Config) -> TrainResult:
     pmapped = config.train.parallel == "pmap" and config.depth.adjoint == "recursive"
     depth = dataclasses.replace(config.depth, adjoint="remat") if pmapped else config.depth
     run = RunFolder(Path(config.out) if config.out else RUNS / datetime.now().strftime("%Y-%m-%d-%H%M%S"))
-    stored = run.config() if config.resume else None
-    if stored is None:
+    if config.resume:
+        run.check_resumable()
+    else:
         run.check_free()
+    stored = run.config() if config.resume else None
     data = prepare(
         config.data, config.model.length, config.model.kind, tokenizer=run.tokenizer() if config.resume else None
     )

@@ -66,6 +66,12 @@ def test_a_damaged_calibration_is_named(tmp_path):
         load_all(tmp_path)
 
 
+def test_a_field_that_is_younger_than_the_file_had_its_default_then():
+    older = {name: value for name, value in ORIGIN.model.items() if name not in ("sharing", "width")}
+    assert dataclasses.replace(ORIGIN, model=older | {"width": 16}).difference(ORIGIN) == ""
+    assert dataclasses.replace(ORIGIN, model=older).difference(ORIGIN).startswith("model.width = ")
+
+
 @pytest.mark.parametrize(
     ("changes", "named"),
     [

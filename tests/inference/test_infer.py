@@ -237,11 +237,6 @@ def test_an_empty_prompt_needs_a_document_to_begin_after(infer, tmp_path):
     assert "give --prompt" in fails(infer("--checkpoint", run))
 
 
-def test_no_runs_at_all(infer, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    assert fails(infer()).startswith("error: no trained run under runs/: train one")
-
-
 def newest_step(run):
     return run / "checkpoints" / "7"
 

@@ -1,0 +1,112 @@
+"""MODEL_CARD.md of an exported model, from what its run knows: data, size, losses, how to make it again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jaxode.calibration import Calibration
+from jaxode.checkpoint import TrainedModel
+from jaxode.evaluation.figures import read_csv
+from jaxode.model.parameters import fingerprint
+
+USES = {"causal": "GPT-like, continues text", "masked": "BERT-like, fills in [MASK]"}
+PROMPTS = {"causal": "Once upon a time", "masked": "The [MASK] of the house."}
+MEASURED = ("solver", "schedule", "steps", "block_evaluations", "nats_per_token", "perplexity", "bits_per_byte", "rise")
+
+NO_NOTES = "Nothing was said about the origin of the text and its licence: ask whoever trained the model."
+NO_SWEEP = "Not measured; `python infer.py --task sweep` does."
+SWEEP = "As the run's last sweep found it (by default on the validation split, in nats per token):"
+FITS = "Rise of the loss, and divergence from the full depth's predictions, in nats per token, on text not fitted on:"
+LIMITS = """\
+A small model for experiments with depth. It knows the text above and nothing else, reads {length} tokens at a time,
+states falsehoods, and repeats the views of its sources. It was tuned to no instruction and to no standard of safety."""
+
+
+def model_card(
+    trained: TrainedModel, calibrations: Mapping[int, Calibration], folder: Path, notes: str, file: str
+) -> str:
+    """The card as Markdown.
+
+    Args:
+        trained: a finished run.
+        calibrations: its own.
+        folder: where the exported model will lie; the last part is its name.
+        notes: where the text comes from and its licence.
+        file: that they were read from; empty without.
+    """
+    name, model = folder.name, trained.config.model
+    sections = {
+        f"# {name}": f"A {model.kind} language model of jaxode: the number of steps "
+        "over its depth is chosen when it runs.\n\n" + _table(_facts(trained)),
+        "## Use": _use(name, model.kind, list(calibrations)),
+        "## Text and licence": notes.strip() or NO_NOTES,
+        "## Loss against depth": _losses(trained.run.path / "sweep.csv"),
+        "## Calibrated steps": _fits(calibrations),
+        "## Limits": LIMITS.format(length=model.length),
+        "## Make it again": _recipe(name, list(calibrations), folder, file),
+    }
+    return "\n".join(f"{title}\n\n{text}\n" for title, text in sections.items())
+
+
+def _facts(trained: TrainedModel) -> list[dict[str, str]]:
+    model, train = trained.config.model, trained.config.train
+    tokens = train.updates * train.batch_size * model.length
+    blocks = {"full": "of one shared block", "none": "of a block each"}
+    sharing = blocks.get(model.sharing, f"of {model.groups} blocks, shared by {model.sharing}")
+    facts = {
+        "kind": f"{model.kind} ({USES[model.kind]})",
+        "parameters": f"{trained.model.num_parameters:,}, float32",
+        "depth": f"N = {model.steps} steps {sharing}",
+        "width, heads, context": f"{model.width}, {model.heads}, {model.length} tokens",
+        "tokenizer": f"{trained.tokenizer.name}, {trained.tokenizer.vocab_size} entries",
+        "trained on": f"corpus `{trained.config.data.corpus}`, {tokens:,} tokens in {train.updates} updates",
+        "weights": f"fingerprint `{fingerprint(trained.params)}`",
+    }
+    return [{"": key, " ": value} for key, value in facts.items()]
+
+
+def _use(name: str, kind: str, steps: Sequence[int]) -> str:
+    lines = [f'python infer.py --checkpoint {name} --prompt "{PROMPTS[kind]}"']
+    if steps:
+        lines.append(f"{lines[0]} --steps {steps[len(steps) // 2]}")
+    return _code(lines)
+
+
+def _losses(sweep: Path) -> str:
+    rows = read_csv(sweep) if sweep.is_file() else []
+    columns = [name for name in MEASURED if any(row.get(name) is not None for row in rows)]
+    return f"{SWEEP}\n\n{_table([{name: row.get(name) for name in columns} for row in rows])}" if rows else NO_SWEEP
+
+
+def _fits(calibrations: Mapping[int, Calibration]) -> str:
+    rows = [
+        {"steps": one.steps, "schedule": " ".join(map(str, one.schedule)), "rise": one.rise, "divergence": one.kl}
+        for one in calibrations.values()
+    ]
+    return f"{FITS}\n\n{_table(rows)}" if rows else "None."
+
+
+def _recipe(name: str, steps: Sequence[int], folder: Path, file: str) -> str:
+    run = f"runs/{name}"
+    commands = [
+        f"python train.py --config {folder}/config.toml --out {run}  # --data.root FOLDER where a named corpus lies",
+        *(f"python infer.py --checkpoint {run} --task calibrate --steps {n}" for n in steps),
+        f"python infer.py --checkpoint {run} --task export --out {folder}{f' --notes {file}' if file else ''}",
+    ]
+    return f"`config.toml` holds every setting.\n\n{_code(commands)}"
+
+
+def _code(lines: Sequence[str]) -> str:
+    return "\n".join(["```bash", *lines, "```"])
+
+
+def _table(rows: Sequence[Mapping[str, Any]]) -> str:
+    columns = list(rows[0])
+    lines = [columns, ["---"] * len(columns), *([_cell(row[name]) for name in columns] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _cell(value: object) -> str:
+    return "" if value is None else f"{value:.4f}" if isinstance(value, float) else str(value)
