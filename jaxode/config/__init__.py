@@ -4,6 +4,7 @@ Nothing here imports jax, so ``--help`` is instant and a wrong value is refused 
 """
 
 from jaxode.config.checks import UserError, require
+from jaxode.config.entries import entry
 from jaxode.config.inference import InferConfig
 from jaxode.config.model import DepthConfig, ModelConfig
 from jaxode.config.reading import from_dict, from_toml, parse, to_dict
@@ -18,6 +19,7 @@ __all__ = [
     "OptimizerConfig",
     "TrainConfig",
     "UserError",
+    "entry",
     "from_dict",
     "from_toml",
     "parse",

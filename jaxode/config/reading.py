@@ -27,21 +27,35 @@ def parse(kind: type[T], argv: Sequence[str] | None = None, *, base: Path | None
         UserError: an unknown TOML key, a wrong type or a refused value.
         SystemExit: an unknown flag (code 2), --help (0).
     """
-    import tyro
-
     arguments = list(sys.argv[1:] if argv is None else argv)
     path, arguments = _take_config_flag(arguments)
     path = path or base
     default = from_toml(kind, path) if path is not None else kind()
+    about = f"{kind.__doc__}\n\n--config FILE.toml is read first; flags win over it."
+    return _command_line(kind, arguments, default=default, description=about)
+
+
+def parse_command(kind: type[T], argv: Sequence[str] | None = None) -> T:
+    """Read flags alone, without a config file; fields that have no default are positional.
+
+    Raises:
+        UserError: a refused value.
+        SystemExit: an unknown flag or a missing argument (code 2), --help (0).
+    """
+    return _command_line(kind, list(sys.argv[1:] if argv is None else argv), description=kind.__doc__)
+
+
+def _command_line(kind: type[T], arguments: list[str], **options: Any) -> T:
+    import tyro
+
+    # `python -m` puts the path of a file where a script has its name
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    module = spec.name.removesuffix(".__main__") if spec is not None else ""
+    program = f"python -m {module}" if module.startswith("jaxode") else None
     message = io.StringIO()
     try:
         with contextlib.redirect_stderr(message):
-            return tyro.cli(
-                kind,
-                args=arguments,
-                default=default,
-                description=f"{kind.__doc__}\n\n--config FILE.toml is read first; flags win over it.",
-            )
+            return tyro.cli(kind, args=arguments, prog=program, config=(tyro.conf.PositionalRequiredArgs,), **options)
     except SystemExit as stop:
         # tyro would frame a refused value in a box of its own; the error is the one line that a TOML file gives
         cause: BaseException | None = stop

@@ -25,7 +25,7 @@ from jaxode.depth import get_solver
 from jaxode.evaluation import default_configs, depth_sweep, evaluate, save_sweep
 from jaxode.evaluation.figures import table
 from jaxode.inference.fill_mask import fill
-from jaxode.inference.generate import generate
+from jaxode.inference.generation import generate
 from jaxode.inference.report import report_methods, write_report
 from jaxode.inference.sampling import make_sampling
 from jaxode.inference.texts import corpus, file_text, validation_text
