@@ -285,11 +285,20 @@ def _calibrate(trained: TrainedModel, config: InferConfig, write: Write, note: W
 def _sweep_depths(
     model: ModelConfig, depth: DepthConfig, config: InferConfig, calibrations: Mapping[int, Calibration]
 ) -> tuple[DepthConfig, ...]:
-    """The default step counts and every calibration, or the one asked for."""
+    """The step counts asked for, or the default ones, and every calibration; `steps` alone is the one it names."""
     if depth.steps is not None:
         return (depth,)
     fitted = tuple(calibration.depth for calibration in calibrations.values()) if config.solver == "auto" else ()
-    return (*default_configs(model, depth.solver, depth.schedule), *fitted)
+    if not config.at:
+        return (*default_configs(model, depth.solver, depth.schedule), *fitted)
+    require(
+        not get_solver(depth.solver).adaptive,
+        f'at = "{config.at}" with solver = "{depth.solver}": it chooses its own steps; leave one of them out',
+    )
+    asked = tuple(dataclasses.replace(depth, steps=steps) for steps in config.at_steps)
+    for one in asked:
+        plan(model, one)
+    return (*asked, *fitted)
 
 
 def _cost(model: ModelConfig, depth: DepthConfig, evaluations: int | float) -> str:
