@@ -3,7 +3,7 @@
 RUN/config.toml          every knob, with the tokenizer's vocabulary filled in
 RUN/tokenizer/           tokenizer.json and the roles of its special tokens
 RUN/checkpoints/STEP/    parameters, optimizer state, data position (Orbax: a step appears whole or not at all)
-RUN/metrics.jsonl, sweep.csv, sweep.png
+RUN/metrics.jsonl, summary.json, sweep.csv, sweep.png
 """
 
 from __future__ import annotations

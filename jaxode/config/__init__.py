@@ -7,7 +7,8 @@ from jaxode.config.checks import UserError, require
 from jaxode.config.entries import entry
 from jaxode.config.inference import InferConfig
 from jaxode.config.model import DepthConfig, ModelConfig
-from jaxode.config.reading import from_dict, from_toml, parse, to_dict
+from jaxode.config.reading import from_dict, from_toml, override, parse, parse_command, to_dict
+from jaxode.config.study import StudyCommand, StudyConfig, StudySettings, VariantConfig
 from jaxode.config.training import Config, DataConfig, OptimizerConfig, TrainConfig
 
 __all__ = [
@@ -17,12 +18,18 @@ __all__ = [
     "InferConfig",
     "ModelConfig",
     "OptimizerConfig",
+    "StudyCommand",
+    "StudyConfig",
+    "StudySettings",
     "TrainConfig",
     "UserError",
+    "VariantConfig",
     "entry",
     "from_dict",
     "from_toml",
+    "override",
     "parse",
+    "parse_command",
     "require",
     "to_dict",
 ]

@@ -19,6 +19,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # after parsing, so that --help and a wrong flag cost no import of jax
     from jaxode.evaluation import depth_sweep, save_sweep
     from jaxode.training.loop import train
+    from jaxode.training.summary import write_summary
 
     result = train(config)
     folder = result.run.path
@@ -26,6 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         again = _command("train.py", "jaxode.training")
         print(f"stopped at update {result.step}; go on with: {again} --resume --out {folder}", file=sys.stderr)
         return 128 + (result.stopped_by or 0)
+    write_summary(result)
     print(f"validation loss {result.validation.nats_per_token:.4f} nats per token after {result.step} updates")
     if config.train.sweep:
         batches = result.data.validation(config.train.batch_size)
