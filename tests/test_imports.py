@@ -35,6 +35,8 @@ def python(code):
         "jaxode.config",
         "jaxode.tracking",
         "jaxode.evaluation.figures",
+        "jaxode.evaluation.study.__main__",
+        "jaxode.data.__main__",
         "jaxode.training.__main__",
         "jaxode.inference.__main__",
     ],
@@ -51,7 +53,7 @@ def test_no_module_is_called_like_a_name_that_its_package_loads_on_first_use(pac
     assert {path.stem for path in Path(package.__file__).parent.iterdir()} & set(package.__all__) == set()
 
 
-@pytest.mark.parametrize("module", ["jaxode.training", "jaxode.inference"])
+@pytest.mark.parametrize("module", ["jaxode.training", "jaxode.inference", "jaxode.data"])
 def test_the_package_alone_has_the_commands(module, tmp_path):
     """Elsewhere than in a checkout, and with errors as the scripts give them."""
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 
@@ -67,11 +68,13 @@ class Children:
                     start_new_session=True,
                 )
                 self._running.add(process)
-            try:
-                code = process.wait()
-            finally:
-                with self._lock:
-                    self._running.discard(process)
+            code = None
+            while code is None:
+                # not one long wait, which a signal that another thread receives would not interrupt
+                with suppress(subprocess.TimeoutExpired):
+                    code = process.wait(0.5)
+            with self._lock:
+                self._running.discard(process)
         if code == 0:
             return None
         if self.signal is not None:

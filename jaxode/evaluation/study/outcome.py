@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from jaxode.config import UserError
-from jaxode.evaluation.figures import Panel, panel_figure, table, write_csv
+from jaxode.evaluation.figures import Panel, Series, panel_figure, table, write_csv
 from jaxode.evaluation.study.grid import Run, Study
 from jaxode.evaluation.study.records import Result, settings_of
 
 Rows = Sequence[Mapping[str, Any]]
+Points = list[tuple[float | int, float]]
 DIRECT = "trained directly at n"
 
 
@@ -108,7 +109,7 @@ def save_study(folder: Path, study: Study, results: Mapping[Run, Result]) -> str
 def _panels(rows: Rows) -> list[Panel]:
     finite = [row for row in rows if math.isfinite(row["nats_per_token"])]
     loss = "validation loss (nats per token)"
-    lines: dict[str, list[tuple[float, float]]] = {}
+    lines: dict[str, Points] = {}
     for (variant, n), same in _grouped(finite, "variant", "n").items():
         direct = same[0]["trained_at"] != same[0]["N"]
         if direct and n != same[0]["trained_at"]:
@@ -116,7 +117,7 @@ def _panels(rows: Rows) -> list[Panel]:
         solvers = _grouped(same, "solver").values()
         best = min((_mean(one, "nats_per_token"), one[0]["block_evaluations"]) for one in solvers)
         lines.setdefault(_line(variant, direct), []).append((best[1], best[0]))
-    costs: dict[str, list[tuple[float, float]]] = {}
+    costs: dict[str, Points] = {}
     # runs of older code logged no FLOPs
     known = all(row["training_flops"] is not None for row in finite)
     cost, label = ("training_flops", "training FLOPs") if known else ("training_seconds", "seconds of training")
@@ -136,7 +137,7 @@ def _line(variant: str, direct: bool) -> str:
     return "/".join([DIRECT, *variant.split("/")[1:]]) if direct else variant
 
 
-def _series(lines: Mapping[str, Sequence[tuple[float, float]]]) -> dict[str, tuple[list[float], list[float]]]:
+def _series(lines: Mapping[str, Points]) -> Series:
     return {name: ([x for x, _ in sorted(points)], [y for _, y in sorted(points)]) for name, points in lines.items()}
 
 

@@ -65,8 +65,8 @@ class Result:
     trained_tokens: int
     nats_per_token: float
     """On the whole validation split, as the run was trained."""
-    training_flops: float | None = None
-    block_evaluations: float | None = None
+    training_flops: float | int | None = None
+    block_evaluations: float | int | None = None
     """Of training, summed over its tokens."""
     batches: int = 0
     """Validation batches behind the rows."""

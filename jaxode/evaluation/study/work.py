@@ -7,7 +7,7 @@ import json
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -72,7 +72,8 @@ class Work:
     accept_older: bool = False
     tokens: dict[str, dict[str, int]] = field(default_factory=dict)
     """Sizes of the corpora at hand, by `corpus_key`."""
-    code: Code = field(default_factory=Code.current)
+    code: Code = field(default_factory=lambda: Code.current())
+    """As it was when the study began."""
 
     def folder(self, run: Run) -> Path:
         """Where a run is kept."""
@@ -175,9 +176,13 @@ class Work:
                 doing.pop(run.label, None)
                 return failures
 
-            for done in as_completed([pool.submit(finish, run) for run in runs]):
-                bar.update()
-                yield done.result()
+            waiting = {pool.submit(finish, run) for run in runs}
+            while waiting:
+                # woken now and then: a signal that another thread receives interrupts no wait of this one
+                done, waiting = wait(waiting, timeout=0.5, return_when=FIRST_COMPLETED)
+                for one in done:
+                    bar.update()
+                    yield one.result()
 
     def _tasks(self, run: Run) -> Iterator[tuple[str, Any]]:
         """What a run lacks, step by step; each is looked up when the one before it is done."""
@@ -192,9 +197,7 @@ class Work:
     def _train(self, run: Run) -> str | None:
         folder, state = self.folder(run), self.state(run)
         record = state.started or started(run, self.tokens[corpus_key(run.config)])
-        if not self.accept_older:
-            # an editor may have been at work since the study began
-            check_same_code(run, folder, record.code, Code.current())
+        self._check_unchanged()
         folder.mkdir(parents=True, exist_ok=True)
         write_record(folder / STARTED, record)
         command = ["jaxode.training", "--config", str(self._recipe(run)), *(["--resume"] if state.begun else [])]
@@ -224,8 +227,16 @@ class Work:
             block_evaluations=logged.get("block_evaluations"),
         )
 
+    def _check_unchanged(self) -> None:
+        """An editor may be at work while the study is."""
+        require(
+            self.accept_older or Code.current() == self.code,
+            "the source of jaxode has changed since the study began; restore it, or use --out elsewhere",
+        )
+
     def _measure(self, run: Run) -> str | None:
         folder, batches = self.folder(run), self.study.settings.batches
+        self._check_unchanged()
         at = ",".join(map(str, self.study.measured_at(run)))
         failure = self._infer(run, "sweep", "--at", at, "--batches", str(batches))
         if failure is not None:
