@@ -13,6 +13,10 @@ width = 16
 heads = 2
 length = 16
 steps = 4
+[depth]
+adjoint = "remat"
+[optimizer]
+name = "adamw"
 [data]
 files = "FILES/*.txt"
 tokenizer = "bytes"
