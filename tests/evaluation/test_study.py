@@ -97,7 +97,9 @@ def test_only_what_is_missing_is_done(study):
     study()
     (ROOT / "fixed-s0" / "result.json").unlink()
     assert study()[1] == [("data",), ("fixed-s0", "train", "--resume"), ("fixed-s0", "sweep", "4,2")]
-    assert study(text=HEAD.replace("[4, 2]", "[2]") + VARIANTS)[1] == []
+    assert study(text=HEAD.replace("[4, 2]", "[2]").replace("[3, 2]", "[3]") + VARIANTS)[1] == []
+    shown = [(row["solver"], row["n"]) for row in read_csv(ROOT / "small.csv") if row["variant"] == "direct-2"]
+    assert shown == 2 * [("euler", 2), ("calibrated", 3)], "what the study no longer asks for is kept, not shown"
     only = ("--only", "direct-2")
     code, calls = study(*only, text=HEAD.replace("[4, 2]", "[4, 2, 8]") + VARIANTS)
     assert (code, calls) == (0, [("data",), ("direct-2-s0", "sweep", "4,2,8"), ("direct-2-s1", "sweep", "4,2,8")])
@@ -214,7 +216,7 @@ def test_a_study_of_two_variants(place, monkeypatch, capsys):
 @pytest.mark.slow
 def test_a_study_is_stopped_goes_on_and_is_calibrated(place):
     corpus(place)
-    text = HEAD.replace("[3, 2]", "[2]") + "[settings]\ntrain.updates = 3000\ntrain.checkpoint_every = 20\n"
+    text = HEAD.replace("[3, 2]", "[2]") + "[settings]\ntrain.updates = 600\ntrain.checkpoint_every = 20\n"
     command = [sys.executable, "-m", "jaxode.evaluation.study", str(write(place, text + VARIANTS))]
     process = subprocess.Popen([*command, "--jobs", "2", "--only", "fixed"])
     checkpoints = [ROOT / f"fixed-s{seed}" / "checkpoints" for seed in (0, 1)]

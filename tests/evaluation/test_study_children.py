@@ -47,7 +47,8 @@ def test_a_signal_stops_the_children_once_and_starts_no_more(module, tmp_path, n
     before = signal.getsignal(number)
     ready, log = tmp_path / "ready", tmp_path / "log"
     source = f"""
-import pathlib, signal, sys, time
+import os, pathlib, signal, sys, time
+assert os.getsid(0) == os.getpid()  # out of reach of the terminal's Ctrl-C
 def stop(*_):
     print("saved", flush=True)
     time.sleep(0.2)  # for a second signal to arrive
@@ -63,7 +64,7 @@ for _ in range(600):  # a signal just before one long sleep would wait for its e
             time.sleep(0.01)
         os.kill(os.getpid(), number)
 
-    threading.Thread(target=interrupt).start()
+    threading.Thread(target=interrupt, daemon=True).start()
     with Children() as children:
         with pytest.raises(Stopped):
             children.call(module(source), log)
