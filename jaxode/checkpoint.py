@@ -5,7 +5,7 @@ An exported model is such a folder with the file weights.safetensors in the plac
 RUN/config.toml          every knob, with the tokenizer's vocabulary filled in
 RUN/tokenizer/           tokenizer.json and the roles of its special tokens
 RUN/checkpoints/STEP/    parameters, optimizer state, data position (Orbax: a step appears whole or not at all)
-RUN/metrics.jsonl, sweep.csv, sweep.png
+RUN/metrics.jsonl, summary.json, sweep.csv, sweep.png
 """
 
 from __future__ import annotations

@@ -1,11 +1,15 @@
 """Which way imports run, and which room owns which package. One package in one room: one place to change it."""
 
 import ast
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+import jaxode
+from jaxode import data, evaluation, inference, training
 
 ROOT = Path(__file__).parents[1]
 HEAVY = {"jax", "flax", "tensorflow", "tensorflow_datasets", "matplotlib", "transformers", "torch"}
@@ -24,7 +28,19 @@ def python(code):
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=120)
 
 
-@pytest.mark.parametrize("module", ["jaxode", "jaxode.config", "jaxode.tracking", "jaxode.evaluation.figures"])
+@pytest.mark.parametrize(
+    "module",
+    [
+        "jaxode",
+        "jaxode.config",
+        "jaxode.tracking",
+        "jaxode.evaluation.figures",
+        "jaxode.evaluation.study.__main__",
+        "jaxode.data.__main__",
+        "jaxode.training.__main__",
+        "jaxode.inference.__main__",
+    ],
+)
 def test_import_is_light(module):
     done = python(f"import sys, {module}\nprint(*sorted({HEAVY!r} & set(sys.modules)))")
     assert done.returncode == 0, done.stderr
@@ -36,6 +52,26 @@ def test_generation_loads_nothing_that_only_corpora_and_runs_need():
     done = python(f"import sys, jaxode.inference.main\nprint(*sorted({unneeded!r} & set(sys.modules)))")
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == []
+
+
+@pytest.mark.parametrize("package", [jaxode, data, evaluation, inference, training], ids=lambda one: one.__name__)
+def test_no_module_is_called_like_a_name_that_its_package_loads_on_first_use(package):
+    """Importing the module would put it in the place of the name."""
+    assert {path.stem for path in Path(package.__file__).parent.iterdir()} & set(package.__all__) == set()
+
+
+@pytest.mark.parametrize("module", ["jaxode.training", "jaxode.inference", "jaxode.data"])
+def test_the_package_alone_has_the_commands(module, tmp_path):
+    """Elsewhere than in a checkout, and with errors as the scripts give them."""
+
+    def call(*flags):
+        environment = os.environ | {"PYTHONPATH": str(ROOT)}
+        command = [sys.executable, "-m", module, *flags]
+        return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=120)
+
+    assert call("--help").stdout.startswith(f"usage: python -m {module} ")
+    done = call("--config", "absent.toml")
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", "error: absent.toml: no such config file\n")
 
 
 def test_import_linter_contracts_hold():

@@ -4,10 +4,12 @@ Nothing here imports jax, so ``--help`` is instant and a wrong value is refused 
 """
 
 from jaxode.config.checks import UserError, require
+from jaxode.config.entries import entry
 from jaxode.config.inference import InferConfig
 from jaxode.config.model import DepthConfig, ModelConfig
 from jaxode.config.objective import ObjectiveConfig, parse_counts
-from jaxode.config.reading import from_dict, from_toml, parse, to_dict
+from jaxode.config.reading import from_dict, from_toml, override, parse, parse_command, to_dict
+from jaxode.config.study import StudyCommand, StudyConfig, StudySettings, VariantConfig
 from jaxode.config.training import Config, DataConfig, OptimizerConfig, TrainConfig
 
 __all__ = [
@@ -18,11 +20,18 @@ __all__ = [
     "ModelConfig",
     "ObjectiveConfig",
     "OptimizerConfig",
+    "StudyCommand",
+    "StudyConfig",
+    "StudySettings",
     "TrainConfig",
     "UserError",
+    "VariantConfig",
+    "entry",
     "from_dict",
     "from_toml",
+    "override",
     "parse",
+    "parse_command",
     "parse_counts",
     "require",
     "to_dict",

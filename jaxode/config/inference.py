@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from jaxode.config.checks import at_least, require
+from jaxode.config.checks import UserError, at_least, require
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,8 @@ class InferConfig:
     """Text file for score, sweep, report and calibrate; the run's own text when empty (not for score)."""
     steps: int | None = None
     """Depth steps n; the model's N when absent."""
+    at: str = ""
+    """Step counts of a sweep, such as "12,6,4"; N, N/2, N/3, N/4 when empty."""
     budget: float | None = None
     """Share of the full depth's block evaluations; chooses the steps."""
     max_loss_increase: float | None = None
@@ -80,6 +82,29 @@ class InferConfig:
             f"notes = {self.notes} with task = {self.task}: only export writes a card; leave it out",
         )
         require(self.task != "score" or bool(self.file), "task = score needs --file: the text file to score")
+        if self.at:
+            self._check_at()
+
+    @property
+    def at_steps(self) -> tuple[int, ...]:
+        """`at` as numbers."""
+        return tuple(int(part) for part in self.at.split(",")) if self.at else ()
+
+    def _check_at(self) -> None:
+        name = f'at = "{self.at}"'
+        require(
+            self.task == "sweep",
+            f"{name} with task = {self.task}: lists the steps of a sweep; give --task sweep, or one number as --steps",
+        )
+        require(self.steps is None, f"{name} and steps = {self.steps} both choose the depth: give one of them")
+        try:
+            counts = self.at_steps
+        except ValueError:
+            raise UserError(f'{name}: must be whole numbers such as "12,6,4"') from None
+        require(
+            min(counts) >= 1 and len(set(counts)) == len(counts),
+            f'{name}: must be different numbers of at least 1, such as "12,6,4"',
+        )
 
     def _check_chosen_depth(self, name: str) -> None:
         """What names the depth itself cannot stand beside `budget` or `max_loss_increase`, which choose it."""

@@ -27,21 +27,35 @@ def parse(kind: type[T], argv: Sequence[str] | None = None, *, base: Path | None
         UserError: an unknown TOML key, a wrong type or a refused value.
         SystemExit: an unknown flag (code 2), --help (0).
     """
-    import tyro
-
     arguments = list(sys.argv[1:] if argv is None else argv)
     path, arguments = _take_config_flag(arguments)
     path = path or base
     default = from_toml(kind, path) if path is not None else kind()
+    about = f"{kind.__doc__}\n\n--config FILE.toml is read first; flags win over it."
+    return _command_line(kind, arguments, default=default, description=about)
+
+
+def parse_command(kind: type[T], argv: Sequence[str] | None = None) -> T:
+    """Read flags alone, without a config file; fields that have no default are positional.
+
+    Raises:
+        UserError: a refused value.
+        SystemExit: an unknown flag or a missing argument (code 2), --help (0).
+    """
+    return _command_line(kind, list(sys.argv[1:] if argv is None else argv), description=kind.__doc__)
+
+
+def _command_line(kind: type[T], arguments: list[str], **options: Any) -> T:
+    import tyro
+
+    # `python -m` puts the path of a file where a script has its name
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    module = spec.name.removesuffix(".__main__") if spec is not None else ""
+    program = f"python -m {module}" if module.startswith("jaxode") else None
     message = io.StringIO()
     try:
         with contextlib.redirect_stderr(message):
-            return tyro.cli(
-                kind,
-                args=arguments,
-                default=default,
-                description=f"{kind.__doc__}\n\n--config FILE.toml is read first; flags win over it.",
-            )
+            return tyro.cli(kind, args=arguments, prog=program, config=(tyro.conf.PositionalRequiredArgs,), **options)
     except SystemExit as stop:
         # tyro would frame a refused value in a box of its own; the error is the one line that a TOML file gives
         cause: BaseException | None = stop
@@ -84,6 +98,9 @@ def from_dict(kind: type[T], raw: Mapping[str, Any], source: str, prefix: str = 
             hint = f"did you mean {prefix}{near[0]}?" if near else f"allowed are {', '.join(sorted(hints))}"
             raise UserError(f"{source}: unknown key {prefix}{key}; {hint}")
         values[key] = _coerce(hints[key], value, source, f"{prefix}{key}")
+    for field in dataclasses.fields(typing.cast(Any, kind)):
+        optional = field.default is not dataclasses.MISSING or field.default_factory is not dataclasses.MISSING
+        require(optional or field.name in values, f"{source}: {prefix}{field.name} is missing")
     try:
         return kind(**values)
     except UserError as error:
@@ -91,11 +108,20 @@ def from_dict(kind: type[T], raw: Mapping[str, Any], source: str, prefix: str = 
 
 
 def _coerce(hint: Any, value: Any, source: str, name: str) -> Any:
-    if dataclasses.is_dataclass(hint):
+    options, origin = typing.get_args(hint), typing.get_origin(hint)
+    nested = next((one for one in (hint, *options) if dataclasses.is_dataclass(one)), None)
+    if nested is not None and origin is not tuple:
         require(isinstance(value, Mapping), f"{source}: {name} = {value!r}: must be a table")
-        return from_dict(typing.cast(type, hint), value, source, prefix=f"{name}.")
-    options = typing.get_args(hint)
-    if typing.get_origin(hint) is Literal:
+        return from_dict(typing.cast(type, nested), value, source, prefix=f"{name}.")
+    if hint is Any:
+        return value
+    if origin is tuple:
+        require(isinstance(value, list | tuple), f"{source}: {name} = {value!r}: must be a list")
+        return tuple(_coerce(options[0], item, source, f"{name}[{i}]") for i, item in enumerate(value))
+    if origin is dict:
+        require(isinstance(value, Mapping), f"{source}: {name} = {value!r}: must be a table")
+        return {key: _coerce(options[1], item, source, f"{name}.{key}") for key, item in value.items()}
+    if origin is Literal:
         near = difflib.get_close_matches(str(value), [str(o) for o in options], n=1)
         hint_text = f"; did you mean {near[0]!r}?" if near else ""
         require(
@@ -110,6 +136,23 @@ def _coerce(hint: Any, value: Any, source: str, name: str) -> Any:
     names = " or ".join(getattr(o, "__name__", str(o)) for o in allowed)
     require(fits, f"{source}: {name} = {value!r}: must be {names}")
     return value
+
+
+def override(config: T, settings: Mapping[str, Any], source: str) -> T:
+    """The config with dotted settings such as ``{"train.updates": 2000}`` in the place of its own.
+
+    Raises:
+        UserError: an unknown key, a wrong type or a refused value; it names `source`.
+    """
+    raw = to_dict(config)
+    for dotted, value in settings.items():
+        *tables, key = dotted.split(".")
+        place = raw
+        for table in tables:
+            place = place.setdefault(table, {})
+            require(isinstance(place, dict), f"{source}: unknown key {dotted}; {table} is a value and holds no keys")
+        place[key] = value
+    return from_dict(type(config), raw, source)
 
 
 def to_dict(config: Any) -> dict[str, Any]:

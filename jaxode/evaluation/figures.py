@@ -16,7 +16,7 @@ Series = Mapping[str, tuple[Sequence[float | int], Sequence[float | int]]]  # na
 
 
 @contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary neighbour of `path` that replaces it on success and is removed on failure."""
     path.parent.mkdir(parents=True, exist_ok=True)
     # not tempfile: its files are readable by their owner only, and stay so after the rename
@@ -37,7 +37,7 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
     if not rows:
         raise ValueError(f"{path}: no rows to write, so the columns are unknown; measure something first")
     columns = list(dict.fromkeys(name for row in rows for name in row))
-    with _replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
@@ -82,7 +82,7 @@ def line_figure(
     _draw(axes, panel, list(series))
     if len(series) > 1:
         axes.legend(frameon=False)
-    with _replacing(path) as temporary:
+    with replacing(path) as temporary:
         figure.savefig(temporary, format="png")
 
 
@@ -116,7 +116,7 @@ def panel_figure(path: Path, panels: Sequence[Panel], title: str) -> None:
     for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         drawn |= _draw(axes, panel, names)
     figure.legend([drawn[name] for name in names], names, loc="outside right upper", frameon=False)
-    with _replacing(path) as temporary:
+    with replacing(path) as temporary:
         figure.savefig(temporary, format="png")
 
 

@@ -1,13 +1,35 @@
-"""A trained model at work: decoding, fill-mask, adaptive depth, and what a token costs."""
+"""A trained model at work: decoding, fill-mask, adaptive depth, and what a token costs.
 
-from jaxode.inference.adaptive import AdaptiveOutput, exit_early, solve_budgets
-from jaxode.inference.exits import Confidence, Divergence
-from jaxode.inference.fill_mask import Candidate, FilledText, MaskFill, fill
-from jaxode.inference.generate import Generation, generate
-from jaxode.inference.library import load
-from jaxode.inference.read_outs import ErrorEstimates, error_estimates, read_outs
-from jaxode.inference.sampling import Greedy, Sampling, Temperature, make_sampling
-from jaxode.inference.streaming import TextStream
+Names load on first use, so that `python -m jaxode.inference --help` imports no jax. No file here is called like one of
+them: importing it would put the module in the place of the name.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from jaxode.inference.adaptive import AdaptiveOutput, exit_early, solve_budgets
+    from jaxode.inference.exits import Confidence, Divergence
+    from jaxode.inference.fill_mask import Candidate, FilledText, MaskFill, fill
+    from jaxode.inference.generation import Generation, generate
+    from jaxode.inference.library import load
+    from jaxode.inference.readouts import ErrorEstimates, error_estimates, read_outs
+    from jaxode.inference.sampling import Greedy, Sampling, Temperature, make_sampling
+    from jaxode.inference.streaming import TextStream
+
+_HOMES = {
+    "adaptive": ("AdaptiveOutput", "exit_early", "solve_budgets"),
+    "exits": ("Confidence", "Divergence"),
+    "fill_mask": ("Candidate", "FilledText", "MaskFill", "fill"),
+    "generation": ("Generation", "generate"),
+    "library": ("load",),
+    "readouts": ("ErrorEstimates", "error_estimates", "read_outs"),
+    "sampling": ("Greedy", "Sampling", "Temperature", "make_sampling"),
+    "streaming": ("TextStream",),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
     "AdaptiveOutput",
@@ -31,3 +53,9 @@ __all__ = [
     "read_outs",
     "solve_budgets",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME_OF:
+        return getattr(importlib.import_module(f"jaxode.inference.{_HOME_OF[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

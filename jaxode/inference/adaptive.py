@@ -31,7 +31,7 @@ from jaxode.depth import (
 )
 from jaxode.evaluation import fits
 from jaxode.inference.exits import Confidence, Divergence
-from jaxode.inference.read_outs import FULL_DEPTH, check_depth, check_landing, read_out, start, weights_of
+from jaxode.inference.readouts import FULL_DEPTH, check_depth, check_landing, read_out, start, weights_of
 from jaxode.model import Encoder, SequenceClassifier, Transformer, plan
 from jaxode.model.block import Context
 from jaxode.model.gains import Gains

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -25,7 +26,7 @@ from jaxode.evaluation import default_configs, depth_sweep, evaluate, save_sweep
 from jaxode.evaluation.figures import table
 from jaxode.inference.export import export
 from jaxode.inference.fill_mask import fill
-from jaxode.inference.generate import generate
+from jaxode.inference.generation import generate
 from jaxode.inference.library import DEFAULTS, find, is_shipped, shipped, with_own
 from jaxode.inference.report import report_methods, write_report
 from jaxode.inference.sampling import make_sampling
@@ -328,11 +329,20 @@ def _export(trained: TrainedModel, config: InferConfig, calibrations: Mapping[in
 def _sweep_depths(
     model: ModelConfig, depth: DepthConfig, config: InferConfig, calibrations: Mapping[int, Calibration]
 ) -> tuple[DepthConfig, ...]:
-    """The default step counts and every calibration, or the one asked for."""
+    """The step counts asked for, or the default ones, and every calibration; `steps` alone is the one it names."""
     if depth.steps is not None:
         return (depth,)
     fitted = tuple(calibration.depth for calibration in calibrations.values()) if config.solver == "auto" else ()
-    return (*default_configs(model, depth.solver, depth.schedule), *fitted)
+    if not config.at:
+        return (*default_configs(model, depth.solver, depth.schedule), *fitted)
+    require(
+        not get_solver(depth.solver).adaptive,
+        f'at = "{config.at}" with solver = "{depth.solver}": it chooses its own steps; leave one of them out',
+    )
+    asked = tuple(dataclasses.replace(depth, steps=steps) for steps in config.at_steps)
+    for one in asked:
+        plan(model, one)
+    return (*asked, *fitted)
 
 
 def _cost(model: ModelConfig, depth: DepthConfig, evaluations: int | float) -> str:

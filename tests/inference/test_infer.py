@@ -122,6 +122,16 @@ def test_sweep_of_a_file(infer, runs, text_file, tmp_path):
     assert rows[0]["bits_per_byte"] > 0
 
 
+def test_sweep_at_a_list_of_steps(infer, runs, text_file, tmp_path):
+    flags = ("--checkpoint", runs["causal"], "--task", "sweep", "--file", text_file, "--out", tmp_path)
+    assert infer(*flags, "--at", "3,1").code == 0
+    rows = read_csv(tmp_path / "sweep.csv")
+    assert [(row["solver"], row["steps"]) for row in rows] == [("euler", 4), ("euler", 3), ("euler", 1)]
+    assert infer(*flags, "--at", "2,4", "--solver", "heun").code == 0
+    rows = read_csv(tmp_path / "sweep.csv")
+    assert [(row["solver"], row["steps"]) for row in rows] == [("euler", 4), ("heun", 2), ("heun", 4)]
+
+
 def test_sweep_of_the_runs_own_validation_split(infer, tmp_path):
     for i in range(4):
         (tmp_path / f"{i}.txt").write_text(TEXT)
@@ -156,8 +166,9 @@ def test_a_run_is_calibrated_once_and_then_runs_calibrated(infer, tmp_path):
     assert "chosen: 2 steps (calibrated): 0.50 of the block evaluations" in within.err
     assert "steps 2 (calibrated)" in within.err
     assert "takes 0.50 of the block evaluations" in fails(infer(*text, "--budget", 0.2))
-    infer(*about, "--task", "sweep", "--batches", 1)
-    assert [(row["solver"], row["steps"]) for row in read_csv(run / "sweep.csv")][-1] == ("calibrated", 2)
+    infer(*about, "--task", "sweep", "--batches", 1, "--at", 3)
+    measured = [(row["solver"], row["steps"]) for row in read_csv(run / "sweep.csv")]
+    assert measured == [("euler", 4), ("euler", 3), ("calibrated", 2)]
     calibration = run / "calibration-2.json"
     moved = calibration.read_text()
     raw = json.loads(moved)
@@ -191,6 +202,14 @@ def test_an_unusual_number_of_steps_is_said_to_be_one(infer, tmp_path):
         (("--schedule", "1,2"), "has 2 steps but depth.steps = 4"),
         (("--steps", 5, "--schedule", "unit"), "the interval holds only 4 steps"),
         (("--task", "sweep", "--solver", "magic"), 'depth.solver = "magic"'),
+        (("--at", "4,2"), 'at = "4,2" with task = auto: lists the steps of a sweep; give --task sweep'),
+        (("--task", "sweep", "--at", "4,2", "--steps", 2), 'at = "4,2" and steps = 2 both choose the depth'),
+        (("--task", "sweep", "--at", "4,two"), 'at = "4,two": must be whole numbers such as "12,6,4"'),
+        (("--task", "sweep", "--at", "4,"), 'at = "4,": must be whole numbers'),
+        (("--task", "sweep", "--at", "4,0"), 'at = "4,0": must be different numbers of at least 1'),
+        (("--task", "sweep", "--at", "4,4"), 'at = "4,4": must be different numbers'),
+        (("--task", "sweep", "--at", "2", "--solver", "tsit5"), 'solver = "tsit5": it chooses its own steps'),
+        (("--task", "sweep", "--at", "5,3", "--schedule", "unit"), "the interval holds only 4 steps"),
         (("--task", "fill", "--prompt", "[MASK]"), "use task generate"),
         (("--task", "score", "--file", "absent.txt"), "absent.txt: cannot be read: No such file"),
         (("--task", "sweep", "--file", "."), ".: cannot be read"),

@@ -11,7 +11,7 @@ from tiny_runs import LENGTH, TOKENIZER, model_config, parameters
 from jaxode.config import DepthConfig, UserError
 from jaxode.evaluation import Diverged
 from jaxode.inference import Greedy, Temperature, generate
-from jaxode.inference.generate import next_token
+from jaxode.inference.generation import next_token
 
 PROMPT = "abc"
 

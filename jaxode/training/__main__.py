@@ -1,0 +1,54 @@
+"""python -m jaxode.training [--config FILE.toml] [--model.width 256 ...], which is also train.py."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from jaxode.config import Config, entry, parse
+
+
+@entry
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse, train, show loss against depth, say where the result is. Returns the exit code."""
+    config = parse(Config, argv)
+    if config.resume:
+        config = parse(Config, argv, base=Path(config.out) / "config.toml")
+
+    # after parsing, so that --help and a wrong flag cost no import of jax
+    from jaxode.evaluation import depth_sweep, save_sweep
+    from jaxode.training.loop import train
+    from jaxode.training.summary import write_summary
+
+    result = train(config)
+    folder = result.run.path
+    if result.validation is None:
+        again = _command("train.py", "jaxode.training")
+        print(f"stopped at update {result.step}; go on with: {again} --resume --out {folder}", file=sys.stderr)
+        return 128 + (result.stopped_by or 0)
+    write_summary(result)
+    print(f"validation loss {result.validation.nats_per_token:.4f} nats per token after {result.step} updates")
+    if config.train.sweep:
+        batches = result.data.validation(config.train.batch_size)
+        sweep = depth_sweep(
+            result.architecture,
+            result.params,
+            batches,
+            document_mask=config.data.document_mask,
+            bytes_per_token=result.data.bytes_per_token("validation"),
+            progress=True,
+        )
+        print(save_sweep(folder, sweep))
+    use = _command("infer.py", "jaxode.inference")
+    print(f"the run is in {folder}; use it with: {use} --checkpoint {folder}")
+    return 0
+
+
+def _command(script: str, module: str) -> str:
+    """How to call one of the entries: as this one was called."""
+    return f"python {script}" if Path(sys.argv[0]).name == "train.py" else f"python -m {module}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
