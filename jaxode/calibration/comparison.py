@@ -14,9 +14,9 @@ from jaxode.config import DepthConfig, require
 from jaxode.data import Batch
 from jaxode.depth import Coefficients
 from jaxode.evaluation.loss import LossSums, batch_segments, kl_divergence, token_loss
-from jaxode.model import CausalLM, MaskedLM
+from jaxode.model import CausalLM, MaskedLM, SequenceClassifier
 from jaxode.model.parameters import Architecture, Parameters
-from jaxode.types import Logits, Scalar
+from jaxode.types import Scalar
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Reference:
     """Positions that hold text, not padding."""
     states: Float[np.ndarray, "N_plus_1 rows D"]
     """The trajectory of these positions."""
-    log_probabilities: Float[Array, "B L V"]
+    log_probabilities: Float[Array, " B *out"]
     """Of the logits, in half precision: every batch of a fit holds its own."""
     nats: float
     tokens: float
@@ -44,10 +44,13 @@ class Distance:
 
 
 class Comparison:
-    """A language model at full depth beside its solve in `steps` calibrated steps.
+    """A model at full depth beside its solve in `steps` calibrated steps.
+
+    A language model is compared token by token. A classifier is compared sequence by sequence; for want of labels its
+    loss is that of the classes which the full depth finds likeliest.
 
     Raises:
-        UserError: a model that predicts no tokens, a batch without a token to predict, or weights with which the full
+        UserError: a model that predicts nothing, a batch without a token to predict, or weights with which the full
             solve is not finite.
     """
 
@@ -55,11 +58,13 @@ class Comparison:
         """Compile on first use; the coefficients stay arguments."""
         self._params = params
         model = architecture.bind(params)
+        self._classifies = isinstance(model, SequenceClassifier)
         require(
-            isinstance(model, CausalLM | MaskedLM),
-            f"{type(model).__name__} predicts no tokens: take the language model of the same weights",
+            isinstance(model, CausalLM | MaskedLM | SequenceClassifier),
+            f"{type(model).__name__} predicts nothing: take the language model or the classifier of the same weights",
         )
-        kind = model.config.kind
+        # a classifier pools: it has to know where padding begins
+        kind = "masked" if self._classifies else model.config.kind
         short_depth = DepthConfig(steps=steps, solver="calibrated", adjoint="remat")
 
         def run(params: Parameters, batch: Batch, depth: DepthConfig, coefficients: Any, trace: bool) -> Any:
@@ -69,22 +74,32 @@ class Comparison:
 
         def full(params: Parameters, batch: Batch) -> tuple[Any, Any, LossSums]:
             out = run(params, batch, DepthConfig(), None, True)
-            return out.trace.states, jax.nn.log_softmax(out.logits).astype(jnp.float16), _loss(out.logits, batch)
+            predicted = jax.nn.log_softmax(out.logits).astype(jnp.float16)
+            return out.trace.states, predicted, self._judged(out.logits, batch, predicted)[1]
 
         def short(params: Parameters, coefficients: Coefficients, batch: Batch, target: Any) -> tuple[Scalar, LossSums]:
-            logits = run(params, batch, short_depth, coefficients, False).logits
-            weights = jnp.asarray(batch.weights)
-            return kl_divergence(target, logits, weights) / jnp.sum(weights), _loss(logits, batch)
+            kl, loss = self._judged(run(params, batch, short_depth, coefficients, False).logits, batch, target)
+            return kl / loss.tokens, loss
 
         self._full = jax.jit(full)
         self._short = jax.jit(short)
         self._states = jax.jit(lambda params, c, batch: run(params, batch, short_depth, c, True).trace.states)
         self._gradient = jax.jit(jax.grad(lambda c, params, batch, target: short(params, c, batch, target)[0]))
 
+    def _judged(self, logits: Any, batch: Batch, reference: Any) -> tuple[Scalar, LossSums]:
+        """KL(reference || logits) and the loss, summed over what is predicted."""
+        targets, weights = jnp.asarray(batch.targets), jnp.asarray(batch.weights)
+        if self._classifies:
+            # one position a sequence
+            logits, reference = logits[:, None], reference[:, None]
+            targets = jnp.argmax(reference, axis=-1)
+            weights = jnp.any(jnp.asarray(batch.segments) > 0, axis=1, keepdims=True).astype(jnp.float32)
+        return kl_divergence(reference, logits, weights), token_loss(logits, targets, weights)
+
     def reference(self, batch: Batch) -> Reference:
         """Solve a batch at full depth."""
         require(
-            bool(np.any(np.asarray(batch.weights) > 0)),
+            bool(np.any(np.asarray(batch.segments if self._classifies else batch.weights) > 0)),
             "a batch of the calibration text holds no token to predict: leave it out",
         )
         states, log_probabilities, loss = self._full(self._params, batch)
@@ -110,7 +125,3 @@ class Comparison:
     def gradient(self, coefficients: Coefficients, reference: Reference) -> Coefficients:
         """Of the KL per predicted token."""
         return self._gradient(coefficients, self._params, reference.batch, reference.log_probabilities)
-
-
-def _loss(logits: Logits, batch: Batch) -> LossSums:
-    return token_loss(logits, jnp.asarray(batch.targets), jnp.asarray(batch.weights))

@@ -82,9 +82,9 @@ class Calibration:
     """Step sizes in depth-time from which the fit began."""
     coefficients: Coefficients
     kl: float
-    """KL(full depth || calibrated), nats per predicted token."""
+    """KL(full depth || calibrated), nats per predicted token; of a classifier, per sequence."""
     rise: float
-    """Loss over the full depth's, nats per predicted token."""
+    """Loss over the full depth's, in the same unit; of a classifier, that of the classes likeliest at full depth."""
     tokens: int
     """Predicted tokens of the fit."""
     seconds: float
@@ -145,7 +145,7 @@ def calibrate(
     Deterministic. The last `held_out` batches are not fitted on; the figures are theirs.
 
     Args:
-        model: with a head over the vocabulary; calibrations that it holds already are left alone.
+        model: with a head over the vocabulary, or a classifier; calibrations that it holds already are left alone.
         batches: text like the text that the model will see, in batches of one shape.
         steps: n, in block applications.
         fit: how; None takes the defaults.

@@ -6,13 +6,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from jaxode.calibration import Fit, calibrate, with_calibrations
 from jaxode.config import DepthConfig, ModelConfig, UserError
 from jaxode.data import Batch
 from jaxode.depth import secant
 from jaxode.evaluation import evaluate
-from jaxode.model import make_model
+from jaxode.model import SequenceClassifier, make_model
 from jaxode.model.parameters import split
 
 MODEL = ModelConfig(vocab_size=31, width=16, heads=2, length=8, steps=6)
@@ -58,6 +59,32 @@ def test_a_calibrated_solve_is_nearer_to_the_full_one_than_step_rescaling(layout
     calibrated = gap(with_calibrations(params, {steps: done}), done.depth)
     assert calibrated < 0.7 * rescaled
     assert sum(done.schedule) * (2 if layout == "cycle" else 1) == architecture.bind(params).config.steps
+
+
+@pytest.mark.parametrize("kind", ["causal", "masked"])
+def test_a_classifier_is_calibrated_by_its_classes(kind):
+    config = dataclasses.replace(MODEL, kind=kind)
+    architecture, params = split(SequenceClassifier(config, 3, rngs=nnx.Rngs(0)))
+    params = {name: 3 * value for name, value in params.items()}
+    text = batches()
+    for batch in text:
+        batch.segments[: len(batch.segments) // 2, 5:] = 0
+    done = calibrate(architecture.bind(params), text, 2, Fit(rank=2, updates=30, candidates=2))
+    held = text[-1]
+
+    def classes(tokens, depth):
+        bound = architecture.bind(with_calibrations(params, {2: done}))
+        return jax.nn.log_softmax(bound(jnp.asarray(tokens), depth, segments=jnp.asarray(held.segments)).logits)
+
+    def gap(depth):
+        full = classes(held.tokens, DepthConfig())
+        return float(jnp.sum(jnp.exp(full) * (full - classes(held.tokens, depth)), axis=-1).mean())
+
+    assert gap(done.depth) < 0.7 * gap(DepthConfig(steps=2))
+    # what was fitted and measured is what padding does not touch
+    other = [dataclasses.replace(batch, tokens=np.where(batch.segments > 0, batch.tokens, 7)) for batch in text]
+    again = calibrate(architecture.bind(params), other, 2, Fit(rank=2, updates=30, candidates=2))
+    assert again.kl == pytest.approx(done.kl, rel=1e-3)
 
 
 def test_a_field_that_a_short_solve_can_follow_is_recovered():

@@ -286,6 +286,6 @@ def test_fewer_steps_traces_and_calibration_work_on_it(read):
     fitted = model(tokens, done.depth).state
     # on the text of the fit the fitted solve ends nearer to the full one than the plain one does
     assert float(jnp.abs(fitted - full.state).mean()) < 0.8 * float(jnp.abs(short.state - full.state).mean())
-    classifier = from_pretrained(GOLDEN / "square").model
-    with pytest.raises(UserError, match="SequenceClassifier predicts no tokens"):
-        calibrate(classifier, batches, 2)
+    encoder = from_pretrained(GOLDEN / "square", task="encoder").model
+    with pytest.raises(UserError, match="Encoder predicts nothing"):
+        calibrate(encoder, batches, 2)
