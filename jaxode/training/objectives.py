@@ -18,12 +18,13 @@ from jaxtyping import Array, Float
 from jaxode.config import Config, DepthConfig, ModelConfig, ObjectiveConfig, UserError, parse_counts, require
 from jaxode.data import Batch
 from jaxode.depth import Coefficients, draw_sizes, secant
+from jaxode.evaluation import default_steps
 from jaxode.evaluation.loss import batch_segments, kl_divergence, token_loss
 from jaxode.model import ModelOutput, flops_per_token, plan
 from jaxode.model.cost import block_evaluations
 from jaxode.types import Key, Scalar
 
-DIVISORS = (6, 4, 3, 2, 1)
+DIVISORS = (1, 2, 3, 4, 6)
 SIGMA = 0.5
 """Of the logarithm of the Poisson mean (Geiping et al. 2025, section 3.3)."""
 
@@ -254,19 +255,7 @@ def _choices(key: str, text: str, model: ModelConfig) -> tuple[str, tuple[int, .
             except UserError as error:
                 raise UserError(f'objective.{key} = "{text}": {error}') from None
         return rule, counts
-    return rule, tuple(
-        model.steps // divisor
-        for divisor in DIVISORS
-        if model.steps % divisor == 0 and _fits(model, model.steps // divisor)
-    )
-
-
-def _fits(model: ModelConfig, steps: int) -> bool:
-    try:
-        plan(model, _static(steps))
-    except UserError:
-        return False
-    return True
+    return rule, tuple(sorted(default_steps(model, DIVISORS)))
 
 
 def _check(model: ModelConfig, depth: DepthConfig, own: ObjectiveConfig) -> None:
