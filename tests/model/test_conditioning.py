@@ -36,8 +36,7 @@ def drawn(sizes):
     return Coefficients(np.asarray(sizes, np.float32)[:, None], starts=starts)
 
 
-@pytest.mark.parametrize("kind", ["time", "step"])
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(("kind", "layout"), [("time", "full"), *(("step", layout) for layout in LAYOUTS)])
 def test_begins_as_the_plain_block(kind, layout):
     plain = build(**LAYOUTS[layout])
     told = build(conditioning=kind, **LAYOUTS[layout])
@@ -81,8 +80,9 @@ SCHEDULES = {
 }
 
 
-@pytest.mark.parametrize("kind", ["time", "step", "loopformer"])
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(
+    ("kind", "layout"), [("time", "full"), ("loopformer", "full"), *(("step", layout) for layout in LAYOUTS)]
+)
 def test_schedules_with_times_of_their_own_are_those_given_statically(lively, kind, layout):
     """A traced schedule, as training draws them, is the static one of the same sizes."""
     model = build(lively, conditioning=kind, **LAYOUTS[layout])
