@@ -7,6 +7,7 @@ they run.
 import gc
 import importlib.util
 import os
+import sys
 from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
@@ -28,6 +29,17 @@ from jaxode.config import ModelConfig
 
 # Tracing makes many small objects that live on: collecting them takes an eighth of the time of these tests.
 gc.set_threshold(200_000, 20, 20)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _programs_of_their_own():
+    """Drop what a module has compiled: each program maps memory, and a process may map 65,530 times in all."""
+    yield
+    if "jax" in sys.modules:
+        import jax
+
+        jax.clear_caches()
+        gc.collect()
 
 
 @pytest.fixture(scope="session")
