@@ -58,13 +58,20 @@ class ObjectiveConfig:
     """Weight of 1 - cosine of consecutive increments of the main solve, averaged along depth."""
 
     def __post_init__(self) -> None:
-        plain = {field.name: field.default for field in fields(self)}
-        for key, value in PRESETS[self.name].items():
-            if getattr(self, key) == plain[key]:
-                object.__setattr__(self, key, value)
-        for key, value in (("spacing", "even"), ("short_solver", "euler")):
-            if getattr(self, key) == "auto":
-                object.__setattr__(self, key, value)
+        if self.name == "fixed" and "auto" not in (self.spacing, self.short_solver):
+            self._check()
+        else:
+            _ = self.resolved
+
+    @property
+    def resolved(self) -> ObjectiveConfig:
+        """The composition that the name stands for, with every piece written out."""
+        known = {"spacing": "even", "short_solver": "euler"} | PRESETS[self.name]
+        own = {one.name: getattr(self, one.name) for one in fields(self) if getattr(self, one.name) != one.default}
+        whole: dict[str, Any] = known | own | {"name": "fixed"}
+        return ObjectiveConfig(**whole)
+
+    def _check(self) -> None:
         for key in ("short_loss", "distil", "match", "exit_loss", "collinear"):
             at_least(f"objective.{key}", getattr(self, key), 0)
         _check_counts("steps", self.steps, ("grow", "uniform", "poisson"))

@@ -46,10 +46,10 @@ class Curriculum:
 
     def __init__(self, config: Config):
         """Resolve the step counts of `config.objective` for the model."""
-        model, depth, own = config.model, config.depth, config.objective
+        model, depth, own = config.model, config.depth, config.objective.resolved
         self._seed, self._updates = config.train.seed, config.train.updates
         self.full = model.steps if depth.steps is None else depth.steps
-        _check(model, depth, own)
+        _check(model, depth, config.objective)
         self._rule, self._main = _choices("steps", own.steps, model)
         self._short_rule, self._short = _choices("short", own.short, model)
         if self._rule == "grow" and not parse_counts(own.steps)[1]:
@@ -89,6 +89,7 @@ class Cost:
 @cache
 def cost(model: ModelConfig, depth: DepthConfig, objective: ObjectiveConfig, solves: Solves) -> Cost:
     """Per token of one update."""
+    objective = objective.resolved
     main = dataclasses.replace(depth, steps=solves.main, schedule="even")
     each = [main] + ([_static(solves.short)] if solves.short is not None else [])
     evaluations = sum(block_evaluations(model, one) for one in each)
@@ -152,6 +153,7 @@ def objective_terms(
         key: of dropout; None turns it off.
         schedule_key: of drawn schedules; the same for all parts of a batch.
     """
+    objective = objective.resolved
     segments = batch_segments(batch, model.config.kind, document_mask)
     targets, weights = jnp.asarray(batch.targets), jnp.asarray(batch.weights)
     real = jnp.asarray(batch.segments) > 0
@@ -258,15 +260,16 @@ def _choices(key: str, text: str, model: ModelConfig) -> tuple[str, tuple[int, .
     return rule, tuple(sorted(default_steps(model, DIVISORS)))
 
 
-def _check(model: ModelConfig, depth: DepthConfig, own: ObjectiveConfig) -> None:
+def _check(model: ModelConfig, depth: DepthConfig, objective: ObjectiveConfig) -> None:
     """Refuse an objective that needs what the model or the solver lacks."""
+    own = objective.resolved
     require(
-        model.sharing != "none" or own == ObjectiveConfig(),
-        f'objective.name = "{own.name}" with model.sharing = "none": an unshared model has one depth only; leave every '
-        "setting of objective as it is",
+        model.sharing != "none" or own == ObjectiveConfig().resolved,
+        f'objective.name = "{objective.name}" with model.sharing = "none": an unshared model has one depth only; leave '
+        "every setting of objective as it is",
     )
     require(
-        own.name != "loopformer" or model.conditioning in ("step", "loopformer"),
+        objective.name != "loopformer" or model.conditioning in ("step", "loopformer"),
         f'objective.name = "loopformer" with model.conditioning = "{model.conditioning}": its blocks are told t and '
         'the step; set model.conditioning = "loopformer", or "step"',
     )

@@ -10,7 +10,17 @@ import optax
 import pytest
 from test_step import make_batch
 
-from jaxode.config import Config, DepthConfig, ModelConfig, ObjectiveConfig, TrainConfig, UserError
+from jaxode.config import (
+    Config,
+    DepthConfig,
+    ModelConfig,
+    ObjectiveConfig,
+    TrainConfig,
+    UserError,
+    from_dict,
+    parse,
+    to_dict,
+)
 from jaxode.evaluation import forward, kl_divergence
 from jaxode.model import block_evaluations, flops_per_token, make_model
 from jaxode.model.parameters import split
@@ -127,9 +137,18 @@ class TestCurriculum:
 
 class TestConfig:
     def test_a_name_fills_what_is_not_set(self):
-        own = ObjectiveConfig("loopformer", match=0.5)
-        assert (own.short, own.short_loss, own.match) == ("uniform", 0.1, 0.5)
-        assert dataclasses.replace(own) == own
+        own = ObjectiveConfig("loopformer", match=0.5, spacing="even").resolved
+        assert (own.short, own.short_loss, own.match, own.spacing) == ("uniform", 0.1, 0.5, "even")
+        assert own.resolved == own
+
+    def test_another_name_over_a_config_that_was_read_is_that_names(self):
+        """As flags over a TOML file, and variants over a recipe, give it."""
+        read = from_dict(Config, {"objective": {"name": "loopformer"}, "model": {"conditioning": "step"}}, "recipe")
+        again = from_dict(Config, to_dict(read), "run")
+        for config in (read, again, parse(Config, [])):
+            changed = dataclasses.replace(config, objective=dataclasses.replace(config.objective, name="random"))
+            assert changed.objective.resolved == ObjectiveConfig("random").resolved
+        assert parse(Config, ["--objective.name", "random"]).objective.resolved.spacing == "random"
 
     @pytest.mark.parametrize(
         ("changes", "message"),
