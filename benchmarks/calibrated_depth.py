@@ -22,7 +22,7 @@ from jaxode.calibration import Fit, calibrate, calibration_batches, with_calibra
 from jaxode.checkpoint import TrainedModel, load_run
 from jaxode.config import DepthConfig
 from jaxode.data import Batch, PreparedData, prepare
-from jaxode.evaluation import Diverged, evaluate
+from jaxode.evaluation import Diverged, default_steps, evaluate
 from jaxode.evaluation.figures import Panel, panel_figure, table, write_csv
 from jaxode.model import block_evaluations
 
@@ -119,8 +119,7 @@ def methods(trained: TrainedModel, names: Sequence[str] = tuple(METHODS)) -> lis
     """Every method at every number of steps."""
     model, data, rows = trained.config.model, text_of(trained), []
     text, reported = calibration_batches(data), held_out(data)
-    for divisor in (2, 3, 4, 6):
-        steps = model.steps // divisor
+    for steps in default_steps(model, (2, 3, 4, 6)):
         cost = {"steps": steps, "block_evaluations": block_evaluations(model, DepthConfig(steps=steps))}
         for name, method in ((name, METHODS[name]) for name in names):
             if isinstance(method, Fit):
