@@ -73,12 +73,14 @@ def test_a_shipped_model_is_small_whole_and_documented(name):
 
 @pytest.mark.parametrize("name", SHIPPED)
 def test_a_shipped_model_is_trained(name):
-    uniform = math.log(jaxode.load(name).tokenizer.vocab_size)
-    assert loss(name, DepthConfig()) < 0.6 * uniform
-    # the calibrated steps keep most of it, and without their calibration they do not
+    full = loss(name, DepthConfig())
+    assert full < 0.6 * math.log(jaxode.load(name).tokenizer.vocab_size)
+    # calibrated steps keep the full depth's loss; those of the model trained at fixed depth lose it without
     steps = max(jaxode.load(name).model.calibrations)
     calibrated, plain = (loss(name, DepthConfig(steps=steps, solver=solver)) for solver in ("calibrated", "euler"))
-    assert calibrated < min(plain, 0.65 * uniform)
+    assert abs(calibrated - full) < 0.05
+    if name == "books-causal":
+        assert plain > full + 0.2
 
 
 @pytest.mark.parametrize("name", SHIPPED)
