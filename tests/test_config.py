@@ -134,7 +134,7 @@ def test_refused_value_says_what_to_do(kind, values, message):
             1,
             "updates batch_size accumulate log_every validation_batches checkpoint_every keep",
         ),
-        (TrainConfig, "train.", 0, "devices validate_every seed"),
+        (TrainConfig, "train.", 0, "devices validate_every final_batches seed"),
         (InferConfig, "", 1, "max_new_tokens top batches"),
     ],
 )

@@ -115,6 +115,9 @@ def _coerce(hint: Any, value: Any, source: str, name: str) -> Any:
         return from_dict(typing.cast(type, nested), value, source, prefix=f"{name}.")
     if hint is Any:
         return value
+    sequence = next((one for one in options if typing.get_origin(one) is tuple), None)
+    if sequence is not None and type(None) in options:
+        return None if value is None else _coerce(sequence, value, source, name)
     if origin is tuple:
         require(isinstance(value, list | tuple), f"{source}: {name} = {value!r}: must be a list")
         return tuple(_coerce(options[0], item, source, f"{name}[{i}]") for i, item in enumerate(value))

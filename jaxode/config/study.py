@@ -41,12 +41,15 @@ class VariantConfig:
     name: str
     seeds: tuple[int, ...] = ()
     """In the place of the study's."""
+    calibrate: tuple[int, ...] | None = None
+    """In the place of the study's; [] for none."""
     settings: dict[str, Any] = field(default_factory=dict)
     """Dotted settings of the training config."""
 
     def __post_init__(self) -> None:
         check_name("variant.name", self.name)
         _check_numbers(f"variant {self.name}: seeds", self.seeds, 0)
+        _check_numbers(f"variant {self.name}: calibrate", self.calibrate or (), 1)
 
 
 @dataclass(frozen=True)

@@ -112,7 +112,9 @@ class TrainConfig:
     validate_every: int = 250
     """Updates between validations; 0 only at the end."""
     validation_batches: int = 16
-    """Batches of a validation during training; the one at the end reads the whole split."""
+    """Batches of a validation during training."""
+    final_batches: int = 0
+    """Batches of the validation at the end; 0 reads the whole split."""
     checkpoint_every: int = 250
     """Updates between checkpoints (one is always written at the end)."""
     keep: int = 2
@@ -134,7 +136,7 @@ class TrainConfig:
             "keep",
         ):
             at_least(f"train.{name}", getattr(self, name), 1)
-        for name in ("devices", "validate_every", "seed"):
+        for name in ("devices", "validate_every", "final_batches", "seed"):
             at_least(f"train.{name}", getattr(self, name), 0)
         require(
             self.batch_size % self.accumulate == 0,

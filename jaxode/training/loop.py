@@ -36,7 +36,7 @@ from jaxode.training.throughput import matmul_peak
 FREE = {
     "": {"out", "resume"},
     "train": {"log_every", "validate_every", "validation_batches", "checkpoint_every", "keep", "sweep"}
-    | {"tensorboard", "wandb", "devices", "parallel"},
+    | {"final_batches", "tensorboard", "wandb", "devices", "parallel"},
     "data": {"cache", "root"},
     "depth": {"adjoint"},
 }
@@ -52,7 +52,7 @@ class TrainResult:
     stopped_by: Signals | None
     """The signal that ended it early."""
     validation: Evaluation | None
-    """On the whole validation split at the training depth; None when stopped early."""
+    """On the validation split, or train.final_batches of it, at the training depth; None when stopped early."""
     architecture: Architecture
     params: Parameters
     data: PreparedData
@@ -121,7 +121,7 @@ def train(config: Config) -> TrainResult:
             loop.trackers.close()
     done = int(state.step)
     params = jax.device_get(state.params)
-    final = loop.validate(params, limit=None) if done == config.train.updates else None
+    final = loop.validate(params, limit=config.train.final_batches or None) if done == config.train.updates else None
     return TrainResult(run, done, stop.signal, final, architecture, params, data, config)
 
 

@@ -33,6 +33,7 @@ def test_every_variant_at_every_combination_of_axes_and_every_seed(place):
     assert (config.model.sharing, config.model.groups, config.model.width) == ("sequence", 2, 32)
     assert (config.train.updates, config.train.batch_size, config.train.seed) == (7, 8, 1)
     assert (config.data.valid_fraction, config.train.sweep) == (0.2, False)
+    assert config.train.final_batches == study.settings.batches  # the study measures its runs itself
 
 
 def test_a_baseline_may_name_the_values_of_the_axes(place):
@@ -51,6 +52,13 @@ def test_only_steps_that_fit_a_run_are_asked_of_it(place):
     calibrated = {name: study.calibrated_for(run) for name, run in by_name.items()}
     assert calibrated == {"fixed": (3, 2), "direct-2": (3, 2), "unshared": (), "two": (2,)}
     assert study.wanted(by_name["two"]) == {("euler", 4), ("calibrated", 2)}
+
+
+def test_a_variant_may_be_calibrated_for_other_steps_or_for_none(place):
+    own = '[[variant]]\nname = "one"\ncalibrate = [2]\n[[variant]]\nname = "none"\ncalibrate = []\n'
+    study = load_study(write(place, HEAD + VARIANTS + own))
+    asked = {run.variant: study.calibrated_for(run) for run in study.runs}
+    assert asked == {"fixed": (3, 2), "direct-2": (3, 2), "unshared": (), "one": (2,), "none": ()}
 
 
 @pytest.mark.parametrize(

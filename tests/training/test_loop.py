@@ -70,6 +70,12 @@ def test_learns_logs_and_leaves_a_run_that_loads(config):
         np.testing.assert_array_equal(trained.params[name], value, err_msg=name)
 
 
+def test_the_validation_at_the_end_reads_as_many_batches_as_asked(config, tmp_path):
+    whole = train(config).validation
+    part = train(dataclasses.replace(change(config, final_batches=1), out=str(tmp_path / "part"))).validation
+    assert 0 < part.tokens < whole.tokens
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("kind", ["causal", "masked"])
 def test_stopped_and_continued_equals_never_stopped(config, tmp_path, monkeypatch, number, kind):

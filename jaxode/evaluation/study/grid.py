@@ -31,6 +31,8 @@ class Run:
     """The variant that it is compared with."""
     seed: int
     config: Config
+    calibrate: tuple[int, ...] = ()
+    """Step counts to calibrate it for, where its layout takes them."""
 
     @property
     def label(self) -> str:
@@ -62,9 +64,9 @@ class Study:
         return tuple(asked if run.trained_at in asked else (run.trained_at, *asked))
 
     def calibrated_for(self, run: Run) -> tuple[int, ...]:
-        """The study's step counts that there is something to calibrate for."""
+        """Of the step counts asked for, those that there is something to calibrate for."""
         model = run.config.model
-        return tuple(n for n in self.settings.calibrate if n < model.steps and takes(model, n))
+        return tuple(n for n in run.calibrate if n < model.steps and takes(model, n))
 
     def wanted(self, run: Run) -> set[tuple[str, int]]:
         """Solver and step count of every row that the study shows."""
@@ -93,7 +95,9 @@ def load_study(path: Path) -> Study:
         "give a path from there, or an absolute one",
     )
     base = override(from_toml(Config, recipe), _flat(file.settings, f"{path}: settings"), f"{path}: settings")
-    base = dataclasses.replace(base, train=dataclasses.replace(base.train, sweep=False))
+    # the study measures its runs itself
+    train = dataclasses.replace(base.train, sweep=False, final_batches=base.train.final_batches or file.study.batches)
+    base = dataclasses.replace(base, train=train)
     runs = tuple(_runs(file, base, path))
     folders: dict[str, Run] = {}
     for run in runs:
@@ -128,7 +132,8 @@ def _runs(file: StudyConfig, base: Config, path: Path) -> Iterator[Run]:
             rival = file.study.baseline + (at if file.study.baseline in bases else "")
             for seed in variant.seeds or file.study.seeds:
                 train = dataclasses.replace(config.train, seed=seed)
-                run = Run(name, variant.name, rival, seed, dataclasses.replace(config, train=train))
+                calibrate = file.study.calibrate if variant.calibrate is None else variant.calibrate
+                run = Run(name, variant.name, rival, seed, dataclasses.replace(config, train=train), calibrate)
                 require(
                     takes(config.model, run.trained_at),
                     f"{source}: depth.steps = {run.trained_at} does not fit model.steps = {config.model.steps} in "
