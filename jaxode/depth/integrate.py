@@ -13,7 +13,7 @@ from flax import struct
 from jaxode.config import require
 from jaxode.depth.multistep import Coefficients
 from jaxode.depth.schedules import Schedule
-from jaxode.depth.solvers import as_terms, get_solver, step_controller
+from jaxode.depth.solvers import as_terms, get_solver, step_controller, written_out
 from jaxode.depth.trace import Trace, measure
 from jaxode.types import Field
 
@@ -84,6 +84,7 @@ def integrate(
         not (trace and spec.adaptive), f'solver "{solver}" chooses its own steps: a trace needs a fixed-step solver'
     )
     if adjoint != "recursive" and not spec.adaptive:
+        method = method if adjoint == "remat" else written_out(method)
         return _stepped(field, x0, schedule, method, spec.stages, args, trace, remat=adjoint == "remat")
     steps = ADAPTIVE_LIMIT if spec.adaptive else schedule.steps
     solution = diffrax.diffeqsolve(

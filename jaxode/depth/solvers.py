@@ -64,6 +64,42 @@ class RK4(diffrax.AbstractERK):
         return 4
 
 
+class WrittenOut(diffrax.AbstractSolver):
+    """An explicit Runge-Kutta step without a loop over its stages, so that a field may keep a record of its calls.
+
+    y1 = y0 + h sum_j b_j k_j, k_j = f(t0 + c_j h, y0 + h sum_l a_jl k_l), by the tableau of a Diffrax solver (Hairer,
+    Norsett & Wanner 1993, section II.1).
+    """
+
+    tableau: diffrax.ButcherTableau
+    term_structure: ClassVar = diffrax.ODETerm
+    interpolation_cls: ClassVar[Callable[..., diffrax.LocalLinearInterpolation]] = diffrax.LocalLinearInterpolation
+
+    def init(self, terms: Any, t0: Any, t1: Any, y0: Any, args: Any) -> None:
+        """No state is carried from step to step."""
+
+    def step(
+        self, terms: Any, t0: Any, t1: Any, y0: Any, args: Any, solver_state: Any, made_jump: Any
+    ) -> tuple[Any, Any, Any, Any, Any]:
+        """Advance from t0 to t1."""
+        h, stages = t1 - t0, [terms.vf(t0, y0, args)]
+        for c, row in zip(self.tableau.c, self.tableau.a_lower, strict=True):
+            y = y0 + h * sum(float(a) * k for a, k in zip(row, stages, strict=True) if a)
+            stages.append(terms.vf(t0 + float(c) * h, y, args))
+        y1 = y0 + h * sum(float(b) * k for b, k in zip(self.tableau.b_sol, stages, strict=True) if b)
+        return y1, None, {"y0": y0, "y1": y1}, None, diffrax.RESULTS.successful
+
+    def func(self, terms: Any, t0: Any, y0: Any, args: Any) -> Any:
+        """The field at one point."""
+        return terms.vf(t0, y0, args)
+
+
+def written_out(solver: diffrax.AbstractSolver) -> diffrax.AbstractSolver:
+    """The same method, its stages written out where Diffrax loops over them."""
+    tableau = getattr(solver, "tableau", None)
+    return solver if not isinstance(tableau, diffrax.ButcherTableau) else WrittenOut(tableau)
+
+
 @dataclass(frozen=True)
 class SolverSpec:
     """A solver, what one of its steps costs, and whether it chooses its own steps.
@@ -78,6 +114,12 @@ class SolverSpec:
     adaptive: bool = False
     split: bool = False
     rule: Callable[[Sequence[float]], np.ndarray] | None = None
+
+    @property
+    def stage_times(self) -> tuple[float, ...]:
+        """Where in a step of a fixed-step solver the field is asked, as shares of the step."""
+        tableau = None if self.solver is None else getattr(self.solver(), "tableau", None)
+        return (0.0, *map(float, tableau.c)) if isinstance(tableau, diffrax.ButcherTableau) else (0.0,)
 
     def make(self, schedule: Schedule, coefficients: Coefficients | None = None) -> diffrax.AbstractSolver:
         """The Diffrax solver for a solve over `schedule`; "calibrated" takes its coefficients from outside.

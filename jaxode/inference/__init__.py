@@ -13,20 +13,42 @@ if TYPE_CHECKING:
     from jaxode.inference.adaptive import AdaptiveOutput, exit_early, solve_budgets
     from jaxode.inference.exits import Confidence, Divergence
     from jaxode.inference.fill_mask import Candidate, FilledText, MaskFill, fill
-    from jaxode.inference.generation import Generation, generate
+    from jaxode.inference.generation import Generation, generate, generate_batch
     from jaxode.inference.library import load
     from jaxode.inference.readouts import ErrorEstimates, error_estimates, read_outs
-    from jaxode.inference.sampling import Greedy, Sampling, Temperature, make_sampling
+    from jaxode.inference.sampling import (
+        Chain,
+        Greedy,
+        MinP,
+        RepetitionPenalty,
+        Sampling,
+        Temperature,
+        TopK,
+        TopP,
+        make_sampling,
+    )
+    from jaxode.inference.speculation import Speculation
     from jaxode.inference.streaming import TextStream
 
 _HOMES = {
     "adaptive": ("AdaptiveOutput", "exit_early", "solve_budgets"),
     "exits": ("Confidence", "Divergence"),
     "fill_mask": ("Candidate", "FilledText", "MaskFill", "fill"),
-    "generation": ("Generation", "generate"),
+    "generation": ("Generation", "generate", "generate_batch"),
     "library": ("load",),
     "readouts": ("ErrorEstimates", "error_estimates", "read_outs"),
-    "sampling": ("Greedy", "Sampling", "Temperature", "make_sampling"),
+    "sampling": (
+        "Chain",
+        "Greedy",
+        "MinP",
+        "RepetitionPenalty",
+        "Sampling",
+        "Temperature",
+        "TopK",
+        "TopP",
+        "make_sampling",
+    ),
+    "speculation": ("Speculation",),
     "streaming": ("TextStream",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
@@ -34,6 +56,7 @@ _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 __all__ = [
     "AdaptiveOutput",
     "Candidate",
+    "Chain",
     "Confidence",
     "Divergence",
     "ErrorEstimates",
@@ -41,13 +64,19 @@ __all__ = [
     "Generation",
     "Greedy",
     "MaskFill",
+    "MinP",
+    "RepetitionPenalty",
     "Sampling",
+    "Speculation",
     "Temperature",
     "TextStream",
+    "TopK",
+    "TopP",
     "error_estimates",
     "exit_early",
     "fill",
     "generate",
+    "generate_batch",
     "load",
     "make_sampling",
     "read_outs",

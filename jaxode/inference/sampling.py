@@ -1,30 +1,60 @@
-"""From logits to a token: small frozen dataclasses, static under `jax.jit`."""
+"""From logits to a token: small frozen dataclasses, static under `jax.jit`, each from logits to logits."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import reduce
+from typing import Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from jaxode.config import require
 from jaxode.types import Key
 
+Row = Float[Array, "*B V"]
+Seen = Bool[Array, "*B V"]
+
+
+@runtime_checkable
+class Sampling(Protocol):
+    """What a distribution over the next token becomes; log-probabilities of tokens it excludes are -inf."""
+
+    @property
+    def remembers(self) -> bool:
+        """Whether it reads `seen`."""
+        ...
+
+    def __call__(self, logits: Row, seen: Seen | None) -> Row:
+        """Logits [.., V] to logits; `seen`, [.., V], marks the tokens of the text so far."""
+        ...
+
 
 @dataclass(frozen=True)
-class Greedy:
+class _Forgetful:
+    """Reads the logits alone."""
+
+    @property
+    def remembers(self) -> bool:
+        """It does not read `seen`."""
+        return False
+
+
+@dataclass(frozen=True)
+class Greedy(_Forgetful):
     """The most likely token; the first of equals."""
 
-    def __call__(self, logits: Float[Array, "B V"], key: Key) -> Int[Array, " B"]:
-        """The argmax of z; `key` is not used."""
-        return jnp.argmax(logits, axis=-1)
+    def __call__(self, logits: Row, seen: Seen | None) -> Row:
+        """0 for the argmax, -inf for the rest."""
+        best = jnp.argmax(logits, axis=-1, keepdims=True)
+        return jnp.where(jnp.arange(logits.shape[-1]) == best, 0.0, -jnp.inf)
 
 
 @dataclass(frozen=True)
-class Temperature:
-    """A draw from softmax(z / value): below 1 sharper than the model, above 1 flatter.
+class Temperature(_Forgetful):
+    """softmax(z / value): below 1 sharper than the model, above 1 flatter.
 
     Raises:
         UserError: a value that is not positive.
@@ -38,14 +68,160 @@ class Temperature:
             f"temperature = {self.value}: must be positive and finite; Greedy() takes the most likely token",
         )
 
-    def __call__(self, logits: Float[Array, "B V"], key: Key) -> Int[Array, " B"]:
-        """One draw a row."""
-        return jax.random.categorical(key, logits.astype(jnp.float32) / self.value, axis=-1)
+    def __call__(self, logits: Row, seen: Seen | None) -> Row:
+        """Divide."""
+        return logits / self.value
 
 
-Sampling = Greedy | Temperature
+@dataclass(frozen=True)
+class TopK(_Forgetful):
+    """The k most likely tokens, and what is exactly as likely as the last of them (Fan et al. 2018).
+
+    Raises:
+        UserError: a k below 1.
+    """
+
+    k: int
+
+    def __post_init__(self) -> None:
+        require(self.k >= 1, f"top_k = {self.k}: must be at least 1")
+
+    def __call__(self, logits: Row, seen: Seen | None) -> Row:
+        """Exclude all below the k-th."""
+        last = jax.lax.top_k(logits, min(self.k, logits.shape[-1]))[0][..., -1:]
+        return jnp.where(logits >= last, logits, -jnp.inf)
 
 
-def make_sampling(temperature: float) -> Sampling:
-    """`Greedy` at temperature 0, else `Temperature`."""
-    return Temperature(temperature) if temperature else Greedy()
+@dataclass(frozen=True)
+class TopP(_Forgetful):
+    """The fewest most likely tokens that hold probability p together (nucleus sampling, Holtzman et al. 2020).
+
+    Raises:
+        UserError: a p outside (0, 1].
+    """
+
+    p: float
+
+    def __post_init__(self) -> None:
+        require(0 < self.p <= 1, f"top_p = {self.p}: must lie in (0, 1]")
+
+    def __call__(self, logits: Row, seen: Seen | None) -> Row:
+        """Exclude a token where those before it hold p already; equals of the last one stay."""
+        falling = -jnp.sort(-logits, axis=-1)
+        held = jnp.cumsum(jax.nn.softmax(falling, axis=-1), axis=-1)
+        # the first is always in
+        inside = jnp.concatenate([jnp.ones_like(held[..., :1], bool), held[..., :-1] < self.p], axis=-1)
+        last = jnp.min(jnp.where(inside, falling, jnp.inf), axis=-1, keepdims=True)
+        return jnp.where(logits >= last, logits, -jnp.inf)
+
+
+@dataclass(frozen=True)
+class MinP(_Forgetful):
+    """Tokens at least p times as likely as the most likely one (Nguyen et al. 2024, arXiv 2407.01082).
+
+    Raises:
+        UserError: a p outside [0, 1].
+    """
+
+    p: float
+
+    def __post_init__(self) -> None:
+        require(0 <= self.p <= 1, f"min_p = {self.p}: must lie in [0, 1]")
+
+    def __call__(self, logits: Row, seen: Seen | None) -> Row:
+        """Exclude what is less likely."""
+        if self.p == 0:
+            return logits
+        least = jnp.max(logits, axis=-1, keepdims=True) + math.log(self.p)
+        return jnp.where(logits >= least, logits, -jnp.inf)
+
+
+@dataclass(frozen=True)
+class RepetitionPenalty:
+    """Divide the logits of tokens of the text so far where they are positive, else multiply (Keskar et al. 2019).
+
+    Raises:
+        UserError: a factor that is not positive.
+    """
+
+    factor: float
+
+    def __post_init__(self) -> None:
+        require(
+            self.factor > 0 and math.isfinite(self.factor),
+            f"repetition_penalty = {self.factor}: must be positive and finite; 1 changes nothing",
+        )
+
+    @property
+    def remembers(self) -> bool:
+        """It reads `seen`."""
+        return True
+
+    def __call__(self, logits: Row, seen: Seen | None) -> Row:
+        """Change the logits of what is seen."""
+        assert seen is not None
+        return jnp.where(seen, jnp.where(logits > 0, logits / self.factor, logits * self.factor), logits)
+
+
+@dataclass(frozen=True)
+class Chain:
+    """One method after the other."""
+
+    methods: tuple[Sampling, ...]
+
+    @property
+    def remembers(self) -> bool:
+        """Whether any reads `seen`."""
+        return any(method.remembers for method in self.methods)
+
+    def __call__(self, logits: Row, seen: Seen | None) -> Row:
+        """In order."""
+        return reduce(lambda left, method: method(left, seen), self.methods, logits)
+
+
+def make_sampling(
+    temperature: float = 1.0,
+    *,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    min_p: float = 0.0,
+    repetition_penalty: float = 1.0,
+) -> Sampling:
+    """The methods that change something, in this order: penalty, temperature (0: `Greedy`), top-k, top-p, min-p.
+
+    Raises:
+        UserError: a value outside its range.
+    """
+    require(temperature >= 0, f"temperature = {temperature}: must be at least 0 (0 takes the most likely token)")
+    require(top_k >= 0, f"top_k = {top_k}: must be at least 0 (0 keeps all)")
+    methods: list[Sampling] = []
+    if repetition_penalty != 1.0:
+        methods.append(RepetitionPenalty(repetition_penalty))
+    methods.append(Temperature(temperature) if temperature else Greedy())
+    if top_k:
+        methods.append(TopK(top_k))
+    narrow, least = TopP(top_p), MinP(min_p)  # refuse what is out of range, used or not
+    methods += [narrow] if top_p < 1 else []
+    methods += [least] if min_p > 0 else []
+    if not temperature:
+        # nothing is left to narrow
+        methods = [method for method in methods if isinstance(method, RepetitionPenalty | Greedy)]
+    return methods[0] if len(methods) == 1 else Chain(tuple(methods))
+
+
+def is_greedy(sampling: Sampling) -> bool:
+    """Whether it leaves one token, so that there is nothing to draw."""
+    return isinstance(sampling, Greedy) or (isinstance(sampling, Chain) and any(map(is_greedy, sampling.methods)))
+
+
+def log_probabilities(sampling: Sampling, logits: Row, seen: Seen | None = None) -> Row:
+    """Log p of the distribution that `sampling` draws from, float32."""
+    return jax.nn.log_softmax(sampling(logits.astype(jnp.float32), seen), axis=-1)
+
+
+def draw(
+    sampling: Sampling, logits: Float[Array, "B V"], keys: Key, seen: Bool[Array, "B V"] | None = None
+) -> Int[Array, " B"]:
+    """One token a row, with a key [B] of each row's own: what a row draws does not depend on its neighbours."""
+    logits = sampling(logits.astype(jnp.float32), seen)
+    return jnp.argmax(logits, axis=-1) if is_greedy(sampling) else jax.vmap(jax.random.categorical)(keys, logits)

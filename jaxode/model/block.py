@@ -32,6 +32,7 @@ class Context:
         key: dropout key, or None at inference.
         gains: of this block at this t, where a calibration holds some.
         size: h of the step that begins at this t, for blocks that are told; the rest is constant along depth.
+        memory: keys and values of earlier tokens, a `Memory`; it changes while the solve is traced.
     """
 
     mask: Mask | None = None
@@ -40,6 +41,7 @@ class Context:
     key: Key | None = None
     gains: Gains | None = None
     size: Any = 1.0
+    memory: Any = struct.field(pytree_node=False, default=None)
 
 
 class Block(nnx.Module):
@@ -76,7 +78,7 @@ class Block(nnx.Module):
             read = (read * (1.0 + modulation.scale)).astype(read.dtype)
         if context.gains is not None:
             read, gain = context.gains.read(read, ATTENTION), jnp.asarray(context.gains.heads)
-        branch = self.attention(read, mask=context.mask, rotary=context.rotary, gain=gain)
+        branch = self.attention(read, mask=context.mask, rotary=context.rotary, gain=gain, memory=context.memory)
         return self._increment(x, branch, self.attention_norm, t, context, ATTENTION, modulation)
 
     def feed_forward_increment(self, t: Any, x: State, context: Context) -> State:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from jaxode.config import ModelConfig, require
 from jaxode.model.layers import dropout, make_norm
@@ -35,8 +35,17 @@ class Embedding(nnx.Module):
         self.norm = make_norm(config, width, rngs) if config.embedding_norm else None
         self.project = nnx.Linear(width, config.width, dtype=dtype, rngs=rngs) if config.embedding_width else None
 
-    def __call__(self, tokens: Tokens, token_types: TokenTypes | None = None, *, key: Key | None = None) -> State:
+    def __call__(
+        self,
+        tokens: Tokens,
+        token_types: TokenTypes | None = None,
+        *,
+        places: Int[Array, "B L"] | None = None,
+        key: Key | None = None,
+    ) -> State:
         """Look up; the state is float32 whatever the compute type. Without `token_types` every token is of type 0.
+
+        `places` in their sequences, of tokens that do not begin at 0; those beyond learned positions read the last.
 
         Raises:
             UserError: a sequence longer than the learned positions, or types for a model that has none.
@@ -54,7 +63,7 @@ class Embedding(nnx.Module):
         if self.types is not None:
             x = x + self.types(jnp.zeros_like(tokens) if token_types is None else token_types)
         if self.positions is not None:
-            x = x + self.positions(jnp.arange(length))[None]
+            x = x + self.positions(jnp.arange(length)[None] if places is None else jnp.minimum(places, self.limit - 1))
         if self.norm is not None:
             x = self.norm(x)
         if self.project is not None:

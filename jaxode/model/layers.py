@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import no_type_check
+from collections.abc import Callable, Sequence
+from typing import Any, no_type_check
 
 import jax
 import jax.numpy as jnp
 from flax import nnx, struct
 from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from jaxode.config import ModelConfig
 from jaxode.depth import KEPT
@@ -28,24 +28,24 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
 @no_type_check  # JAX rebuilds pytrees with leaves of any kind
 @struct.dataclass
 class Rotary:
-    """cos and sin of the rotation angles of each position and channel pair."""
+    """cos and sin of the rotation angles of each position and channel pair, for all rows or by row."""
 
-    cos: Float[Array, "L half_K"]
-    sin: Float[Array, "L half_K"]
+    cos: Float[Array, "*B L half_K"]
+    sin: Float[Array, "*B L half_K"]
 
 
-def rotary_angles(length: int, head_width: int, base: float) -> Rotary:
-    """angle(l, i) = l · base^(-2 i / K) (Su et al. 2021, RoFormer, section 3.2.2)."""
+def rotary_angles(places: int | Int[Array, "*B L"], head_width: int, base: float) -> Rotary:
+    """angle(l, i) = l · base^(-2 i / K) at places l, or at the first so many (Su et al. 2021, section 3.2.2)."""
+    places = jnp.arange(places) if isinstance(places, int) else places
     frequency = base ** (-jnp.arange(0, head_width, 2, dtype=jnp.float32) / head_width)
-    angle = jnp.arange(length, dtype=jnp.float32)[:, None] * frequency
+    angle = places.astype(jnp.float32)[..., None] * frequency
     return Rotary(cos=jnp.cos(angle), sin=jnp.sin(angle))
 
 
 def rotate(x: Float[Array, "B L heads K"], rotary: Rotary) -> Float[Array, "B L heads K"]:
     """Rotate channel i together with channel i + K/2 of every head by its position's angle."""
     first, second = jnp.split(x, 2, axis=-1)
-    cos = rotary.cos[None, :, None, :].astype(x.dtype)
-    sin = rotary.sin[None, :, None, :].astype(x.dtype)
+    cos, sin = (jnp.expand_dims(part, -2).astype(x.dtype) for part in (rotary.cos, rotary.sin))
     return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
 
 
@@ -100,6 +100,31 @@ def attend(
     return out.transpose(0, 3, 1, 2, 4).reshape(batch, length, heads, width)
 
 
+def attend_over(
+    q: Float[Array, "B L H K"],
+    parts: Sequence[tuple[Float[Array, "B kv_heads _ K"], Float[Array, "B kv_heads _ K"], Bool[Array, "B 1 L _"]]],
+) -> Float[Array, "B L H K"]:
+    """As `attend`, over keys that lie in several places: (keys, values, mask) each, one softmax over all of them."""
+    batch, length, heads, width = q.shape
+    groups = parts[0][0].shape[1]
+    repeats = heads // groups
+    q = (q * width**-0.5).reshape(batch, length, groups, repeats, width).transpose(0, 2, 3, 1, 4)
+    q = q.reshape(batch, groups, repeats * length, width)
+    scores = []
+    for keys, _, mask in parts:
+        own = jnp.einsum("bgqk,bgmk->bgqm", q, keys, preferred_element_type=jnp.float32)
+        scores.append(jnp.where(jnp.tile(mask, (1, 1, repeats, 1)), own, -1e30))
+    top = jnp.max(jnp.stack([jnp.max(own, axis=-1) for own in scores]), axis=0)[..., None]
+    out, total = 0.0, 0.0
+    for own, (_, values, _) in zip(scores, parts, strict=True):
+        weights = jnp.exp(own - top)
+        total = total + jnp.sum(weights, axis=-1, keepdims=True)
+        out = out + jnp.einsum("bgqm,bgmk->bgqk", weights.astype(values.dtype), values)
+    out = (out / jnp.asarray(total)).astype(q.dtype)
+    out = out.reshape(batch, groups, repeats, length, width).transpose(0, 3, 1, 2, 4)
+    return out.reshape(batch, length, heads, width)
+
+
 class Attention(nnx.Module):
     """Multi-head self-attention with grouped key/value heads; q, k and v come from one fused matmul."""
 
@@ -112,16 +137,26 @@ class Attention(nnx.Module):
         self.output = nnx.Linear(config.width, config.width, kernel_init=_output_init(config), dtype=dtype, rngs=rngs)
 
     def __call__(
-        self, x: State, *, mask: Mask | None, rotary: Rotary | None, gain: Float[Array, "*B D"] | None = None
+        self,
+        x: State,
+        *,
+        mask: Mask | None,
+        rotary: Rotary | None,
+        gain: Float[Array, "*B D"] | None = None,
+        memory: Any = None,
     ) -> State:
-        """Softmax(q k / sqrt(K)) v, the softmax in float32; `gain` scales the heads, for all rows or by row."""
+        """Softmax(q k / sqrt(K)) v, the softmax in float32; `gain` scales the heads, for all rows or by row.
+
+        With a `Memory` (jaxode.model.memory) the queries also read what earlier tokens left there.
+        """
         batch, length, width = x.shape
         fused = checkpoint_name(self.qkv(x.reshape(batch * length, width)), KEPT)
         fused = fused.reshape(batch, length, self.heads + 2 * self.kv_heads, self.head_width)
         q, k, v = jnp.split(fused, (self.heads, self.heads + self.kv_heads), axis=2)
         if rotary is not None:
             q, k = rotate(q, rotary), rotate(k, rotary)
-        out = checkpoint_name(attend(q, k, v, mask=mask, causal=self.causal), KEPT)
+        read = attend if memory is None else memory.attend
+        out = checkpoint_name(read(q, k, v, mask=mask, causal=self.causal), KEPT)
         out = _scaled(out.reshape(batch * length, width), gain)
         return self.output(out).reshape(batch, length, width)
 

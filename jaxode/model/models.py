@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx, struct
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from jaxode.config import DepthConfig, ModelConfig, require
 from jaxode.depth import Coefficients, Trace
@@ -106,13 +106,18 @@ class Transformer(nnx.Module):
         segments: Segments | None = None,
         token_types: TokenTypes | None = None,
         key: Key | None = None,
+        places: Int[Array, "B L"] | None = None,
     ) -> tuple[State, Context]:
-        """The embedded tokens, and what the blocks read besides the state; arguments as for `hidden`."""
+        """The embedded tokens, and what the blocks read besides the state; arguments as for `hidden`.
+
+        `places` of the tokens in their sequences, where those do not begin at 0.
+        """
         embed_key, block_key = (None, None) if key is None else jax.random.split(key)
-        x0 = self.embedding(tokens, token_types, key=embed_key)
+        x0 = self.embedding(tokens, token_types, places=places, key=embed_key)
         rotary = None
         if self.config.positions == "rotary":
-            rotary = rotary_angles(tokens.shape[1], self.config.head_width, self.config.rotary_base)
+            at = tokens.shape[1] if places is None else places
+            rotary = rotary_angles(at, self.config.head_width, self.config.rotary_base)
         return x0, Context(
             mask=None if segments is None else document_mask(segments, causal=self.config.kind == "causal"),
             rotary=rotary,

@@ -79,6 +79,8 @@ class Stack(nnx.Module):
             UserError: steps, solver or schedule that do not fit the layout.
         """
         groups = self.groups(depth, context, coefficients)
+        # a memory cannot leave a loop
+        adjoint = depth.adjoint if context.memory is None else "unroll"
         x = self.enter(x, context)
         evaluations: Any = self.config.prelude + self.config.coda
         traces: list[Trace] = []
@@ -93,7 +95,7 @@ class Stack(nnx.Module):
                 depth.solver,
                 args=group.args,
                 coefficients=group.coefficients,
-                adjoint=depth.adjoint,
+                adjoint=adjoint,
                 trace=trace,
                 tolerance=depth.tolerance,
             )

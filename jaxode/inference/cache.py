@@ -1,0 +1,170 @@
+"""The cache over depth: which slot each application of a block reads and writes, and how the slots grow.
+
+Slots belong to the applications of one solve. Another solve of the same weights, in more or fewer steps, finds the slot
+of each of its own applications by depth-time: the nearest of the same block, the earlier of two.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, no_type_check
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jaxtyping import Array, Float, Int
+
+from jaxode.config import DepthConfig, ModelConfig, require
+from jaxode.depth import get_solver
+from jaxode.model import plan
+from jaxode.model.memory import Slot, put
+
+SMALLEST = 16
+
+
+@dataclass(frozen=True)
+class Application:
+    """One application of a block in a solve."""
+
+    part: str
+    """prelude | loop | coda."""
+    block: int
+    """Which of the stored blocks of this part."""
+    time: float
+    """Depth-time of its group; 0 outside of the loop."""
+
+
+def applications(model: ModelConfig, depth: DepthConfig) -> tuple[Application, ...]:
+    """Every application of a block in a solve, in order.
+
+    Raises:
+        UserError: a solver that chooses its own steps, or a depth that does not fit the layout.
+    """
+    spec = get_solver(depth.solver)
+    require(
+        not spec.adaptive,
+        f'depth.solver = "{depth.solver}" chooses its own steps, so no cache fits it: use a fixed-step solver',
+    )
+    found = [Application("prelude", block, 0.0) for block in range(model.prelude)]
+    if model.sharing == "none":
+        found += [Application("loop", block, 0.0) for block in range(model.distinct_blocks)]
+    each = model.inner_blocks * (model.groups if model.sharing == "cycle" else 1)
+    for group, schedule in enumerate(plan(model, depth)):
+        for start, size in zip(schedule.times, schedule.sizes, strict=False):
+            for stage, block in itertools.product(spec.stage_times, range(each)):
+                found.append(Application("loop", group * each + block, start + stage * size))
+    return (*found, *(Application("coda", block, 0.0) for block in range(model.coda)))
+
+
+def nearest(kept: tuple[Application, ...], asked: tuple[Application, ...]) -> tuple[int, ...]:
+    """For each application asked for, which of `kept` stands for it."""
+    if kept == asked:
+        # stages of neighbouring steps may lie at the same time
+        return tuple(range(len(kept)))
+    found = []
+    for own in asked:
+        same = [i for i, other in enumerate(kept) if (other.part, other.block) == (own.part, own.block)]
+        found.append(min(same, key=lambda i: (abs(kept[i].time - own.time), kept[i].time)))
+    return tuple(found)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Which slots there are, for a solve as `depth` says. Static under `jax.jit`.
+
+    With `share` > 1 so many neighbouring applications of one block have a slot together, with 0 all of them: the last
+    one's keys and values stay. That divides the memory, and is no longer what the model was trained to read.
+    """
+
+    depth: DepthConfig
+    share: int = 1
+
+    def __post_init__(self) -> None:
+        require(self.share >= 0, f"cache_share = {self.share}: must be at least 0 (0: one slot for all steps)")
+
+    def order(self, model: ModelConfig) -> tuple[int, ...]:
+        """The slot of each application of the layout's own solve."""
+        counts: dict[tuple[str, int], int] = {}
+        groups: dict[tuple[str, int, int], int] = {}
+        order = []
+        for one in applications(model, self.depth):
+            place = counts.setdefault((one.part, one.block), 0)
+            counts[one.part, one.block] += 1
+            key = (one.part, one.block, place // self.share if self.share else 0)
+            order.append(groups.setdefault(key, len(groups)))
+        return tuple(order)
+
+    def order_of(self, model: ModelConfig, depth: DepthConfig) -> tuple[int, ...]:
+        """The slot of each application of another solve."""
+        own = self.order(model)
+        return tuple(own[i] for i in nearest(applications(model, self.depth), applications(model, depth)))
+
+    def sources(self, model: ModelConfig, depth: DepthConfig) -> tuple[int, ...]:
+        """For each slot, the application of a solve at `depth` that fills it."""
+        last = {slot: i for i, slot in enumerate(self.order(model))}
+        found = nearest(applications(model, depth), applications(model, self.depth))
+        return tuple(found[last[slot]] for slot in sorted(last))
+
+
+@no_type_check  # JAX rebuilds pytrees with leaves of any kind
+@struct.dataclass
+class Past:
+    """What a batch has read, apart from the newest tokens.
+
+    Attributes:
+        slots: of T tokens each.
+        length: tokens of each row that are there; what lies behind them is nothing.
+        dropped: tokens of each row that were there and are forgotten.
+        start: the first token of each row's document, as an index.
+    """
+
+    slots: tuple[Slot, ...]
+    length: Int[Array, " B"]
+    dropped: Int[Array, " B"]
+    start: Int[Array, " B"]
+
+    @property
+    def capacity(self) -> int:
+        """T."""
+        return self.slots[0].keys.shape[2]
+
+
+def bucket(length: int) -> int:
+    """The smallest of 16, 32, 64, .. that holds so many tokens: few shapes, so few compilations."""
+    return max(SMALLEST, 1 << (length - 1).bit_length())
+
+
+def cache_bytes(model: ModelConfig, layout: Layout, rows: int, tokens: int, itemsize: int = 4) -> int:
+    """Memory of the slots of `rows` rows of `tokens` tokens."""
+    slots = len(set(layout.order(model)))
+    return 2 * slots * rows * bucket(tokens) * model.num_kv_heads * model.head_width * itemsize
+
+
+@partial(jax.jit, donate_argnames="past")
+def commit(past: Past, recent: tuple[Slot, ...], count: Int[Array, " B"]) -> Past:
+    """Put the first `count` tokens of `recent` behind what each row has; needs room for all of `recent`."""
+    slots = jax.tree.map(lambda old, new: put(old, new, past.length), past.slots, recent)
+    return Past(slots, past.length + count, past.dropped, past.start)
+
+
+@partial(jax.jit, donate_argnames="past")
+def forget(past: Past, tokens: Int[Array, " B"]) -> Past:
+    """Drop the first `tokens` tokens of each row."""
+    index = jnp.arange(past.capacity)[None, :] + tokens[:, None]
+
+    def shift(table: Float[Array, "B heads T K"]) -> Float[Array, "B heads T K"]:
+        return jnp.take_along_axis(table, jnp.minimum(index, past.capacity - 1)[:, None, :, None], axis=2)
+
+    slots = jax.tree.map(shift, past.slots)
+    return Past(slots, past.length - tokens, past.dropped + tokens, jnp.maximum(past.start - tokens, 0))
+
+
+def empty_recent(past: Past, tokens: int) -> tuple[Slot, ...]:
+    """Slots of so many tokens, none of them there yet."""
+
+    def blank(table: Any) -> Any:
+        return jnp.zeros((*table.shape[:2], tokens, table.shape[3]), table.dtype)
+
+    return jax.tree.map(blank, past.slots)

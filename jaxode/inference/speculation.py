@@ -1,0 +1,281 @@
+"""Lossless self-speculation: the model at few steps drafts tokens, the same model in full checks them all at once.
+
+The draft reads the slots that the full solve has left, and puts its own beside them; the check puts the full solve's in
+their place, so there is one cache. Source: Leviathan et al. 2023 (arXiv 2211.17192), algorithm 1.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, no_type_check
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jaxtyping import Array, Float, Int
+
+from jaxode.config import DepthConfig, ModelConfig, require
+from jaxode.inference.cache import Past
+from jaxode.inference.decoding import NOT_FINITE, Decoder, Rows, take, visible
+from jaxode.inference.sampling import Sampling, is_greedy, log_probabilities
+from jaxode.model import block_evaluations, flops_per_token
+from jaxode.model.memory import Memory
+from jaxode.model.parameters import Parameters
+from jaxode.types import Key
+
+PARALLEL = 0.25
+"""What one more token in a check costs, as a share of the first: between reading the weights once (0) and twice (1)."""
+
+
+@no_type_check  # JAX rebuilds pytrees with leaves of any kind
+@struct.dataclass
+class Counts:
+    """What rounds of drafting and checking came to, over all rows that were active.
+
+    Attributes:
+        rounds: drafts that were checked.
+        drafted: tokens of these drafts.
+        accepted: of them, tokens that stayed.
+        refused: drafts of which not all stayed.
+    """
+
+    rounds: Int[Array, ""]
+    drafted: Int[Array, ""]
+    accepted: Int[Array, ""]
+    refused: Int[Array, ""]
+
+
+@partial(jax.jit, static_argnames=("decoder", "depth", "length"), donate_argnames="rows")
+def speculate(
+    params: Parameters,
+    past: Past,
+    rows: Rows,
+    limit: Int[Array, ""],
+    *,
+    decoder: Decoder,
+    depth: DepthConfig,
+    length: int,
+) -> tuple[Rows, Counts]:
+    """Rounds of `length` drafted tokens by a solve at `depth`, checked by one at the decoder's own.
+
+    Each round gives every row between 1 and length + 1 tokens, drawn exactly as `decode` would: the same tokens where
+    the sampling is greedy, tokens of the same distribution elsewhere. It ends when a row's R tokens might not hold
+    another round, when every row is at its end, or after `limit` rounds.
+    """
+    model = decoder.architecture.bind(params)
+    order = decoder.layout.order_of(model.config, decoder.depth)
+    draft_order = decoder.layout.order_of(model.config, depth)
+    sampling, room = decoder.sampling, rows.tokens.shape[1]
+
+    def draft(rows: Rows) -> tuple[Rows, Any, Any]:
+        """The tokens [B, length] and the distributions they are from, [B, length, V]."""
+
+        def body(turn: Any, carry: Any) -> Any:
+            recent, token, seen, tokens, drawn_from = carry
+            here = dataclasses.replace(rows, count=rows.count + turn)
+            sees_past, sees_recent = visible(past, here, 1, decoder.window)
+            memory = Memory(
+                order=draft_order,
+                past=past.slots,
+                recent=recent,
+                count=here.count,
+                sees_past=sees_past,
+                sees_recent=sees_recent,
+            )
+            places = (past.dropped + past.length + here.count)[:, None]
+            state = decoder.hidden(model, token[:, None], places, memory, depth)
+            own = log_probabilities(sampling, decoder.logits(model, state)[:, 0], seen)
+            token = _draw(sampling, own, rows.keys, places[:, 0] + 1, 1)
+            if seen is not None:
+                seen = seen | jax.nn.one_hot(token, seen.shape[1], dtype=bool)
+            return tuple(memory.slots), token, seen, tokens.at[:, turn].set(token), drawn_from.at[:, turn].set(own)
+
+        tokens = jnp.zeros((len(rows.last), length), rows.last.dtype)
+        drawn_from = jnp.zeros((*tokens.shape, decoder.vocab))
+        carry = (rows.recent, rows.last, rows.seen, tokens, drawn_from)
+        recent, _, _, tokens, drawn_from = jax.lax.fori_loop(0, length, body, carry)
+        return dataclasses.replace(rows, recent=recent), tokens, drawn_from
+
+    def check(rows: Rows, drafted: Any, drawn_from: Any) -> tuple[Rows, Any]:
+        sees_past, sees_recent = visible(past, rows, length + 1, decoder.window)
+        memory = Memory(
+            order=order,
+            past=past.slots,
+            recent=rows.recent,
+            count=rows.count,
+            sees_past=sees_past,
+            sees_recent=sees_recent,
+        )
+        places = (past.dropped + past.length + rows.count)[:, None] + jnp.arange(length + 1)
+        tokens = jnp.concatenate([rows.last[:, None], drafted], axis=1)
+        logits = decoder.logits(model, decoder.hidden(model, tokens, places, memory, decoder.depth))
+        wanted = log_probabilities(sampling, logits, _seen_along(rows.seen, drafted))
+        accepted = _accepted(sampling, wanted, drawn_from, drafted, rows.keys, places[:, 1:])
+        follower = _follower(sampling, wanted, drawn_from, accepted, rows.keys, places[:, 0] + accepted + 1)
+        tokens = jnp.where(
+            jnp.arange(length + 1) < accepted[:, None], jnp.pad(drafted, [(0, 0), (0, 1)]), follower[:, None]
+        )
+        finite = jnp.isfinite(logits).all(axis=-1)
+        nats = jnp.take_along_axis(jax.nn.log_softmax(logits, axis=-1), tokens[..., None], axis=-1)[..., 0]
+        rows = dataclasses.replace(rows, recent=tuple(memory.slots))
+        return take(rows, jnp.where(finite, tokens, NOT_FINITE), nats, accepted + 1, decoder.end_id), accepted
+
+    def body(carry: tuple[Any, Rows, Counts]) -> tuple[Any, Rows, Counts]:
+        turn, rows, counts = carry
+        active = rows.active.astype(jnp.int32)
+        rows, accepted = check(*draft(rows))
+        counts = Counts(
+            counts.rounds + jnp.sum(active),
+            counts.drafted + length * jnp.sum(active),
+            counts.accepted + jnp.sum(accepted * active),
+            counts.refused + jnp.sum((accepted < length) * active),
+        )
+        return turn + 1, rows, counts
+
+    def go_on(carry: tuple[Any, Rows, Counts]) -> Any:
+        turn, rows, _ = carry
+        fits = jnp.max(jnp.where(rows.active, rows.count, 0)) + length + 1 <= room
+        return (turn < limit) & jnp.any(rows.active) & fits
+
+    zero = jnp.zeros((), jnp.int32)
+    _, rows, counts = jax.lax.while_loop(go_on, body, (zero, rows, Counts(zero, zero, zero, zero)))
+    return rows, counts
+
+
+def _accepted(
+    sampling: Sampling,
+    wanted: Float[Array, "B L_plus_1 V"],
+    drawn_from: Float[Array, "B L V"],
+    drafted: Int[Array, "B L"],
+    keys: Key,
+    places: Int[Array, "B L"],
+) -> Int[Array, " B"]:
+    """How many drafted tokens stay: each with probability min(1, p / q), until the first that does not."""
+    wanted = wanted[:, :-1]
+    if is_greedy(sampling):
+        stays = jnp.argmax(wanted, axis=-1) == drafted
+    else:
+        p, q = (jnp.take_along_axis(table, drafted[..., None], axis=-1)[..., 0] for table in (wanted, drawn_from))
+        uniform = jax.vmap(jax.vmap(jax.random.uniform))(_keys(keys, places, 2))
+        stays = jnp.log(uniform) < p - q
+    return jnp.sum(jnp.cumprod(stays.astype(jnp.int32), axis=1), axis=1)
+
+
+def _follower(
+    sampling: Sampling,
+    wanted: Float[Array, "B L_plus_1 V"],
+    drawn_from: Float[Array, "B L V"],
+    accepted: Int[Array, " B"],
+    keys: Key,
+    places: Int[Array, " B"],
+) -> Int[Array, " B"]:
+    """The token after those that stay: from max(p - q, 0) where a draft was refused, from p after the last one."""
+    at = accepted[:, None, None]
+    p = jnp.take_along_axis(wanted, at, axis=1)[:, 0]
+    if is_greedy(sampling):
+        return jnp.argmax(p, axis=-1)
+    # nothing was drafted behind the last one: q = 0
+    q = jnp.pad(drawn_from, [(0, 0), (0, 1), (0, 0)], constant_values=-jnp.inf)
+    left = jnp.maximum(jnp.exp(p) - jnp.exp(jnp.take_along_axis(q, at, axis=1)[:, 0]), 0.0)
+    # equal but for rounding: nothing would be left, and nothing is refused
+    left = jnp.where(jnp.sum(left, axis=-1, keepdims=True) > 0, left, jnp.exp(p))
+    return _draw(sampling, jnp.log(left), keys, places, 3)
+
+
+def _seen_along(seen: Any, drafted: Int[Array, "B L"]) -> Any:
+    """The tokens of the text before each drafted one and before the follower, [B, L + 1, V]."""
+    if seen is None:
+        return None
+    marks = jax.nn.one_hot(drafted, seen.shape[-1], dtype=jnp.int32)
+    along = jnp.cumsum(jnp.pad(marks, [(0, 0), (1, 0), (0, 0)]), axis=1) > 0
+    return along | seen[:, None]
+
+
+def _draw(sampling: Sampling, logs: Float[Array, "B V"], keys: Key, places: Int[Array, " B"], use: int) -> Any:
+    if is_greedy(sampling):
+        return jnp.argmax(logs, axis=-1)
+    return jax.vmap(jax.random.categorical)(_keys(keys[:, None], places[:, None], use)[:, 0], logs)
+
+
+def _keys(keys: Key, places: Any, use: int) -> Key:
+    """A key for each row, place and use."""
+    keys = jnp.broadcast_to(keys if keys.ndim == places.ndim else keys[:, None], places.shape)
+    fold = jax.vmap(jax.vmap(jax.random.fold_in))
+    return fold(fold(keys, places), jnp.full(places.shape, use))
+
+
+@dataclass(frozen=True)
+class Speculation:
+    """Which drafts are tried: the number of steps and the length adapt to what is accepted, unless one each is given.
+
+    Raises:
+        UserError: no depth or length, or a length below 1.
+    """
+
+    depths: tuple[DepthConfig, ...]
+    """Solves that may draft, each of fewer block evaluations than the one that checks."""
+    lengths: tuple[int, ...] = (2, 4, 7)
+    """Numbers of tokens that a draft may have."""
+
+    def __post_init__(self) -> None:
+        require(len(self.depths) > 0, "speculation: no depth to draft at; give one at least")
+        require(
+            len(self.lengths) > 0 and min(self.lengths) >= 1,
+            f"speculation: lengths = {list(self.lengths)}: must be numbers of at least 1",
+        )
+
+
+class DraftChoice:
+    """Chooses the next draft: each depth once for a start, then the one that promises the most tokens for its cost.
+
+    A draft of k tokens, each accepted with probability a, gives (1 - a^(k+1)) / (1 - a) of them (Leviathan et al.
+    2023, equation 1). The cost is counted in block evaluations, not measured, so that a seed gives the same text again.
+    """
+
+    def __init__(self, model: ModelConfig, depth: DepthConfig, speculation: Speculation):
+        """For drafts of a solve at `depth`.
+
+        Raises:
+            UserError: a draft that costs as much as what it is a draft of.
+        """
+        flops = flops_per_token(model)
+        self._head = flops.head / flops.block
+        self._full = block_evaluations(model, depth)
+        self._speculation = speculation
+        self._costs = {one: block_evaluations(model, one) for one in speculation.depths}
+        for one, cost in self._costs.items():
+            require(
+                cost < self._full,
+                f"speculation: a draft of {one.steps} steps costs {cost} block evaluations, what it is a draft of "
+                f"{self._full}: draft in fewer steps",
+            )
+        self._drafted = dict.fromkeys(speculation.depths, 0)
+        self._accepted = dict.fromkeys(speculation.depths, 0)
+        self._refused = dict.fromkeys(speculation.depths, 0)
+
+    def next(self) -> tuple[DepthConfig, int]:
+        """Depth and length of the draft to make."""
+        lengths = self._speculation.lengths
+        untried = [one for one in self._speculation.depths if not self._drafted[one]]
+        if untried:
+            return untried[0], lengths[len(lengths) // 2]
+        return max(
+            ((depth, length) for depth in self._speculation.depths for length in lengths),
+            key=lambda one: self._promise(*one),
+        )
+
+    def learn(self, depth: DepthConfig, counts: Counts) -> None:
+        """What drafts at this depth came to."""
+        self._drafted[depth] += int(counts.drafted)
+        self._accepted[depth] += int(counts.accepted)
+        self._refused[depth] += int(counts.refused)
+
+    def _promise(self, depth: DepthConfig, length: int) -> float:
+        accepted, refused = self._accepted[depth], self._refused[depth]
+        rate = (accepted + 1) / (accepted + refused + 2)
+        tokens = sum(rate**i for i in range(length + 1))
+        draft = length * (self._costs[depth] + self._head)
+        check = (self._full + self._head) * (1 + PARALLEL * length)
+        return tokens / (draft + check)
