@@ -1,4 +1,4 @@
-"""A trained model at work: decoding, fill-mask, adaptive depth, and what a token costs.
+"""A trained model at work: decoding, fill-mask, texts scored and labelled in batches, adaptive depth, a token's cost.
 
 Names load on first use, so that `python -m jaxode.inference --help` imports no jax. No file here is called like one of
 them: importing it would put the module in the place of the name.
@@ -11,22 +11,28 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from jaxode.inference.adaptive import AdaptiveOutput, exit_early, solve_budgets
+    from jaxode.inference.batch_pass import Throughput
+    from jaxode.inference.classification import TextClass, TextClasses, classify_texts
     from jaxode.inference.exits import Confidence, Divergence
     from jaxode.inference.fill_mask import Candidate, FilledText, MaskFill, fill
     from jaxode.inference.generation import Generation, generate
     from jaxode.inference.library import load
     from jaxode.inference.readouts import ErrorEstimates, error_estimates, read_outs
     from jaxode.inference.sampling import Greedy, Sampling, Temperature, make_sampling
+    from jaxode.inference.scoring import TextScore, TextScores, score_texts
     from jaxode.inference.streaming import TextStream
 
 _HOMES = {
     "adaptive": ("AdaptiveOutput", "exit_early", "solve_budgets"),
+    "batch_pass": ("Throughput",),
+    "classification": ("TextClass", "TextClasses", "classify_texts"),
     "exits": ("Confidence", "Divergence"),
     "fill_mask": ("Candidate", "FilledText", "MaskFill", "fill"),
     "generation": ("Generation", "generate"),
     "library": ("load",),
     "readouts": ("ErrorEstimates", "error_estimates", "read_outs"),
     "sampling": ("Greedy", "Sampling", "Temperature", "make_sampling"),
+    "scoring": ("TextScore", "TextScores", "score_texts"),
     "streaming": ("TextStream",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
@@ -43,7 +49,13 @@ __all__ = [
     "MaskFill",
     "Sampling",
     "Temperature",
+    "TextClass",
+    "TextClasses",
+    "TextScore",
+    "TextScores",
     "TextStream",
+    "Throughput",
+    "classify_texts",
     "error_estimates",
     "exit_early",
     "fill",
@@ -51,6 +63,7 @@ __all__ = [
     "load",
     "make_sampling",
     "read_outs",
+    "score_texts",
     "solve_budgets",
 ]
 
