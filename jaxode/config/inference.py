@@ -15,15 +15,24 @@ class InferConfig:
     checkpoint: str = ""
     """Run folder, exported model, name of a shipped model, or folder of a Hugging Face ALBERT with its tokenizer; when
     empty the newest run under runs/, or without one the shipped causal model (for [MASK] the masked one)."""
-    task: Literal["auto", "generate", "fill", "score", "sweep", "report", "calibrate", "export"] = "auto"
-    """auto: generate (causal) or fill (masked); score: perplexity of a file; sweep: quality and latency by steps;
+    task: Literal["auto", "generate", "fill", "score", "classify", "sweep", "report", "calibrate", "export"] = "auto"
+    """auto: generate (causal) or fill (masked); score: perplexity of a file, or of each of its lines (`lines`);
+    classify: the label of every line of a file; sweep: quality and latency by steps;
     report: the same for every method of solving, at equal block evaluations, with the solves' norms along depth;
     calibrate: fit the solver to the full depth at `steps`, and keep it beside the checkpoint;
     export: write a finished run as a small folder, which --checkpoint and jaxode.load read, to `out`."""
     prompt: str = ""
     """Text to continue; for a masked model, text with [MASK] where a token is to be filled in."""
     file: str = ""
-    """Text file for score, sweep, report and calibrate; the run's own text when empty (not for score)."""
+    """Text file for score, classify, sweep, report and calibrate; the run's own text when empty (not for score and
+    classify)."""
+    lines: bool = False
+    """score: each line of the file is a text of its own, blank ones are passed over; a masked model gives its
+    pseudo-log-likelihood, each token masked in turn."""
+    batch_size: int | None = None
+    """Rows that go through the model at once, of score with `lines` and of classify; 32 when absent."""
+    truncate: bool = False
+    """Cut lines that are longer than the model reads, instead of refusing them."""
     steps: int | None = None
     """Depth steps n; the model's N when absent."""
     at: str = ""
@@ -82,8 +91,29 @@ class InferConfig:
             f"notes = {self.notes} with task = {self.task}: only export writes a card; leave it out",
         )
         require(self.task != "score" or bool(self.file), "task = score needs --file: the text file to score")
+        require(self.task != "classify" or bool(self.file), "task = classify needs --file: texts, one a line")
+        require(
+            not self.lines or self.task == "score",
+            f"lines with task = {self.task}: score alone reads a file line by line or as a whole (classify reads lines "
+            "always); leave it out",
+        )
+        if not self.by_line:
+            for name, free in (("batch_size", None), ("truncate", False)):
+                value = getattr(self, name)
+                require(
+                    value == free,
+                    f"{name} = {value} with task = {self.task}: counts for classify and for score with --lines alone; "
+                    "leave it out",
+                )
+        if self.batch_size is not None:
+            at_least("batch_size", self.batch_size, 1)
         if self.at:
             self._check_at()
+
+    @property
+    def by_line(self) -> bool:
+        """Whether each line of `file` is a text of its own."""
+        return self.task == "classify" or self.lines
 
     @property
     def at_steps(self) -> tuple[int, ...]:
@@ -111,7 +141,8 @@ class InferConfig:
         given = f"{name} = {getattr(self, name)}"
         require(
             self.task not in ("sweep", "report", "calibrate", "export"),
-            f"{given} with task = {self.task}: it chooses the depth of generate, fill and score alone; leave it out",
+            f"{given} with task = {self.task}: it chooses the depth of generate, fill, score and classify "
+            "alone; leave it out",
         )
         for knob, free in (("solver", "auto"), ("schedule", "even")):
             value = getattr(self, knob)

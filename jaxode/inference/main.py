@@ -28,11 +28,12 @@ from jaxode.inference.export import export
 from jaxode.inference.fill_mask import fill
 from jaxode.inference.generation import generate
 from jaxode.inference.library import DEFAULTS, find, is_shipped, shipped, with_own
+from jaxode.inference.lines import classify_lines, read_lines, score_lines
 from jaxode.inference.report import report_methods, write_report
 from jaxode.inference.sampling import make_sampling
 from jaxode.inference.texts import file_text, needed_corpus, validation_text
-from jaxode.interop import from_pretrained, is_pretrained, model_config
-from jaxode.model import MaskedLM, flops_per_token, plan
+from jaxode.interop import class_names, from_pretrained, is_pretrained, model_config
+from jaxode.model import Encoder, flops_per_token, plan
 
 Write = Callable[[str], None]
 
@@ -60,11 +61,13 @@ def run(config: InferConfig, write: Write, note: Write) -> None:
     plan(model, depth)
     if task == "calibrate":
         check_steps(model, depth.steps)
+    labels = _labels(path, pretrained) if task == "classify" else ()
+    lines = read_lines(config.file) if config.by_line else None
     if pretrained:
         _check_pretrained(config, task)
     if is_shipped(path):
         _check_shipped(config, task, path)
-    trained = _load_pretrained(path) if pretrained else load_run(path)
+    trained = _load_pretrained(path, "classifier" if labels else "masked") if pretrained else load_run(path)
     budgets = config.budget is not None or config.max_loss_increase is not None
     swept = task == "report" or (task == "sweep" and any(one.solver == "calibrated" for one in depths))
     if depth.solver == "calibrated" or swept or budgets:
@@ -87,6 +90,12 @@ def run(config: InferConfig, write: Write, note: Write) -> None:
         _generate(trained, config, depth, write, note)
     elif task == "fill":
         _fill(trained, config, depth, write, note, frame=pretrained)
+    elif lines is not None:
+        if task == "classify":
+            passed = classify_lines(trained, labels, lines, config, depth, write, note)
+        else:
+            passed = score_lines(trained, lines, config, depth, write, note, frame=pretrained)
+        note(_cost(model, depth, passed.block_evaluations))
     elif task == "score":
         _score(trained, config, depth, write, note)
     elif task == "export":
@@ -143,12 +152,23 @@ def _check_pretrained(config: InferConfig, task: str) -> None:
     )
 
 
-def _load_pretrained(path: Path) -> TrainedModel:
+def _labels(path: Path, pretrained: bool) -> tuple[str, ...]:
+    """Names of the labels that a model gives."""
+    labels = class_names(path) if pretrained else ()
+    require(
+        bool(labels),
+        f"task = classify: {path} has no classifier head; name the folder of a Hugging Face "
+        "AlbertForSequenceClassification with --checkpoint",
+    )
+    return labels
+
+
+def _load_pretrained(path: Path, task: str) -> TrainedModel:
     """An ALBERT as if it were a run."""
-    found = from_pretrained(path, task="masked")
+    found = from_pretrained(path, task=task)
     if found.tokenizer is None:
         raise UserError(f"{path}: holds no tokenizer; copy tokenizer.json and tokenizer_config.json beside its weights")
-    assert isinstance(found.model, MaskedLM)
+    assert not isinstance(found.model, Encoder)
     return TrainedModel(
         model=found.model,
         architecture=found.architecture,
