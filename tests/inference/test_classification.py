@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_runs import TOKENIZER, model_config
+from tiny_runs import TOKENIZER, calibrated, model_config
 
 from jaxode.config import DepthConfig, UserError
 from jaxode.inference import classify_texts
@@ -28,10 +28,17 @@ def models():
     return made
 
 
-@pytest.mark.parametrize("kind", ["causal", "masked"])
-@pytest.mark.parametrize("depth", [DepthConfig(), DepthConfig(steps=2, solver="heun")])
+@pytest.mark.parametrize(
+    ("kind", "depth"),
+    [
+        ("causal", DepthConfig()),
+        ("masked", DepthConfig(steps=2, solver="heun")),
+        ("masked", DepthConfig(steps=2, solver="calibrated")),
+    ],
+)
 def test_labels_are_those_of_the_model_on_one_unpadded_row(models, kind, depth):
     architecture, params = models[kind]
+    params = calibrated(params)
     model = architecture.bind(params)
     texts = ["one block", "a", "again and again and again", "x" * 40]
     run = jax.jit(lambda tokens: model(tokens, depth).logits)
@@ -42,7 +49,7 @@ def test_labels_are_those_of_the_model_on_one_unpadded_row(models, kind, depth):
         assert found.label == int(logits.argmax())
     assert np.ptp([found.probabilities for found in done.classes], axis=0).max() > 0.01
     assert done.throughput.rows == done.throughput.texts == 4
-    assert done.throughput.block_evaluations == 4
+    assert done.throughput.block_evaluations == (2 if depth.solver == "calibrated" else 4)
 
 
 @pytest.mark.parametrize("kind", ["causal", "masked"])
@@ -65,10 +72,13 @@ def test_a_label_depends_on_its_text_alone(models, kind):
 
 
 def test_other_texts_compile_nothing(models, compilations):
-    texts = ["x" * n for n in (3, 20, 30, 40)]
-    classify_texts(*models["masked"], TOKENIZER, texts, batch_size=1)
+    """One program a bucket, then none."""
     before = compilations()
-    classify_texts(*models["masked"], TOKENIZER, ["y" * n for n in (35, 30, 20, 1)], batch_size=1)
+    texts = ["x" * n for n in (3, 7, 20, 30, 32, 35, 40)]
+    done = classify_texts(*models["masked"], TOKENIZER, texts, batch_size=2)
+    assert compilations() - before <= done.throughput.shapes == 4
+    before = compilations()
+    classify_texts(*models["masked"], TOKENIZER, ["y" * n for n in (35, 34, 31, 26, 25, 20, 1)], batch_size=2)
     assert compilations() == before
 
 

@@ -1,5 +1,7 @@
 """Scores of many texts against a plain loop over the model, whatever the batches."""
 
+import io
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,15 +9,15 @@ import pytest
 from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_runs import TOKENIZER, model_config
+from tiny_runs import TOKENIZER, calibrated, model_config
+from tqdm import tqdm
 
 from jaxode.config import DepthConfig, UserError
 from jaxode.data import Tokenizer
-from jaxode.depth import Coefficients
 from jaxode.evaluation import Diverged
-from jaxode.inference import TextScore, score_texts
+from jaxode.inference import TextScore, batch_pass, score_texts
 from jaxode.model import Encoder, make_model
-from jaxode.model.parameters import calibration_parameters, split
+from jaxode.model.parameters import split
 
 TEXTS = ("one block", "again and again and again", "deep!")
 LONGER = {"length": 40, "heads": 4}
@@ -37,14 +39,6 @@ def models():
         "masked": well_conditioned(model_config("masked", **LONGER)),
         "masked, post-norm": well_conditioned(model_config("masked", **LONGER, **POST)),
     }
-
-
-def calibrated(params):
-    """With a made-up calibration for 2 steps."""
-    rng = np.random.default_rng(0)
-    shapes = ((2, 2), (2, 2, 16, 3), (2, 3, 16))
-    made = Coefficients(*((0.3 * rng.normal(size=shape)).astype(np.float32) for shape in shapes))
-    return params | calibration_parameters(2, made)
 
 
 def plain(model, text, depth, given=0):
@@ -88,7 +82,7 @@ def test_scores_are_those_of_a_plain_loop(models, kind, depth):
 @pytest.mark.parametrize("kind", ["causal", "masked", "masked, post-norm"])
 def test_a_score_depends_on_its_text_alone(models, kind):
     """Any texts in any order and any batches, each as if it were alone."""
-    texts = st.lists(st.text("abc", min_size=1, max_size=40), min_size=1, max_size=6)
+    texts = st.lists(st.text("abc", min_size=1, max_size=40), min_size=1, max_size=4)
     alone = {}
 
     def one(text):
@@ -96,7 +90,7 @@ def test_a_score_depends_on_its_text_alone(models, kind):
             (alone[text],) = score_texts(*models[kind], TOKENIZER, [text], batch_size=4).scores
         return alone[text]
 
-    @settings(max_examples=12, deadline=None)
+    @settings(max_examples=8, deadline=None)
     @given(texts, st.sampled_from([1, 8]))
     def check(texts, batch_size):
         done = score_texts(*models[kind], TOKENIZER, texts, batch_size=batch_size)
@@ -122,6 +116,23 @@ def test_documents_that_were_kept_apart_give_their_first_token(models):
 
 def test_numbers_of_a_text():
     assert TextScore(nats=6.0, tokens=4).nats_per_token == 1.5
+
+
+def test_the_bar_ends_where_it_was_to_end(models, monkeypatch):
+    bars = []
+
+    def seen(**options):
+        bars.append(tqdm(**(options | {"disable": False, "file": io.StringIO()})))
+        return bars[-1]
+
+    monkeypatch.setattr(batch_pass, "tqdm", seen)
+    done = score_texts(*models["masked"], TOKENIZER, TEXTS, batch_size=7, progress="score")
+    (bar,) = bars
+    # 25 rows of 25 tokens, whose last batch takes in three of the other 14, and two batches of the rest
+    assert bar.n == bar.total == 7 * (4 * 32 + 2 * 16)
+    assert done.throughput.rows == 39
+    assert 0 < done.throughput.seconds_first <= done.throughput.seconds
+    assert done.throughput.texts_per_second == 3 / done.throughput.seconds
 
 
 @pytest.mark.parametrize("kind", ["causal", "masked"])
