@@ -137,6 +137,6 @@ def test_a_solver_with_steps_of_its_own_is_refused(infer, runs, file):
     assert "chooses its steps for a batch as a whole" in refused(infer(*flags))
 
 
-def test_names_are_as_other_programs_count(tmp_path):
+def test_a_folder_is_no_file_of_texts(tmp_path):
     with pytest.raises(UserError, match="cannot be read"):
         read_lines(str(tmp_path))
