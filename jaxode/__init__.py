@@ -9,7 +9,17 @@ if TYPE_CHECKING:
     from jaxode.calibration import calibrate, fit_landing
     from jaxode.config import Config, DataConfig, DepthConfig, ModelConfig, OptimizerConfig, TrainConfig, UserError
     from jaxode.depth import Acceleration, Schedule, StateChange, StepError, integrate
-    from jaxode.inference import Confidence, Divergence, error_estimates, exit_early, load, read_outs, solve_budgets
+    from jaxode.inference import (
+        Confidence,
+        Divergence,
+        classify_texts,
+        error_estimates,
+        exit_early,
+        load,
+        read_outs,
+        score_texts,
+        solve_budgets,
+    )
     from jaxode.interop import Pretrained, from_pretrained, save_pretrained
     from jaxode.model import Block, CausalLM, Encoder, MaskedLM, SequenceClassifier, make_model
 
@@ -28,10 +38,12 @@ _HOMES = {
     "jaxode.inference": (
         "Confidence",
         "Divergence",
+        "classify_texts",
         "error_estimates",
         "exit_early",
         "load",
         "read_outs",
+        "score_texts",
         "solve_budgets",
     ),
     "jaxode.interop": ("Pretrained", "from_pretrained", "save_pretrained"),
@@ -62,6 +74,7 @@ __all__ = [
     "UserError",
     "__version__",
     "calibrate",
+    "classify_texts",
     "error_estimates",
     "exit_early",
     "fit_landing",
@@ -71,6 +84,7 @@ __all__ = [
     "make_model",
     "read_outs",
     "save_pretrained",
+    "score_texts",
     "solve_budgets",
 ]
 

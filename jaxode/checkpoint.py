@@ -29,7 +29,7 @@ from flax import nnx
 
 from jaxode.config import Config, UserError, from_toml, require, to_dict
 from jaxode.data import Tokenizer
-from jaxode.model import CausalLM, MaskedLM, make_model
+from jaxode.model import CausalLM, MaskedLM, SequenceClassifier, make_model
 from jaxode.model.parameters import Architecture, Parameters, check_fit, split
 from jaxode.weights import WEIGHTS, Weights, read_weights
 
@@ -229,9 +229,9 @@ class Checkpoints:
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """A model read back from a run folder, or from an exported one."""
+    """A model read back from a run folder, or from an exported one; a classifier is another library's."""
 
-    model: CausalLM | MaskedLM
+    model: CausalLM | MaskedLM | SequenceClassifier
     architecture: Architecture
     params: Parameters
     config: Config

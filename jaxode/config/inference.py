@@ -15,15 +15,28 @@ class InferConfig:
     checkpoint: str = ""
     """Run folder, exported model, name of a shipped model, or folder of a Hugging Face ALBERT with its tokenizer; when
     empty the newest run under runs/, or without one the shipped causal model (for [MASK] the masked one)."""
-    task: Literal["auto", "generate", "fill", "score", "sweep", "report", "calibrate", "export"] = "auto"
-    """auto: generate (causal) or fill (masked); score: perplexity of a file; sweep: quality and latency by steps;
+    task: Literal[
+        "auto", "generate", "fill", "score", "classify", "sweep", "report", "calibrate", "export", "bench"
+    ] = "auto"
+    """auto: generate (causal) or fill (masked); score: perplexity of a file, or of each of its lines (`lines`);
+    classify: the label of every line of a file; sweep: quality and latency by steps;
     report: the same for every method of solving, at equal block evaluations, with the solves' norms along depth;
     calibrate: fit the solver to the full depth at `steps`, and keep it beside the checkpoint;
+    bench: tokens a second, time to the first token and block evaluations a token, at full depth, at every calibrated
+    depth, and with drafts;
     export: write a finished run as a small folder, which --checkpoint and jaxode.load read, to `out`."""
     prompt: str = ""
     """Text to continue; for a masked model, text with [MASK] where a token is to be filled in."""
     file: str = ""
-    """Text file for score, sweep, report and calibrate; the run's own text when empty (not for score)."""
+    """Text file for score, classify, sweep, report and calibrate; the run's own text when empty (not for score and
+    classify)."""
+    lines: bool = False
+    """score: each line of the file is a text of its own, blank ones are passed over; a masked model gives its
+    pseudo-log-likelihood, each token masked in turn."""
+    batch_size: int | None = None
+    """Rows that go through the model at once, of score with `lines`, of classify (32 when absent) and of bench (1)."""
+    truncate: bool = False
+    """Cut lines that are longer than the model reads, instead of refusing them."""
     steps: int | None = None
     """Depth steps n; the model's N when absent."""
     at: str = ""
@@ -38,6 +51,25 @@ class InferConfig:
     schedule: str = "even"
     temperature: float = 0.8
     """0 takes the most likely token."""
+    top_k: int = 0
+    """Draw from the k most likely tokens; 0 from all."""
+    top_p: float = 1.0
+    """Draw from the fewest tokens that hold this probability together."""
+    min_p: float = 0.0
+    """Draw from tokens at least this share as likely as the most likely one."""
+    repetition_penalty: float = 1.0
+    """Makes tokens of the text so far less likely; 1 leaves them."""
+    speculative: bool = False
+    """Draft tokens in few steps of the same model, calibrated where it is, and check them at the depth asked for: the
+    same tokens at temperature 0, tokens of the same distribution else."""
+    context: Literal["slide", "window", "refuse"] = "slide"
+    """A token reads the last model.length tokens. slide: a text goes on beyond them, a prompt must fit; window: longer
+    prompts are read that way too; refuse: prompt and new tokens must fit."""
+    cache_share: int = 1
+    """Neighbouring steps that share a slot of the cache; 0: all of them. Less memory, other predictions."""
+    compiled: str = ""
+    """Folder for compiled programs, so that the next start is fast; when empty the run's own, or for a shipped model
+    the cache folder (JAXODE_CACHE or ~/.cache/jaxode); "none" keeps none."""
     seed: int = 0
     max_new_tokens: int = 128
     top: int = 5
@@ -75,6 +107,13 @@ class InferConfig:
         for name in ("max_new_tokens", "top", "batches"):
             at_least(name, getattr(self, name), 1)
         at_least("temperature", self.temperature, 0.0)
+        for name in ("top_k", "cache_share"):
+            at_least(name, getattr(self, name), 0)
+        require(0 < self.top_p <= 1, f"top_p = {self.top_p}: must lie in (0, 1]")
+        require(0 <= self.min_p <= 1, f"min_p = {self.min_p}: must lie in [0, 1]")
+        require(
+            self.repetition_penalty > 0, f"repetition_penalty = {self.repetition_penalty}: must be positive (1: none)"
+        )
         at_least("seed", self.seed, 0)
         require(self.task != "export" or bool(self.out), "task = export needs --out: the folder to write")
         require(
@@ -82,8 +121,29 @@ class InferConfig:
             f"notes = {self.notes} with task = {self.task}: only export writes a card; leave it out",
         )
         require(self.task != "score" or bool(self.file), "task = score needs --file: the text file to score")
+        require(self.task != "classify" or bool(self.file), "task = classify needs --file: texts, one a line")
+        require(
+            not self.lines or self.task == "score",
+            f"lines with task = {self.task}: score alone reads a file line by line or as a whole (classify reads lines "
+            "always); leave it out",
+        )
+        if not self.by_line and self.task != "bench":
+            for name, free in (("batch_size", None), ("truncate", False)):
+                value = getattr(self, name)
+                require(
+                    value == free,
+                    f"{name} = {value} with task = {self.task}: counts for classify, bench, score with --lines; "
+                    "leave it out",
+                )
+        if self.batch_size is not None:
+            at_least("batch_size", self.batch_size, 1)
         if self.at:
             self._check_at()
+
+    @property
+    def by_line(self) -> bool:
+        """Whether each line of `file` is a text of its own."""
+        return self.task == "classify" or self.lines
 
     @property
     def at_steps(self) -> tuple[int, ...]:
@@ -111,7 +171,8 @@ class InferConfig:
         given = f"{name} = {getattr(self, name)}"
         require(
             self.task not in ("sweep", "report", "calibrate", "export"),
-            f"{given} with task = {self.task}: it chooses the depth of generate, fill and score alone; leave it out",
+            f"{given} with task = {self.task}: it chooses the depth of generate, fill, score and classify "
+            "alone; leave it out",
         )
         for knob, free in (("solver", "auto"), ("schedule", "even")):
             value = getattr(self, knob)

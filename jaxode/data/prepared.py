@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 from tqdm import tqdm
 
 from jaxode.config import DataConfig, UserError, require
+from jaxode.config.places import cache_root
 from jaxode.data.batches import Batches, BatchSpec, Kind, ValidationBatches
 from jaxode.data.corpora import SPLITS, Corpus, Texts, open_corpus
 from jaxode.data.packing import Row, pack
@@ -77,8 +77,8 @@ class PreparedData:
 
 
 def cache_folder(data: DataConfig) -> Path:
-    """Where prepared data lives: `data.cache`, else the variable JAXODE_CACHE, else ~/.cache/jaxode."""
-    return Path(data.cache or os.environ.get("JAXODE_CACHE") or "~/.cache/jaxode").expanduser()
+    """Where prepared data lives: `data.cache`, else the cache folder of this machine."""
+    return Path(data.cache).expanduser() if data.cache else cache_root()
 
 
 def prepare(

@@ -11,6 +11,7 @@ import os
 import socket
 import urllib.parse
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -23,6 +24,14 @@ END, PAD, MASK = "<|endoftext|>", "<|pad|>", "[MASK]"
 
 _MODEL_FILE = "tokenizer.json"
 _ROLES_FILE = "jaxode_tokenizer.json"
+
+
+@dataclass(frozen=True)
+class Template:
+    """The special tokens that stand before and after a text, as in [CLS] text [SEP]."""
+
+    before: tuple[int, ...] = ()
+    after: tuple[int, ...] = ()
 
 
 class Tokenizer:
@@ -73,6 +82,13 @@ class Tokenizer:
     def token_id(self, token: str) -> int | None:
         """The id of a vocabulary entry such as ``[CLS]``."""
         return self._prompt.token_to_id(token)
+
+    @cached_property
+    def template(self) -> Template:
+        """What `encode` with `frame` puts around a text."""
+        framed = self._plain.encode("a", add_special_tokens=True)
+        own = [place for place, special in enumerate(framed.special_tokens_mask) if not special]
+        return Template(tuple(framed.ids[: own[0]]), tuple(framed.ids[own[-1] + 1 :]))
 
     @cached_property
     def ordinary_ids(self) -> tuple[int, ...]:

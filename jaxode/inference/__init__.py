@@ -1,4 +1,4 @@
-"""A trained model at work: decoding, fill-mask, adaptive depth, and what a token costs.
+"""A trained model at work: decoding, fill-mask, texts scored and labelled in batches, adaptive depth, a token's cost.
 
 Names load on first use, so that `python -m jaxode.inference --help` imports no jax. No file here is called like one of
 them: importing it would put the module in the place of the name.
@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from jaxode.inference.adaptive import AdaptiveOutput, exit_early, solve_budgets
+    from jaxode.inference.batch_pass import Throughput
+    from jaxode.inference.classification import TextClass, TextClasses, classify_texts
     from jaxode.inference.exits import Confidence, Divergence
     from jaxode.inference.fill_mask import Candidate, FilledText, MaskFill, fill
     from jaxode.inference.generation import Generation, generate, generate_batch
@@ -27,11 +29,14 @@ if TYPE_CHECKING:
         TopP,
         make_sampling,
     )
+    from jaxode.inference.scoring import TextScore, TextScores, score_texts
     from jaxode.inference.speculation import Speculation
     from jaxode.inference.streaming import TextStream
 
 _HOMES = {
     "adaptive": ("AdaptiveOutput", "exit_early", "solve_budgets"),
+    "batch_pass": ("Throughput",),
+    "classification": ("TextClass", "TextClasses", "classify_texts"),
     "exits": ("Confidence", "Divergence"),
     "fill_mask": ("Candidate", "FilledText", "MaskFill", "fill"),
     "generation": ("Generation", "generate", "generate_batch"),
@@ -49,6 +54,7 @@ _HOMES = {
         "make_sampling",
     ),
     "speculation": ("Speculation",),
+    "scoring": ("TextScore", "TextScores", "score_texts"),
     "streaming": ("TextStream",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
@@ -69,9 +75,15 @@ __all__ = [
     "Sampling",
     "Speculation",
     "Temperature",
+    "TextClass",
+    "TextClasses",
+    "TextScore",
+    "TextScores",
     "TextStream",
+    "Throughput",
     "TopK",
     "TopP",
+    "classify_texts",
     "error_estimates",
     "exit_early",
     "fill",
@@ -80,6 +92,7 @@ __all__ = [
     "load",
     "make_sampling",
     "read_outs",
+    "score_texts",
     "solve_budgets",
 ]
 

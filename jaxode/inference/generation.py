@@ -17,7 +17,7 @@ from jaxode.data import Tokenizer, segments
 from jaxode.evaluation import diverged
 from jaxode.inference.cache import Layout, Past, applications, bucket, cache_bytes, commit, empty_recent, forget
 from jaxode.inference.decoding import NOT_FINITE, Decoder, Rows, decode, prefill
-from jaxode.inference.room import check_room
+from jaxode.inference.memory import check_cache
 from jaxode.inference.sampling import Sampling, Temperature
 from jaxode.inference.speculation import Counts, DraftChoice, Speculation, speculate
 from jaxode.inference.streaming import TextStream
@@ -145,7 +145,7 @@ def generate_batch(
     # what no token reads any more is forgotten once the slots hold twice the window
     prompt = max(map(len, ids))
     capacity = bucket(max(prompt, min(prompt + max_new_tokens, 2 * model.length)) + RECENT)
-    check_room(cache_bytes(model, decoder.layout, len(ids), capacity), f"the cache of {len(ids)} rows")
+    check_cache(cache_bytes(model, decoder.layout, len(ids), capacity), len(ids))
     batch = _Batch(decoder, params, tokenizer, ids, on_text)
     batch.prefill(prefill_depth or depth, given, max_new_tokens, document_mask, capacity)
     batch.run(speculation)

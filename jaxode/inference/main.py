@@ -27,12 +27,13 @@ from jaxode.evaluation.figures import table
 from jaxode.inference.export import export
 from jaxode.inference.fill_mask import fill
 from jaxode.inference.generation import generate
+from jaxode.inference.generation_task import bench, check_prompt, generation_settings, keep_compiled
 from jaxode.inference.library import DEFAULTS, find, is_shipped, shipped, with_own
+from jaxode.inference.lines import classify_lines, read_lines, score_lines
 from jaxode.inference.report import report_methods, write_report
-from jaxode.inference.sampling import make_sampling
 from jaxode.inference.texts import file_text, needed_corpus, validation_text
-from jaxode.interop import from_pretrained, is_pretrained, model_config
-from jaxode.model import MaskedLM, flops_per_token, plan
+from jaxode.interop import class_names, from_pretrained, is_pretrained, model_config
+from jaxode.model import Encoder, flops_per_token, plan
 
 Write = Callable[[str], None]
 
@@ -60,14 +61,18 @@ def run(config: InferConfig, write: Write, note: Write) -> None:
     plan(model, depth)
     if task == "calibrate":
         check_steps(model, depth.steps)
+    labels = _labels(path, pretrained) if task == "classify" else ()
+    lines = read_lines(config.file) if config.by_line else None
+    keep_compiled(config, path)
     if pretrained:
         _check_pretrained(config, task)
     if is_shipped(path):
         _check_shipped(config, task, path)
-    trained = _load_pretrained(path) if pretrained else load_run(path)
+    trained = _load_pretrained(path, "classifier" if labels else "masked") if pretrained else load_run(path)
     budgets = config.budget is not None or config.max_loss_increase is not None
     swept = task == "report" or (task == "sweep" and any(one.solver == "calibrated" for one in depths))
-    if depth.solver == "calibrated" or swept or budgets:
+    drafts = task == "bench" or config.speculative
+    if depth.solver == "calibrated" or swept or budgets or drafts:
         trained = with_own(trained, calibrations)
     source = "Hugging Face model" if pretrained else f"step {trained.step}"
     note(
@@ -81,12 +86,21 @@ def run(config: InferConfig, write: Write, note: Write) -> None:
         choice = _choose(trained, config, calibrations)
         depth = choice.depth
         note(f"chosen: {choice.reason}")
-    if task == "calibrate":
+    if task == "bench":
+        check_prompt(model, config, task)
+        write(bench(trained, config, depth, calibrations))
+    elif task == "calibrate":
         _calibrate(trained, config, write, note)
     elif task == "generate":
-        _generate(trained, config, depth, write, note)
+        _generate(trained, config, depth, calibrations, write, note)
     elif task == "fill":
         _fill(trained, config, depth, write, note, frame=pretrained)
+    elif lines is not None:
+        if task == "classify":
+            passed = classify_lines(trained, labels, lines, config, depth, write, note)
+        else:
+            passed = score_lines(trained, lines, config, depth, write, note, frame=pretrained)
+        note(_cost(model, depth, passed.block_evaluations))
     elif task == "score":
         _score(trained, config, depth, write, note)
     elif task == "export":
@@ -143,12 +157,23 @@ def _check_pretrained(config: InferConfig, task: str) -> None:
     )
 
 
-def _load_pretrained(path: Path) -> TrainedModel:
+def _labels(path: Path, pretrained: bool) -> tuple[str, ...]:
+    """Names of the labels that a model gives."""
+    labels = class_names(path) if pretrained else ()
+    require(
+        bool(labels),
+        f"task = classify: {path} has no classifier head; name the folder of a Hugging Face "
+        "AlbertForSequenceClassification with --checkpoint",
+    )
+    return labels
+
+
+def _load_pretrained(path: Path, task: str) -> TrainedModel:
     """An ALBERT as if it were a run."""
-    found = from_pretrained(path, task="masked")
+    found = from_pretrained(path, task=task)
     if found.tokenizer is None:
         raise UserError(f"{path}: holds no tokenizer; copy tokenizer.json and tokenizer_config.json beside its weights")
-    assert isinstance(found.model, MaskedLM)
+    assert not isinstance(found.model, Encoder)
     return TrainedModel(
         model=found.model,
         architecture=found.architecture,
@@ -160,32 +185,29 @@ def _load_pretrained(path: Path) -> TrainedModel:
     )
 
 
-def _generate(trained: TrainedModel, config: InferConfig, depth: DepthConfig, write: Write, note: Write) -> None:
-    masks, length = trained.config.data.document_mask, trained.config.model.length
-    if masks and not config.prompt:
-        raise UserError(
-            "the prompt is empty: this run kept attention within documents (data.document_mask), so it never learned "
-            "to begin one; give --prompt"
-        )
-    tokens = len(trained.tokenizer.encode(config.prompt, allow_special=True))
-    if tokens > length:
-        note(f"the prompt has {tokens} tokens; the model reads the last {length}")
+def _generate(
+    trained: TrainedModel,
+    config: InferConfig,
+    depth: DepthConfig,
+    calibrations: Mapping[int, Calibration],
+    write: Write,
+    note: Write,
+) -> None:
+    check_prompt(trained.config.model, config, "generate")
     done = generate(
         trained.architecture,
         trained.params,
         trained.tokenizer,
         config.prompt,
-        depth=depth,
-        max_new_tokens=config.max_new_tokens,
-        sampling=make_sampling(config.temperature),
         seed=config.seed,
-        document_mask=masks,
         on_token=write,
+        **generation_settings(trained, config, depth, calibrations),
     )
     write("\n")
     cost = _cost(trained.config.model, depth, done.block_evaluations_per_token)
-    later = "" if done.seconds_per_token is None else f", {1e3 * done.seconds_per_token:.1f} ms a token"
-    note(f"{cost}{later} (the first {done.seconds_first:.1f} s, with compilation); {done.new_tokens} tokens")
+    later = "" if done.seconds_per_token is None else f", {1e3 * done.seconds_per_token:.2f} ms a token"
+    accepted = "" if done.acceptance is None else f", {done.acceptance:.0%} of the drafted ones accepted"
+    note(f"{cost}{later} (the first {done.seconds_first:.1f} s); {done.new_tokens} tokens{accepted}")
 
 
 def _fill(

@@ -1,6 +1,6 @@
 """Models of other libraries as jaxode's own, and back: Hugging Face ALBERT."""
 
 from jaxode.interop.files import is_pretrained
-from jaxode.interop.pretrained import Pretrained, from_pretrained, model_config, save_pretrained
+from jaxode.interop.pretrained import Pretrained, class_names, from_pretrained, model_config, save_pretrained
 
-__all__ = ["Pretrained", "from_pretrained", "is_pretrained", "model_config", "save_pretrained"]
+__all__ = ["Pretrained", "class_names", "from_pretrained", "is_pretrained", "model_config", "save_pretrained"]

@@ -87,6 +87,21 @@ def num_classes(raw: Mapping[str, Any], source: str = "config.json") -> int:
     return len(labels) or count
 
 
+def class_names(raw: Mapping[str, Any], source: str = "config.json") -> tuple[str, ...]:
+    """Names of a classifier's labels by number; LABEL_0, LABEL_1, .. where config.json names none.
+
+    Raises:
+        UserError: id2label does not name the labels from 0 on.
+    """
+    count = num_classes(raw, source)
+    labels = raw.get("id2label") or {str(i): f"LABEL_{i}" for i in range(count)}
+    require(
+        set(labels) == {str(i) for i in range(count)},
+        f"{source}: id2label names {', '.join(labels)}: must name the labels 0 to {count - 1}",
+    )
+    return tuple(str(labels[str(i)]) for i in range(count))
+
+
 def group_sizes(layers: int, groups: int) -> tuple[int, ...]:
     """Layers of every group, where layer i belongs to group floor(i / (layers / groups)), uneven counts included."""
     counts = Counter(int(i / (layers / groups)) for i in range(layers))

@@ -43,6 +43,15 @@ class Pretrained:
     """config.json as it was."""
     folder: Path
 
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Names of a classifier's labels by number; none for another task.
+
+        Raises:
+            UserError: config.json names other labels than 0, 1, ..
+        """
+        return albert_config.class_names(self.source, str(self.folder / CONFIG)) if self.task == "classifier" else ()
+
 
 def model_config(folder: Path | str) -> ModelConfig:
     """The ModelConfig of a Hugging Face folder, from its config.json alone.
@@ -51,6 +60,16 @@ def model_config(folder: Path | str) -> ModelConfig:
         UserError: no config.json, or one that is no ALBERT's.
     """
     return albert_config.model_config(read_config(Path(folder)), str(Path(folder) / CONFIG))
+
+
+def class_names(folder: Path | str) -> tuple[str, ...]:
+    """Names of a classifier's labels by number, from config.json alone; none where its weights are for another task.
+
+    Raises:
+        UserError: no config.json, one that names no architecture that is read, or other labels than 0, 1, ..
+    """
+    raw, source = read_config(Path(folder)), str(Path(folder) / CONFIG)
+    return albert_config.class_names(raw, source) if albert_config.default_task(raw, source) == "classifier" else ()
 
 
 def from_pretrained(name: Path | str, task: str | None = None) -> Pretrained:

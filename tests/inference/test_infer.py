@@ -16,7 +16,7 @@ from jaxode.config import DepthConfig
 from jaxode.data import BatchSpec, text_batches
 from jaxode.evaluation import evaluate
 from jaxode.evaluation.figures import read_csv
-from jaxode.inference import Temperature, generate, main
+from jaxode.inference import Temperature, generate, main, make_sampling
 
 ROOT = Path(__file__).parents[2]
 TEXT = "Depth is time: one block, applied again and again. " * 4
@@ -51,7 +51,7 @@ def test_generate_writes_the_text_alone_to_standard_output(infer, runs, causal):
     assert about.startswith(f"run {runs['causal']}, step 7: causal, ")
     assert re.fullmatch(
         r"steps 4 \(euler\): 4 block evaluations a token, [\d.]+ MFLOP, [\d.]+ ms a token "
-        r"\(the first [\d.]+ s, with compilation\); 24 tokens",
+        r"\(the first [\d.]+ s\); 24 tokens",
         cost,
     )
     assert infer("--checkpoint", runs["causal"], "--prompt", "abc", "--seed", 3, "--max-new-tokens", 24).out == ran.out
@@ -64,10 +64,44 @@ def test_depth_and_temperature_flags_reach_the_model(infer, runs):
     assert full.out != half.out
 
 
-def test_a_long_prompt_is_noted(infer, runs):
-    ran = infer("--checkpoint", runs["causal"], "--prompt", "x" * 40, "--max-new-tokens", 1)
+def test_a_long_prompt_is_refused_unless_a_window_is_asked_for(infer, runs):
+    common = ("--checkpoint", runs["causal"], "--prompt", "x" * 40, "--max-new-tokens", 1)
+    assert "the prompt has 40 tokens, more than the 16 that the model reads at once" in fails(infer(*common))
+    assert infer(*common, "--context", "window").code == 0
+
+
+def test_sampling_flags_reach_the_draws(infer, runs, causal):
+    flags = {"top_k": 30, "top_p": 0.9, "min_p": 0.01, "repetition_penalty": 1.3}
+    given = [one for name, value in flags.items() for one in (f"--{name.replace('_', '-')}", value)]
+    ran = infer("--checkpoint", runs["causal"], "--prompt", "abc", "--seed", 3, "--max-new-tokens", 24, *given)
+    rules = {"sampling": make_sampling(0.8, **flags), "max_new_tokens": 24}
+    assert ran.out == generate(*causal, TOKENIZER, "abc", seed=3, **rules).text + "\n"
+
+
+def test_drafts_leave_greedy_text_as_it_is(infer, runs):
+    common = ("--checkpoint", runs["causal"], "--prompt", "abc", "--temperature", 0, "--max-new-tokens", 40)
+    plain, drafted = infer(*common), infer(*common, "--speculative")
+    assert plain.out == drafted.out
+    assert re.search(r"40 tokens, \d+% of the drafted ones accepted", drafted.err)
+
+
+def test_bench_measures_every_way_to_decode(infer, runs):
+    ran = infer("--checkpoint", runs["causal"], "--task", "bench", "--max-new-tokens", 12, "--batch-size", 2)
     assert ran.code == 0
-    assert "the prompt has 40 tokens; the model reads the last 16\n" in ran.err
+    header, _, *lines = ran.out.splitlines()
+    assert cells(header)[4:] == ["tokens_per_second", "milliseconds_to_first", "block_evaluations_per_token"]
+    rows = [cells(line) for line in lines]
+    assert [(row[0], row[2].split()[-1], row[3]) for row in rows] == [("full", "none", "2"), ("full", "accepted", "2")]
+    assert all(float(row[4]) > 0 for row in rows)
+
+
+def test_compiled_programs_are_kept_where_asked(infer, runs, tmp_path):
+    """In a process of its own, since a process keeps them in one place."""
+    command = [sys.executable, "-m", "jaxode.inference", "--checkpoint", runs["causal"], "--prompt", "abc"]
+    command += ["--max-new-tokens", "3", "--compiled", tmp_path / "kept"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert any("decode" in file.name for file in (tmp_path / "kept").iterdir())
 
 
 def test_auto_fills_with_a_masked_run(infer, runs):
@@ -251,9 +285,9 @@ def test_files_that_cannot_be_scored(infer, runs, tmp_path, content, message):
     assert message in fails(infer("--checkpoint", runs["causal"], "--task", "score", "--file", tmp_path / "bad"))
 
 
-def test_an_empty_prompt_needs_a_document_to_begin_after(infer, tmp_path):
-    run = write_run(tmp_path / "run", model_config("causal"), document_mask=True)
-    assert "give --prompt" in fails(infer("--checkpoint", run))
+def test_an_empty_prompt_is_refused(infer, runs):
+    assert "there is nothing to continue; give --prompt" in fails(infer("--checkpoint", runs["causal"]))
+    assert infer("--checkpoint", runs["causal"], "--prompt", "<|endoftext|>", "--max-new-tokens", 1).code == 0
 
 
 def newest_step(run):

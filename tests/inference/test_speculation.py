@@ -20,7 +20,7 @@ from jaxode.inference.speculation import Counts, DraftChoice
 HALF, ONE = DepthConfig(steps=2), DepthConfig(steps=1)
 
 
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=6, deadline=None, derandomize=True)
 @given(
     prompts=st.lists(st.text("abcdefgh", min_size=1, max_size=LENGTH), min_size=2, max_size=2),
     drafts=st.sampled_from([Speculation((HALF,), (3,)), Speculation((ONE,), (1,)), Speculation((ONE, HALF), (2, 5))]),
@@ -32,7 +32,7 @@ def test_greedy_tokens_are_those_of_plain_decoding(causal, prompts, drafts):
     done = generate_batch(*causal, TOKENIZER, prompts, speculation=drafts, **rules)
     for one, other in zip(plain, done, strict=True):
         assert one.ids == other.ids
-        np.testing.assert_allclose(one.log_probabilities, other.log_probabilities, atol=5e-4)
+        np.testing.assert_allclose(one.log_probabilities, other.log_probabilities, atol=1e-3)
     assert done[0].acceptance is not None
 
 

@@ -1,12 +1,14 @@
 """What the tests of inference build on: tiny models, and run folders written as training writes them."""
 
 import jax.numpy as jnp
+import numpy as np
 
 from jaxode.checkpoint import Checkpoints, RunFolder
 from jaxode.config import Config, DataConfig, ModelConfig, TrainConfig
 from jaxode.data import byte_tokenizer
+from jaxode.depth import Coefficients
 from jaxode.model import make_model
-from jaxode.model.parameters import split
+from jaxode.model.parameters import calibration_parameters, split
 
 TOKENIZER = byte_tokenizer()
 LENGTH = 16
@@ -21,6 +23,14 @@ def parameters(config):
     """Five times the initial ones: a fresh model's logits are nearly flat."""
     architecture, params = split(make_model(config))
     return architecture, {name: 5 * value for name, value in params.items()}
+
+
+def calibrated(params):
+    """With a made-up calibration for 2 steps."""
+    rng = np.random.default_rng(0)
+    shapes = ((2, 2), (2, 2, 16, 3), (2, 3, 16))
+    made = Coefficients(*((0.3 * rng.normal(size=shape)).astype(np.float32) for shape in shapes))
+    return params | calibration_parameters(2, made)
 
 
 def write_run(path, config, *, steps=(3, 7), tokenizer=TOKENIZER, **data):

@@ -4,12 +4,14 @@ import json
 
 import jax.numpy as jnp
 import pytest
+from flax import nnx
 
 from jaxode import save_pretrained
 from jaxode.checkpoint import Checkpoints, RunFolder, load_run
 from jaxode.config import Config, DataConfig, ModelConfig
 from jaxode.data import byte_tokenizer
-from jaxode.model import make_model
+from jaxode.interop import Pretrained
+from jaxode.model import SequenceClassifier, make_model
 from jaxode.model.parameters import split
 
 
@@ -51,3 +53,24 @@ def exported(run, tmp_path):
     template = {"type": "TemplateProcessing", "single": pieces, "pair": pieces, "special_tokens": ids}
     path.write_text(json.dumps(json.loads(path.read_text()) | {"post_processor": template}))
     return folder
+
+
+@pytest.fixture
+def classifier(run, exported, tmp_path):
+    """A classifier of three labels with the tokenizer of `exported`."""
+    config = run.config.model
+    model = SequenceClassifier(config, 3, rngs=nnx.Rngs(0))
+    architecture, params = split(model)
+    labels = {"0": "bad", "1": "so, so", "2": "good"}
+    source = {"id2label": labels, "label2id": {label: int(i) for i, label in labels.items()}}
+    made = Pretrained(
+        model=model,
+        architecture=architecture,
+        params={name: 5 * value for name, value in params.items()},
+        config=run.config,
+        tokenizer=run.tokenizer,
+        task="classifier",
+        source=source,
+        folder=exported,
+    )
+    return save_pretrained(made, tmp_path / "classifier")

@@ -1,0 +1,75 @@
+"""Texts as token ids that a model can read, or one clear error."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Int
+
+from jaxode.config import UserError, require
+from jaxode.data import Tokenizer
+
+
+@dataclass(frozen=True)
+class EncodedTexts:
+    """Token ids of texts, each within the tokenizer's template where they are framed."""
+
+    ids: tuple[tuple[int, ...], ...]
+    before: int
+    """Tokens of the template before a text's own."""
+    after: int
+    """The same after them."""
+    truncated: int
+    """Texts that were cut to the model's length."""
+
+    @property
+    def lengths(self) -> Int[np.ndarray, " texts"]:
+        """Tokens of every row, those of the template included."""
+        return np.asarray([len(row) for row in self.ids], np.int64)
+
+    @property
+    def own(self) -> Int[np.ndarray, " texts"]:
+        """Tokens of every text itself."""
+        return self.lengths - self.before - self.after
+
+
+def encode_texts(
+    tokenizer: Tokenizer,
+    texts: Sequence[str],
+    length: int,
+    *,
+    frame: bool = False,
+    truncate: bool = False,
+    names: Sequence[str] = (),
+) -> EncodedTexts:
+    """Token ids of texts that a model of `length` reads.
+
+    Args:
+        tokenizer: the model's own.
+        texts: special tokens written out in them are plain text.
+        length: tokens that a row may have, frame included.
+        frame: put each text within the tokenizer's template.
+        truncate: cut longer texts to their first tokens instead of refusing them.
+        names: what errors call the texts; "text 1", "text 2", .. when empty.
+
+    Raises:
+        UserError: no text, or the first of those that hold no token or are too long.
+    """
+    require(bool(texts), "no texts: give at least one")
+    names = names or [f"text {i}" for i in range(1, len(texts) + 1)]
+    before, after = (tokenizer.template.before, tokenizer.template.after) if frame else ((), ())
+    around = len(before) + len(after)
+    own = tokenizer.encode_batch(texts)
+    for name, ids in zip(names, own, strict=True):
+        require(bool(ids), f"{name} holds no token that tokenizer {tokenizer.name} knows: remove it")
+    long = [i for i, ids in enumerate(own) if len(ids) + around > length]
+    if long and not truncate:
+        of_frame = f", {around} of them around every text" if around else ""
+        raise UserError(
+            f"{names[long[0]]} has {len(own[long[0]]) + around} tokens{of_frame}, the model reads at most model.length "
+            f"= {length}; {len(long)} of {len(own)} texts are too long: shorten them, or cut them with --truncate"
+        )
+    rows = tuple((*before, *ids[: length - around], *after) for ids in own)
+    return EncodedTexts(rows, len(before), len(after), len(long))

@@ -1,0 +1,169 @@
+"""Tasks of infer.py that read a file line by line: score with --lines, and classify. One CSV row a text."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from jaxode.checkpoint import TrainedModel
+from jaxode.config import DepthConfig, InferConfig, require
+from jaxode.inference.batch_pass import Throughput
+from jaxode.inference.classification import classify_texts
+from jaxode.inference.scoring import score_texts
+from jaxode.inference.texts import read_text
+
+BATCH_SIZE = 32
+Write = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Lines:
+    """The texts of a file, one a line."""
+
+    file: str
+    texts: tuple[str, ...]
+    numbers: tuple[int, ...]
+    """Their lines in the file, from 1."""
+    blank: int
+    """Lines that were passed over, for they hold nothing but white space."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What errors call them."""
+        return tuple(f"{self.file}: line {number}" for number in self.numbers)
+
+
+def read_lines(file: str) -> Lines:
+    """The texts of a file.
+
+    Only line feeds (and carriage returns before them) end a line, as for other programs that count lines.
+
+    Raises:
+        UserError: it cannot be read, is no UTF-8, or holds no text.
+    """
+    lines = read_text(file).split("\n")
+    if not lines[-1]:
+        lines.pop()
+    kept = [(number, line) for number, line in enumerate(lines, start=1) if line.strip()]
+    require(bool(kept), f"{file}: is empty; give texts, one a line")
+    numbers, texts = zip(*kept, strict=True)
+    return Lines(file, texts, numbers, len(lines) - len(kept))
+
+
+def score_lines(
+    trained: TrainedModel,
+    lines: Lines,
+    config: InferConfig,
+    depth: DepthConfig,
+    write: Write,
+    note: Write,
+    *,
+    frame: bool,
+) -> Throughput:
+    """Write line, tokens, nats and nats_per_token of every text.
+
+    Args:
+        trained: a language model.
+        lines: its texts.
+        config: batch size, and whether long texts are cut.
+        depth: of every solve.
+        write: takes the CSV.
+        note: takes lines about the pass.
+        frame: put each text within the tokenizer's template.
+
+    Raises:
+        UserError: as `score_texts`.
+    """
+    done = score_texts(
+        trained.architecture,
+        trained.params,
+        trained.tokenizer,
+        lines.texts,
+        document_mask=trained.config.data.document_mask,
+        **_common(lines, config, depth, frame, "score"),
+    )
+    rows = [
+        (number, score.tokens, _number(score.nats), _number(score.nats_per_token))
+        for number, score in zip(lines.numbers, done.scores, strict=True)
+    ]
+    write(_csv(("line", "tokens", "nats", "nats_per_token"), rows))
+    _tell(lines, done.truncated, done.throughput, note)
+    return done.throughput
+
+
+def classify_lines(
+    trained: TrainedModel,
+    labels: Sequence[str],
+    lines: Lines,
+    config: InferConfig,
+    depth: DepthConfig,
+    write: Write,
+    note: Write,
+) -> Throughput:
+    """Write line, label and p(..) of every label for every text, each within the tokenizer's template.
+
+    Args:
+        trained: a classifier.
+        labels: their names.
+        lines: its texts.
+        config: batch size, and whether long texts are cut.
+        depth: of every solve.
+        write: takes the CSV.
+        note: takes lines about the pass.
+
+    Raises:
+        UserError: as `classify_texts`.
+    """
+    done = classify_texts(
+        trained.architecture,
+        trained.params,
+        trained.tokenizer,
+        lines.texts,
+        **_common(lines, config, depth, frame=True, name="classify"),
+    )
+    rows = [
+        (number, labels[one.label], *map(_number, one.probabilities))
+        for number, one in zip(lines.numbers, done.classes, strict=True)
+    ]
+    write(_csv(("line", "label", *(f"p({label})" for label in labels)), rows))
+    _tell(lines, done.truncated, done.throughput, note)
+    return done.throughput
+
+
+def _common(lines: Lines, config: InferConfig, depth: DepthConfig, frame: bool, name: str) -> dict[str, Any]:
+    return {
+        "depth": depth,
+        "batch_size": BATCH_SIZE if config.batch_size is None else config.batch_size,
+        "frame": frame,
+        "truncate": config.truncate,
+        "names": lines.names,
+        "progress": name,
+    }
+
+
+def _tell(lines: Lines, truncated: int, throughput: Throughput, note: Write) -> None:
+    if lines.blank:
+        note(f"blank lines passed over: {lines.blank}")
+    if truncated:
+        note(f"texts cut to the length that the model reads: {truncated}")
+    note(
+        f"{throughput.texts_per_second:.4g} texts/s: {throughput.texts} texts, {throughput.rows} rows, "
+        f"{throughput.seconds:.1f} s, of which {throughput.seconds_first:.1f} s in the first batch of every length, "
+        "with compilation"
+    )
+
+
+def _csv(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def _number(value: float) -> str:
+    """As many digits as float32 holds."""
+    return f"{value:.7g}"

@@ -1,0 +1,85 @@
+"""Whether a batch fits into memory, told before anything is compiled."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import jax
+
+from jaxode.config import ModelConfig, UserError
+from jaxode.inference.batching import RowBatch
+
+MEMINFO = Path("/proc/meminfo")
+
+
+def row_bytes(model: ModelConfig, length: int, predicted: int) -> int:
+    """Bytes of float32 that a forward pass holds for one row at its widest place: a sublayer, or the head.
+
+    Args:
+        model: D, H, F and V.
+        length: L of the row.
+        predicted: positions of the row that get logits over the vocabulary.
+    """
+    fused = (model.heads + 2 * model.num_kv_heads) * model.head_width
+    attention = length * (fused + 2 * model.width) + 2 * model.heads * length * length
+    gates = 2 if model.feed_forward == "swiglu" else 1
+    feed_forward = length * (1 + gates) * model.hidden_width
+    head = predicted * model.vocab_size
+    return 4 * (3 * length * model.width + max(attention, feed_forward, head))
+
+
+def available_memory() -> int | None:
+    """Bytes that JAX's first device can still take; None where nothing tells."""
+    held = jax.local_devices()[0].memory_stats()
+    if held and "bytes_limit" in held:
+        return held["bytes_limit"] - held["bytes_in_use"]
+    # counts what the page cache gives back, which sysconf does not
+    if MEMINFO.exists():
+        found = [line.split()[1] for line in MEMINFO.read_text().splitlines() if line.startswith("MemAvailable:")]
+        if found:
+            return 1024 * int(found[0])
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
+    except (AttributeError, OSError, ValueError):  # not on every system
+        return None
+
+
+def check_memory(model: ModelConfig, batch: RowBatch, predicted: int | None) -> None:
+    """Refuse the largest batch of a run before anything is compiled or allocated.
+
+    Args:
+        model: of the run.
+        batch: its largest batch.
+        predicted: positions of a row that get logits over the vocabulary; None is all.
+
+    Raises:
+        UserError: more bytes than are available, with both numbers and the batch size that would do.
+    """
+    free, row = available_memory(), row_bytes(model, batch.length, batch.length if predicted is None else predicted)
+    if free is None or batch.size * row <= free:
+        return
+    most = free // row
+    remedy = f"use a batch size of {most} or less (--batch-size)" if most else "use shorter texts or another machine"
+    raise UserError(
+        f"a batch of {batch.size} rows of {batch.length} tokens takes about {_gigabytes(batch.size * row)} of "
+        f"activations and logits, {_gigabytes(free)} are available: {remedy}"
+    )
+
+
+def check_cache(needed: int, rows: int) -> None:
+    """Refuse a cache of `rows` rows and so many bytes before anything is compiled or allocated.
+
+    Raises:
+        UserError: more bytes than are available.
+    """
+    free = available_memory()
+    if free is not None and needed > free:
+        raise UserError(
+            f"the cache of {rows} rows takes {_gigabytes(needed)}, {_gigabytes(free)} are available: continue fewer "
+            "prompts at once, or share slots (cache_share)"
+        )
+
+
+def _gigabytes(size: int) -> str:
+    return f"{size / 1e9:.3g} GB"

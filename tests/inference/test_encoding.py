@@ -1,0 +1,63 @@
+"""Texts as ids within the tokenizer's template, cut or refused where they are too long."""
+
+import json
+
+import pytest
+import tokenizers as hf
+from tiny_runs import TOKENIZER
+
+from jaxode.config import UserError
+from jaxode.data import Tokenizer
+from jaxode.data.tokenizers import Template
+from jaxode.inference.encoding import encode_texts
+
+END, PAD, MASK = TOKENIZER.end_id, TOKENIZER.pad_id, TOKENIZER.mask_id
+
+
+@pytest.fixture(scope="module")
+def framing():
+    """Puts two tokens before a text and one after it."""
+    names = {token: {"id": token, "ids": [TOKENIZER.token_id(token)], "tokens": [token]} for token in SPECIAL}
+    end, pad = ({"SpecialToken": {"id": token, "type_id": 0}} for token in SPECIAL)
+    pieces = [end, pad, {"Sequence": {"id": "A", "type_id": 0}}, end]
+    template = {"type": "TemplateProcessing", "single": pieces, "pair": pieces, "special_tokens": names}
+    raw = json.loads(TOKENIZER._json) | {"post_processor": template}
+    return Tokenizer(hf.Tokenizer.from_str(json.dumps(raw)), "framing", END, MASK, PAD)
+
+
+SPECIAL = ("<|endoftext|>", "<|pad|>")
+
+
+def test_the_template_is_what_a_frame_adds(framing):
+    assert framing.template == Template((END, PAD), (END,))
+    assert TOKENIZER.template == Template()
+    before, after = framing.template.before, framing.template.after
+    for text in ("abc", "a[MASK]"):
+        assert framing.encode(text, frame=True) == [*before, *framing.encode(text), *after]
+
+
+def test_framed_and_cut(framing):
+    done = encode_texts(framing, ["abc", "abcdefgh"], 8, frame=True, truncate=True)
+    assert done.ids == tuple((END, PAD, *TOKENIZER.encode(text), END) for text in ("abc", "abcde"))
+    assert (done.before, done.after, done.truncated) == (2, 1, 1)
+    assert done.lengths.tolist() == [6, 8]
+    assert done.own.tolist() == [3, 5]
+    bare = encode_texts(framing, ["abcdefgh"], 8)
+    assert (bare.ids, bare.truncated) == ((tuple(TOKENIZER.encode("abcdefgh")),), 0)
+
+
+def test_special_tokens_written_out_are_plain_text():
+    assert encode_texts(TOKENIZER, ["[MASK]"], 8).own.tolist() == [6]
+
+
+def test_bad_texts_are_named(framing):
+    with pytest.raises(UserError, match="no texts: give at least one"):
+        encode_texts(TOKENIZER, [], 8)
+    with pytest.raises(UserError, match="text 2 holds no token that tokenizer bytes knows"):
+        encode_texts(TOKENIZER, ["a", ""], 8)
+    with pytest.raises(
+        UserError, match=r"^text 2 has 9 tokens, the model reads at most model.length = 8; 2 of 3 texts are too long"
+    ):
+        encode_texts(TOKENIZER, ["a", "a" * 9, "b" * 10], 8)
+    with pytest.raises(UserError, match=r"^f: line 7 has 9 tokens, 3 of them around every text, the model reads"):
+        encode_texts(framing, ["a" * 6], 8, frame=True, names=["f: line 7"])

@@ -1,0 +1,142 @@
+"""infer.py line by line: CSV on standard output, what it took on standard error, bad input in one line."""
+
+import csv
+import io
+import re
+
+import pytest
+from tiny_runs import TOKENIZER, model_config, write_run
+
+from jaxode.config import DepthConfig, UserError
+from jaxode.inference import memory, score_texts
+from jaxode.inference.lines import read_lines
+
+TEXT = "one block\n\nagain, again\r\n  \nto the end"
+TEXTS = ["one block", "again, again", "to the end"]
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "texts.txt"
+    path.write_bytes(TEXT.encode())
+    return path
+
+
+def refused(ran):
+    """Exit code 2 and no result; returns the last line, before which only the run is named."""
+    assert (ran.code, ran.out) == (2, "")
+    *notes, last = ran.err.splitlines()
+    assert all(note.startswith("run ") for note in notes), ran.err
+    assert last.startswith("error: ")
+    return last
+
+
+def test_lines_of_a_file(file, tmp_path):
+    lines = read_lines(str(file))
+    assert (lines.texts, lines.numbers, lines.blank) == (tuple(TEXTS), (1, 3, 5), 2)
+    assert lines.names[1] == f"{file}: line 3"
+    # a line ends where other programs end it
+    (tmp_path / "odd").write_text("a\u2028b\x0bc\n", encoding="utf-8")
+    assert read_lines(str(tmp_path / "odd")).texts == ("a\u2028b\x0bc",)
+
+
+@pytest.mark.parametrize("kind", ["causal", "masked"])
+@pytest.mark.parametrize("steps", [None, 2])
+def test_score_by_line(infer, runs, causal, masked, file, kind, steps):
+    flags = ("--checkpoint", runs[kind], "--task", "score", "--lines", "--file", file, "--batch-size", 2)
+    ran = infer(*flags, *(("--steps", steps) if steps else ()))
+    assert ran.code == 0, ran.err
+    header, *rows = csv.reader(io.StringIO(ran.out))
+    assert header == ["line", "tokens", "nats", "nats_per_token"]
+    model = {"causal": causal, "masked": masked}[kind]
+    want = score_texts(*model, TOKENIZER, TEXTS, depth=DepthConfig(steps=steps), batch_size=2).scores
+    assert [(int(row[0]), int(row[1])) for row in rows] == [(1, 9), (3, 12), (5, 10)]
+    assert [float(row[2]) for row in rows] == pytest.approx([one.nats for one in want], rel=1e-6)
+    assert [float(row[3]) for row in rows] == pytest.approx([one.nats_per_token for one in want], rel=1e-6)
+    about, blank, speed, cost = ran.err.splitlines()
+    assert about.startswith(f"run {runs[kind]}, step 7: {kind}")
+    assert blank == "blank lines passed over: 2"
+    count = 3 if kind == "causal" else 31
+    assert re.fullmatch(
+        rf"[\d.e+-]+ texts/s: 3 texts, {count} rows, [\d.]+ s, of which [\d.]+ s in the first .*", speed
+    )
+    assert cost.startswith(f"steps {steps or 4} (euler): {steps or 4} block evaluations a token")
+
+
+def test_long_lines_are_cut_only_when_asked(infer, runs, tmp_path):
+    path = tmp_path / "long.txt"
+    path.write_text("short\n" + "x" * 40 + "\n" + "y" * 17)
+    flags = ("--checkpoint", runs["causal"], "--task", "score", "--lines", "--file", path)
+    assert refused(infer(*flags)) == (
+        f"error: {path}: line 2 has 40 tokens, the model reads at most model.length = 16; 2 of 3 texts are too long: "
+        "shorten them, or cut them with --truncate"
+    )
+    ran = infer(*flags, "--truncate")
+    assert [row.split(",")[1] for row in ran.out.splitlines()[1:]] == ["5", "16", "16"]
+    assert "texts cut to the length that the model reads: 2\n" in ran.err
+
+
+def test_documents_that_were_kept_apart(infer, tmp_path):
+    run = write_run(tmp_path / "run", model_config("causal"), document_mask=True)
+    (tmp_path / "a").write_text("abc\nd\n")
+    message = refused(infer("--checkpoint", run, "--task", "score", "--lines", "--file", tmp_path / "a"))
+    assert f"{tmp_path / 'a'}: line 2 has one token" in message
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(b"", "is empty"), (b" \n\n", "is empty"), (b"\xff\xfe\x00", "not UTF-8"), (None, "No such")],
+)
+def test_files_without_texts(infer, runs, tmp_path, content, message):
+    path = tmp_path / "bad"
+    if content is not None:
+        path.write_bytes(content)
+    ran = infer("--checkpoint", runs["causal"], "--task", "score", "--lines", "--file", path)
+    assert message in refused(ran)
+    # before the weights are read
+    assert len(ran.err.splitlines()) == 1
+
+
+def test_too_many_rows_for_memory(infer, runs, file, monkeypatch):
+    monkeypatch.setattr(memory, "available_memory", lambda: 10_000)
+    message = refused(infer("--checkpoint", runs["causal"], "--task", "score", "--lines", "--file", file))
+    assert "are available: use shorter texts" in message
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--task", "classify"), "task = classify needs --file"),
+        (("--task", "score", "--lines"), "task = score needs --file"),
+        (("--task", "classify", "--file", "a", "--lines"), "lines with task = classify"),
+        (("--lines",), "lines with task = auto"),
+        (
+            ("--task", "score", "--file", "a", "--batch-size", 4),
+            "batch_size = 4 with task = score: counts for classify",
+        ),
+        (("--batch-size", 4), "batch_size = 4 with task = auto"),
+        (("--truncate",), "truncate = True with task = auto"),
+        (("--task", "classify", "--file", "a", "--batch-size", 0), "batch_size = 0: must be at least 1"),
+    ],
+)
+def test_flags_of_another_task(infer, flags, message):
+    ran = infer(*flags)
+    assert (ran.code, ran.out) == (2, "")
+    # the parser may break the line
+    assert message in re.sub(r"[\s│]+", " ", ran.err)
+
+
+def test_a_run_has_no_labels(infer, runs, file):
+    ran = infer("--checkpoint", runs["masked"], "--task", "classify", "--file", file)
+    assert "has no classifier head; name the folder of a Hugging Face AlbertForSequenceClassification" in refused(ran)
+    assert len(ran.err.splitlines()) == 1
+
+
+def test_a_solver_with_steps_of_its_own_is_refused(infer, runs, file):
+    flags = ("--checkpoint", runs["masked"], "--task", "score", "--lines", "--file", file, "--solver", "tsit5")
+    assert "chooses its steps for a batch as a whole" in refused(infer(*flags))
+
+
+def test_a_folder_is_no_file_of_texts(tmp_path):
+    with pytest.raises(UserError, match="cannot be read"):
+        read_lines(str(tmp_path))
