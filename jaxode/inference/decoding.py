@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float, Int
 from jaxode.config import DepthConfig
 from jaxode.inference.cache import Layout, Past
 from jaxode.inference.sampling import Sampling, draw
-from jaxode.model.memory import Memory, Slot, put
+from jaxode.model.memory import Earlier, Memory, Slot, put
 from jaxode.model.parameters import Architecture, Parameters
 from jaxode.types import Key, Segments, State, Tokens
 
@@ -143,15 +143,7 @@ def decode(params: Parameters, past: Past, rows: Rows, limit: Int[Array, ""], *,
 
     def body(carry: tuple[Any, Rows]) -> tuple[Any, Rows]:
         turn, rows = carry
-        sees_past, sees_recent = visible(past, rows, 1, decoder.window)
-        memory = Memory(
-            order=order,
-            past=past.slots,
-            recent=rows.recent,
-            count=rows.count,
-            sees_past=sees_past,
-            sees_recent=sees_recent,
-        )
+        memory = Memory(earlier(past, rows, 1, decoder.window), order)
         places = (past.dropped + past.length + rows.count)[:, None]
         state = decoder.hidden(model, rows.last[:, None], places, memory, decoder.depth)
         logits = decoder.logits(model, state)[:, 0]
@@ -166,7 +158,7 @@ def decode(params: Parameters, past: Past, rows: Rows, limit: Int[Array, ""], *,
     return jax.lax.while_loop(go_on, body, (jnp.zeros((), jnp.int32), rows))[1]
 
 
-def visible(past: Past, rows: Rows, length: int, window: int) -> tuple[Bool[Array, "B 1 L T"], Bool[Array, "B 1 L R"]]:
+def earlier(past: Past, rows: Rows, length: int, window: int) -> Earlier:
     """What the next `length` tokens of each row may read: no later token, none of another document or too far back."""
     own = (past.length + rows.count)[:, None] + jnp.arange(length)
 
@@ -177,7 +169,7 @@ def visible(past: Past, rows: Rows, length: int, window: int) -> tuple[Bool[Arra
     old = jnp.broadcast_to(jnp.arange(past.capacity), (len(own), past.capacity))
     there = (old < past.length[:, None])[:, None, None]
     recent = past.length[:, None] + jnp.arange(rows.tokens.shape[1])
-    return near(old) & there, near(recent)
+    return Earlier(past.slots, rows.recent, rows.count, near(old) & there, near(recent))
 
 
 def choose(

@@ -19,7 +19,7 @@ from jaxode.inference.cache import Layout, Past, applications, bucket, cache_byt
 from jaxode.inference.decoding import NOT_FINITE, Decoder, Rows, decode, prefill
 from jaxode.inference.memory import check_cache
 from jaxode.inference.sampling import Sampling, Temperature
-from jaxode.inference.speculation import Counts, DraftChoice, Speculation, speculate
+from jaxode.inference.speculation import DraftChoice, Speculation, speculate
 from jaxode.inference.streaming import TextStream
 from jaxode.model import block_evaluations, plan
 from jaxode.model.parameters import Architecture, Parameters
@@ -274,7 +274,7 @@ class _Batch:
 
     def _advance(self, turns: int, choice: DraftChoice | None) -> None:
         """One call of a compiled function, and its tokens handed out."""
-        active, limit = int(self.active.sum()), np.int32(turns)
+        limit = np.int32(turns)
         evaluations = block_evaluations(self.model, self.decoder.depth)
         if choice is None:
             self.rows = decode(self.params, self.past, self.rows, limit, decoder=self.decoder)
@@ -284,12 +284,12 @@ class _Batch:
             self.rows, counts = speculate(
                 self.params, self.past, self.rows, rounds, decoder=self.decoder, depth=depth, length=length
             )
-            counts = Counts(**{key: int(value) for key, value in vars(jax.device_get(counts)).items()})
+            counts = jax.device_get(counts)
             choice.learn(depth, counts)
-            self.drafted += counts.drafted
-            self.accepted += counts.accepted
-            self.evaluations += counts.drafted * block_evaluations(self.model, depth)
-            self.evaluations += (counts.drafted + counts.rounds) * evaluations
+            drafted, checked = int(counts.drafted), int(counts.drafted + counts.rounds)
+            self.drafted += drafted
+            self.accepted += int(counts.accepted)
+            self.evaluations += drafted * block_evaluations(self.model, depth) + checked * evaluations
         count, tokens, nats, now = jax.device_get(
             (self.rows.count, self.rows.tokens, self.rows.log_probabilities, self.rows.active)
         )
@@ -300,7 +300,6 @@ class _Batch:
         self.length += count
         self.rows = dataclasses.replace(self.rows, count=jnp.zeros_like(self.rows.count))
         self.drawn += int(count.sum())
-        del active
         self._give(
             [list(map(int, row[:n])) for row, n in zip(tokens, count, strict=True)],
             [list(map(float, row[:n])) for row, n in zip(nats, count, strict=True)],

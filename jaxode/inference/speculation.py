@@ -18,7 +18,7 @@ from jaxtyping import Array, Float, Int
 
 from jaxode.config import DepthConfig, ModelConfig, require
 from jaxode.inference.cache import Past
-from jaxode.inference.decoding import NOT_FINITE, Decoder, Rows, take, visible
+from jaxode.inference.decoding import NOT_FINITE, Decoder, Rows, earlier, take
 from jaxode.inference.sampling import Sampling, is_greedy, log_probabilities
 from jaxode.model import block_evaluations, flops_per_token
 from jaxode.model.memory import Memory
@@ -74,16 +74,8 @@ def speculate(
 
         def body(turn: Any, carry: Any) -> Any:
             recent, token, seen, tokens, drawn_from = carry
-            here = dataclasses.replace(rows, count=rows.count + turn)
-            sees_past, sees_recent = visible(past, here, 1, decoder.window)
-            memory = Memory(
-                order=draft_order,
-                past=past.slots,
-                recent=recent,
-                count=here.count,
-                sees_past=sees_past,
-                sees_recent=sees_recent,
-            )
+            here = dataclasses.replace(rows, recent=recent, count=rows.count + turn)
+            memory = Memory(earlier(past, here, 1, decoder.window), draft_order)
             places = (past.dropped + past.length + here.count)[:, None]
             state = decoder.hidden(model, token[:, None], places, memory, depth)
             own = log_probabilities(sampling, decoder.logits(model, state)[:, 0], seen)
@@ -99,15 +91,7 @@ def speculate(
         return dataclasses.replace(rows, recent=recent), tokens, drawn_from
 
     def check(rows: Rows, drafted: Any, drawn_from: Any) -> tuple[Rows, Any]:
-        sees_past, sees_recent = visible(past, rows, length + 1, decoder.window)
-        memory = Memory(
-            order=order,
-            past=past.slots,
-            recent=rows.recent,
-            count=rows.count,
-            sees_past=sees_past,
-            sees_recent=sees_recent,
-        )
+        memory = Memory(earlier(past, rows, length + 1, decoder.window), order)
         places = (past.dropped + past.length + rows.count)[:, None] + jnp.arange(length + 1)
         tokens = jnp.concatenate([rows.last[:, None], drafted], axis=1)
         logits = decoder.logits(model, decoder.hidden(model, tokens, places, memory, decoder.depth))

@@ -62,7 +62,7 @@ class Embedding(nnx.Module):
         x = self.tokens(tokens)
         if self.types is not None:
             x = x + self.types(jnp.zeros_like(tokens) if token_types is None else token_types)
-        if self.positions is not None:
+        if self.positions is not None and self.limit is not None:
             x = x + self.positions(jnp.arange(length)[None] if places is None else jnp.minimum(places, self.limit - 1))
         if self.norm is not None:
             x = self.norm(x)

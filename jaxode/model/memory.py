@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import no_type_check
 
 import jax
@@ -26,40 +27,39 @@ class Slot:
     values: Float[Array, "B kv_heads M K"]
 
 
+@dataclass(frozen=True)
+class Earlier:
+    """The tokens before those of a solve.
+
+    Those of `past` are read only, so XLA copies them nowhere; the new ones become part of `recent`.
+    """
+
+    past: tuple[Slot, ...]
+    """Slots of T tokens."""
+    recent: tuple[Slot, ...]
+    """Slots of R tokens, of which the new ones are to be the next."""
+    count: Int[Array, " B"]
+    """Tokens of `recent` that are there already, by row."""
+    sees_past: Bool[Array, "B 1 L T"]
+    """Which of `past` each new token may read."""
+    sees_recent: Bool[Array, "B 1 L R"]
+    """The same of `recent`, the new tokens at count, count + 1, .."""
+
+
 class Memory:
-    """The slots that the applications of blocks in one solve read and leave, in the order in which they are traced.
+    """Keys and values that the applications of blocks read and leave, one after the other, within one trace.
 
     It lives for one trace and changes while that goes on, because a field may return nothing but its increment. The
     solve must be written out step by step (adjoint "unroll"): what is left inside a loop of JAX cannot leave it.
 
-    Without `recent` the tokens of the solve are the first of their rows: they read each other, and each application
-    leaves a slot of its own. With it they come after `past` and the first `count` tokens of `recent`: application i
-    puts them into slot order[i] of `recent` and reads both. `past` stays as it is, so XLA copies it nowhere.
+    Without `earlier` tokens those of the solve are the first of their rows: they read each other, and each application
+    leaves a slot of its own. With them, application i puts the new ones into slot order[i] of `recent` and reads both.
     """
 
-    def __init__(
-        self,
-        *,
-        order: Sequence[int] = (),
-        past: Sequence[Slot] = (),
-        recent: Sequence[Slot] = (),
-        count: Int[Array, " B"] | None = None,
-        sees_past: Bool[Array, "B 1 L T"] | None = None,
-        sees_recent: Bool[Array, "B 1 L R"] | None = None,
-    ):
-        """What the solve begins with.
-
-        Args:
-            order: the slot of each application; several may share one.
-            past: slots of T tokens, read only.
-            recent: slots of R tokens, of which the new ones become part.
-            count: tokens of `recent` that are there already, by row.
-            sees_past: which of `past` each new token may read.
-            sees_recent: the same of `recent`, the new tokens at count, count + 1, ..
-        """
-        self.slots = list(recent)
-        self._order, self._past = tuple(order), tuple(past)
-        self._count, self._sees_past, self._sees_recent = count, sees_past, sees_recent
+    def __init__(self, earlier: Earlier | None = None, order: Sequence[int] = ()):
+        """`order` is the slot of each application; several may share one."""
+        self.slots: list[Slot] = [] if earlier is None else list(earlier.recent)
+        self._earlier, self._order = earlier, tuple(order)
         self._applications = 0
 
     def attend(
@@ -73,15 +73,18 @@ class Memory:
     ) -> Float[Array, "B L H K"]:
         """Attention at the next application, which leaves `k` and `v` behind."""
         new = Slot(k.transpose(0, 2, 1, 3), v.transpose(0, 2, 1, 3))
-        if self._count is None:
+        earlier = self._earlier
+        if earlier is None:
             self.slots.append(new)
             return attend(q, k, v, mask=mask, causal=causal)
         index = self._order[self._applications]
         self._applications += 1
-        slot = jax.tree.map(lambda old, fresh: put(old, fresh, self._count), self.slots[index], new)
+        old, past = self.slots[index], earlier.past[index]
+        slot = Slot(put(old.keys, new.keys, earlier.count), put(old.values, new.values, earlier.count))
         self.slots[index] = slot
-        past = self._past[index]
-        return attend_over(q, ((past.keys, past.values, self._sees_past), (slot.keys, slot.values, self._sees_recent)))
+        return attend_over(
+            q, ((past.keys, past.values, earlier.sees_past), (slot.keys, slot.values, earlier.sees_recent))
+        )
 
 
 def put(
