@@ -132,8 +132,12 @@ class Past:
 
 
 def bucket(length: int) -> int:
-    """The smallest of 16, 32, 64, .. that holds so many tokens: few shapes, so few compilations."""
-    return max(SMALLEST, 1 << (length - 1).bit_length())
+    """The smallest of 16, 32, 48, 64, 80, .. 128, 160, .. that holds so many tokens: four an octave, from 16 on.
+
+    Few shapes mean few compilations, and room that is not used is read all the same.
+    """
+    step = max(SMALLEST, (1 << (length - 1).bit_length()) // 8)
+    return -(-length // step) * step
 
 
 def cache_bytes(model: ModelConfig, layout: Layout, rows: int, tokens: int, itemsize: int = 4) -> int:

@@ -143,7 +143,9 @@ def decode(params: Parameters, past: Past, rows: Rows, limit: Int[Array, ""], *,
 
     def body(carry: tuple[Any, Rows]) -> tuple[Any, Rows]:
         turn, rows = carry
-        memory = Memory(earlier(past, rows, 1, decoder.window), order)
+        # rows that go on have drawn a token in every turn; what is put into others is not read
+        before = dataclasses.replace(earlier(past, rows, 1, decoder.window), count=turn)
+        memory = Memory(before, order)
         places = (past.dropped + past.length + rows.count)[:, None]
         state = decoder.hidden(model, rows.last[:, None], places, memory, decoder.depth)
         logits = decoder.logits(model, state)[:, 0]

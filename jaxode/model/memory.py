@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import no_type_check
 
 import jax
-import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
@@ -38,8 +37,8 @@ class Earlier:
     """Slots of T tokens."""
     recent: tuple[Slot, ...]
     """Slots of R tokens, of which the new ones are to be the next."""
-    count: Int[Array, " B"]
-    """Tokens of `recent` that are there already, by row."""
+    count: Int[Array, "*B"]
+    """Tokens of `recent` that are there already, by row; one number where all have as many, which is faster."""
     sees_past: Bool[Array, "B 1 L T"]
     """Which of `past` each new token may read."""
     sees_recent: Bool[Array, "B 1 L R"]
@@ -88,13 +87,12 @@ class Memory:
 
 
 def put(
-    old: Shaped[Array, "B heads R K"], new: Shaped[Array, "B heads L K"], count: Int[Array, " B"]
+    old: Shaped[Array, "B heads R K"], new: Shaped[Array, "B heads L K"], count: Int[Array, "*B"]
 ) -> Shaped[Array, "B heads R K"]:
-    """`old` with `new` at count, count + 1, .. of each row; a row with less room than L gets it at its end."""
-    if new.shape[2] == 1:
-        here = jnp.arange(old.shape[2])[None, :] == count[:, None]
-        return jnp.where(here[:, None, :, None], new.astype(old.dtype), old)
+    """`old` with `new` at count, count + 1, .., by row or in all; a row with less room than L gets it at its end."""
     new = new.astype(old.dtype)
+    if count.ndim == 0:
+        return jax.lax.dynamic_update_slice(old, new, (0, 0, count, 0))
     if len(old) > ROW_BY_ROW:
         return jax.vmap(lambda own, added, at: jax.lax.dynamic_update_slice(own, added, (0, at, 0)))(old, new, count)
     for row in range(len(old)):

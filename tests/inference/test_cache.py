@@ -61,7 +61,7 @@ def test_shared_slots():
     # neighbours of the same block, whatever lies between them
     assert Layout(FULL, share=2).order(model(sharing="cycle", groups=2))[:8] == (0, 1, 0, 1, 2, 3, 2, 3)
     whole, shared = (cache_bytes(model(), Layout(FULL, share), 2, 100) for share in (1, 3))
-    assert whole == 3 * shared == 2 * 12 * 2 * 128 * 16 * 4
+    assert whole == 3 * shared == 2 * 12 * 2 * 112 * 16 * 4
 
 
 def test_an_adaptive_solver_has_no_slots():
@@ -73,8 +73,14 @@ def test_an_adaptive_solver_has_no_slots():
 def test_buckets_are_few_and_large_enough(length):
     size = bucket(length)
     assert size >= length
-    assert size == 16 or size < 2 * length
+    assert size - length < max(16, length / 4)
     assert bucket(size) == size
+
+
+def test_there_are_four_buckets_an_octave():
+    assert (
+        len({bucket(length) for length in range(129, 257)}) == len({bucket(length) for length in range(513, 1025)}) == 4
+    )
 
 
 def past_of(lengths, capacity):
