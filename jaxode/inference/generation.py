@@ -276,10 +276,11 @@ class _Batch:
         """One call of a compiled function, and its tokens handed out."""
         limit = np.int32(turns)
         evaluations = block_evaluations(self.model, self.decoder.depth)
-        if choice is None:
+        draft = None if choice is None else choice.next()
+        if choice is None or draft is None:
             self.rows = decode(self.params, self.past, self.rows, limit, decoder=self.decoder)
         else:
-            depth, length = choice.next()
+            depth, length = draft
             rounds = np.int32(max(1, turns // (length + 1)))
             self.rows, counts = speculate(
                 self.params, self.past, self.rows, rounds, decoder=self.decoder, depth=depth, length=length
@@ -294,7 +295,7 @@ class _Batch:
             (self.rows.count, self.rows.tokens, self.rows.log_probabilities, self.rows.active)
         )
         self.active = np.asarray(now)
-        if choice is None:
+        if draft is None:
             self.evaluations += int(count.sum()) * evaluations
         self.past = commit(self.past, self.rows.recent, self.rows.count)
         self.length += count

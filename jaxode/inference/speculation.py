@@ -25,8 +25,9 @@ from jaxode.model.memory import Memory
 from jaxode.model.parameters import Parameters
 from jaxode.types import Key
 
-PARALLEL = 0.25
-"""What one more token in a check costs, as a share of the first: between reading the weights once (0) and twice (1)."""
+PARALLEL = 0.31
+"""What one more token in a check costs, as a share of the first: 0 where reading the weights takes all the time, 1
+where computing does. As measured on a CPU at D 128 (docs/decoding.md)."""
 
 
 @no_type_check  # JAX rebuilds pytrees with leaves of any kind
@@ -212,7 +213,8 @@ class Speculation:
 
 
 class DraftChoice:
-    """Chooses the next draft: each depth once for a start, then the one that promises the most tokens for its cost.
+    """Chooses the next draft: each depth once for a start, then the one that promises the most tokens for its cost, or
+    none where plain decoding promises more.
 
     A draft of k tokens, each accepted with probability a, gives (1 - a^(k+1)) / (1 - a) of them (Leviathan et al.
     2023, equation 1). The cost is counted in block evaluations, not measured, so that a seed gives the same text again.
@@ -239,16 +241,17 @@ class DraftChoice:
         self._accepted = dict.fromkeys(speculation.depths, 0)
         self._refused = dict.fromkeys(speculation.depths, 0)
 
-    def next(self) -> tuple[DepthConfig, int]:
-        """Depth and length of the draft to make."""
+    def next(self) -> tuple[DepthConfig, int] | None:
+        """Depth and length of the draft to make; None to decode plainly."""
         lengths = self._speculation.lengths
         untried = [one for one in self._speculation.depths if not self._drafted[one]]
         if untried:
             return untried[0], lengths[len(lengths) // 2]
-        return max(
-            ((depth, length) for depth in self._speculation.depths for length in lengths),
-            key=lambda one: self._promise(*one),
-        )
+        ways = [(depth, length) for depth in self._speculation.depths for length in lengths]
+        best = max(ways, key=lambda one: self._promise(*one))
+        plain = 1 / (self._full + self._head)
+        # one way alone is what was asked for
+        return best if len(ways) == 1 or self._promise(*best) > plain else None
 
     def learn(self, depth: DepthConfig, counts: Counts) -> None:
         """What drafts at this depth came to."""

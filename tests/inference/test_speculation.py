@@ -185,7 +185,10 @@ def test_the_draft_adapts():
     assert choice.next() == (two, 7), "what is accepted and cheap wins"
     for depth in (two, six):
         choice.learn(depth, Counts(rounds=5000, drafted=10000, accepted=0, refused=5000))
-    assert choice.next() == (two, 2), "where little is accepted drafts are short"
+    assert choice.next() is None, "where nothing is accepted nothing is drafted"
+    only = DraftChoice(model, DepthConfig(), Speculation((two,), (2,)))
+    only.learn(two, Counts(rounds=5000, drafted=10000, accepted=0, refused=5000))
+    assert only.next() == (two, 2), "one way alone is what was asked for"
 
 
 @pytest.mark.parametrize(
