@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -49,7 +50,7 @@ class Generation:
     seconds_first: float
     """Until the batch's first tokens, compilation included."""
     seconds_per_token: float | None
-    """From then on, for each further token of a row; None if there was none. Includes what was compiled later."""
+    """For each further token of a row: the median over the calls of a compiled function; None if there was none."""
     acceptance: float | None
     """Share of the drafted tokens that stayed, over the batch; None without speculation."""
 
@@ -199,7 +200,8 @@ class _Batch:
         self.nats: list[list[float]] = [[] for _ in ids]
         self.pieces: list[list[str]] = [[] for _ in ids]
         self.started = time.perf_counter()
-        self.first = self.last = self.started
+        self.first = self.started
+        self.paces: list[float] = []
         self.evaluations = self.drawn = self.drafted = self.accepted = 0
 
     def prefill(self, depth: DepthConfig, seeds: Sequence[int], new: int, document_mask: bool, capacity: int) -> None:
@@ -254,7 +256,7 @@ class _Batch:
         self.active = np.asarray(active)
         self.length = lengths.copy()
         self._give([[int(one)] for one in first], [[float(one)] for one in jax.device_get(found.log_probability)])
-        self.first = self.last = time.perf_counter()
+        self.first = time.perf_counter()
 
     def run(self, speculation: Speculation | None) -> None:
         """Until every row is at its end."""
@@ -270,7 +272,7 @@ class _Batch:
             self._advance(turns, choice)
             made = sum(map(len, self.tokens)) - before
             seconds = (time.perf_counter() - began) * len(self.ids) / max(made, 1)
-        self.last = time.perf_counter()
+            self.paces.append(seconds)
 
     def _advance(self, turns: int, choice: DraftChoice | None) -> None:
         """One call of a compiled function, and its tokens handed out."""
@@ -339,7 +341,6 @@ class _Batch:
 
     def generations(self) -> tuple[Generation, ...]:
         """What came of every row."""
-        later = max(map(len, self.tokens)) - 1
         per_token = (
             self.evaluations / self.drawn if self.drawn else float(block_evaluations(self.model, self.decoder.depth))
         )
@@ -352,7 +353,7 @@ class _Batch:
                 new_tokens=len(self.tokens[row]),
                 block_evaluations_per_token=per_token,
                 seconds_first=self.first - self.started,
-                seconds_per_token=(self.last - self.first) / later if later else None,
+                seconds_per_token=statistics.median(self.paces) if self.paces else None,
                 acceptance=self.accepted / self.drafted if self.drafted else None,
             )
             for row in range(len(self.ids))
