@@ -25,9 +25,9 @@ from jaxode.model.memory import Memory
 from jaxode.model.parameters import Parameters
 from jaxode.types import Key
 
-PARALLEL = 0.31
-"""What one more token in a check costs, as a share of the first: 0 where reading the weights takes all the time, 1
-where computing does. As measured on a CPU at D 128 (docs/decoding.md)."""
+PARALLEL = {"cpu": 0.8}
+"""What one more token in a check costs, as a share of the first, by JAX's backend: near 1 where computing takes the
+time, as measured on a CPU at D 128 (docs/decoding.md), near 0 (any other) where reading the weights does."""
 
 
 @no_type_check  # JAX rebuilds pytrees with leaves of any kind
@@ -228,6 +228,7 @@ class DraftChoice:
         """
         flops = flops_per_token(model)
         self._head = flops.head / flops.block
+        self._parallel = PARALLEL.get(jax.default_backend(), 0.05)
         self._full = block_evaluations(model, depth)
         self._speculation = speculation
         self._costs = {one: block_evaluations(model, one) for one in speculation.depths}
@@ -264,5 +265,5 @@ class DraftChoice:
         rate = (accepted + 1) / (accepted + refused + 2)
         tokens = sum(rate**i for i in range(length + 1))
         draft = length * (self._costs[depth] + self._head)
-        check = (self._full + self._head) * (1 + PARALLEL * length)
+        check = (self._full + self._head) * (1 + self._parallel * length)
         return tokens / (draft + check)

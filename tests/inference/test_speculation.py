@@ -171,7 +171,8 @@ def test_a_stale_slot_changes_tokens(causal, monkeypatch):
     assert right.ids != wrong.ids
 
 
-def test_the_draft_adapts():
+def test_the_draft_adapts(monkeypatch):
+    monkeypatch.setitem(speculation.PARALLEL, "cpu", 0.31)
     model = model_config("causal", steps=12)
     two, six = DepthConfig(steps=2), DepthConfig(steps=6)
     choice = DraftChoice(model, DepthConfig(), Speculation((two, six), (2, 7)))
