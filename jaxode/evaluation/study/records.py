@@ -19,8 +19,8 @@ from jaxode.evaluation.figures import replacing
 from jaxode.evaluation.study.grid import Run
 
 STARTED, RESULT = "started.json", "result.json"
-PLACES = {"out", "resume", "data.cache", "data.root"}
-"""Settings that say where things lie, not what is computed."""
+PLACES = {"out", "resume", "data.cache", "data.root", "train.final_batches"}
+"""Settings that say where things lie and what is looked at, not what is computed."""
 
 T = TypeVar("T")
 
