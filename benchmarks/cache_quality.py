@@ -8,6 +8,7 @@ predicted. Perplexity over that of the same solve with every slot and one depth 
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import os
 from functools import partial
@@ -26,7 +27,7 @@ from jaxode.inference.cache import Layout, Past, empty_recent
 from jaxode.inference.decoding import Decoder, Rows, earlier, prefill
 from jaxode.model.memory import Memory
 
-PROMPT, LENGTH, COUNT = 32, 128, 128
+PROMPT, LENGTH, COUNT = 32, 128, 64
 
 
 def calibrated(steps: int) -> DepthConfig:
@@ -61,7 +62,7 @@ def nats_per_token(params: Any, tokens: Any, *, decoder: Decoder, depth: DepthCo
 
     def body(recent: Any, turn: Any) -> Any:
         state = Rows(zeros, zeros + turn, zeros, zeros == 0, blank.astype(int), blank, recent, None, keys)
-        memory = Memory(earlier(past, state, 1, LENGTH), order)
+        memory = Memory(dataclasses.replace(earlier(past, state, 1, LENGTH), count=turn), order)
         token = jax.lax.dynamic_slice_in_dim(tokens, PROMPT + turn, 1, axis=1)
         places = jnp.full((rows, 1), PROMPT + turn)
         logits = decoder.logits(model, decoder.hidden(model, token, places, memory, decoder.depth))
