@@ -23,8 +23,8 @@ from timing import report
 import jaxode
 from jaxode import DepthConfig
 from jaxode.inference import Greedy
-from jaxode.inference.cache import Layout, Past, empty_recent
-from jaxode.inference.decoding import Decoder, Rows, earlier, prefill
+from jaxode.inference.cache import Layout, Past
+from jaxode.inference.decoding import Decoder, earlier, prefill
 from jaxode.model.memory import Memory
 
 PROMPT, LENGTH, COUNT = 32, 128, 64
@@ -53,24 +53,22 @@ def nats_per_token(params: Any, tokens: Any, *, decoder: Decoder, depth: DepthCo
     model, rows, later = decoder.architecture.bind(params), len(tokens), LENGTH - PROMPT
     lengths, zeros = jnp.full(rows, PROMPT), jnp.zeros(rows, jnp.int32)
     keys = jax.random.split(jax.random.key(0), rows)
+    prompts = tokens[:, :PROMPT]
     first = prefill(
-        params, tokens[:, :PROMPT], lengths, None, None, keys, lengths, decoder=decoder, depth=depth, capacity=PROMPT
+        params, prompts, lengths, zeros, None, None, keys, lengths, decoder=decoder, depth=depth, capacity=LENGTH
     )
-    past = Past(first.slots, lengths, zeros, zeros)
     order = decoder.layout.order_of(model.config, decoder.depth)
-    blank = jnp.zeros((rows, later))
 
-    def body(recent: Any, turn: Any) -> Any:
-        state = Rows(zeros, zeros + turn, zeros, zeros == 0, blank.astype(int), blank, recent, None, keys)
-        memory = Memory(dataclasses.replace(earlier(past, state, 1, LENGTH), count=turn), order)
+    def body(past: Past, turn: Any) -> Any:
+        memory = Memory(earlier(past, past.end[0], 1, LENGTH), order)
         token = jax.lax.dynamic_slice_in_dim(tokens, PROMPT + turn, 1, axis=1)
         places = jnp.full((rows, 1), PROMPT + turn)
         logits = decoder.logits(model, decoder.hidden(model, token, places, memory, decoder.depth))
         target = jax.lax.dynamic_slice_in_dim(tokens, PROMPT + turn + 1, 1, axis=1)
         nats = -jnp.take_along_axis(jax.nn.log_softmax(logits), target[..., None], axis=-1)
-        return tuple(memory.slots), jnp.mean(nats)
+        return dataclasses.replace(past, slots=tuple(memory.slots), end=past.end + 1), jnp.mean(nats)
 
-    return jnp.mean(jax.lax.scan(body, empty_recent(past, later), jnp.arange(later - 1))[1])
+    return jnp.mean(jax.lax.scan(body, first.past, jnp.arange(later - 1))[1])
 
 
 def main() -> None:

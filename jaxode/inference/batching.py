@@ -11,6 +11,7 @@ from jaxtyping import Int
 from jaxode.config import require
 
 SHORTEST = 16
+"""Length of the smallest bucket, tokens."""
 
 
 @dataclass(frozen=True)
@@ -25,13 +26,13 @@ class RowBatch:
     """L, to which all of them are padded."""
 
 
-def bucket_lengths(longest: int) -> tuple[int, ...]:
-    """The lengths that rows are padded to: 16, 24, 32, 48, 64, .. below `longest`, and `longest`.
+def bucket(length: int) -> int:
+    """The smallest of 16, 32, 48, 64, 80, .. 128, 160, .. that holds so many tokens: four an octave, from 16 on.
 
-    Powers of two and 1.5 times them: a row is padded by less than half of its length.
+    Few shapes mean few compilations; what pads them is computed all the same.
     """
-    powers = [SHORTEST << i for i in range(max(longest, 1).bit_length())]
-    return (*sorted(n for power in powers for n in (power, power * 3 // 2) if n < longest), longest)
+    step = max(SHORTEST, (1 << (length - 1).bit_length()) // 8)
+    return -(-length // step) * step
 
 
 def bucketed(lengths: Sequence[int] | Int[np.ndarray, " rows"], batch_size: int, longest: int) -> tuple[RowBatch, ...]:
@@ -52,11 +53,10 @@ def bucketed(lengths: Sequence[int] | Int[np.ndarray, " rows"], batch_size: int,
     require(batch_size >= 1, f"batch_size = {batch_size}: must be at least 1")
     lengths = np.asarray(lengths)
     assert lengths.size == 0 or 1 <= lengths.min() <= lengths.max() <= longest
-    buckets = np.asarray(bucket_lengths(longest))
     order = np.argsort(-lengths, kind="stable")
     size = min(batch_size, len(order))
     groups = [order[start : start + size] for start in range(0, len(order), max(size, 1))]
-    return tuple(RowBatch(rows, size, int(buckets[np.searchsorted(buckets, lengths[rows[0]])])) for rows in groups)
+    return tuple(RowBatch(rows, size, min(bucket(int(lengths[rows[0]])), longest)) for rows in groups)
 
 
 def padded(rows: Sequence[Sequence[int]], batch: RowBatch, pad_id: int) -> Int[np.ndarray, "B L"]:

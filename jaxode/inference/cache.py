@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, no_type_check
+from typing import no_type_check
 
 import jax
 import jax.numpy as jnp
@@ -18,10 +18,9 @@ from jaxtyping import Array, Float, Int
 
 from jaxode.config import DepthConfig, ModelConfig, require
 from jaxode.depth import get_solver
+from jaxode.inference.batching import bucket
 from jaxode.model import plan
-from jaxode.model.memory import Slot, put
-
-SMALLEST = 16
+from jaxode.model.memory import Slot
 
 
 @dataclass(frozen=True)
@@ -111,33 +110,24 @@ class Layout:
 @no_type_check  # JAX rebuilds pytrees with leaves of any kind
 @struct.dataclass
 class Past:
-    """What a batch has read, apart from the newest tokens.
+    """What a batch has read.
 
     Attributes:
         slots: of T tokens each.
-        length: tokens of each row that are there; what lies behind them is nothing.
-        dropped: tokens of each row that were there and are forgotten.
-        start: the first token of each row's document, as an index.
+        end: by row, the slots' place behind its newest token; what lies there and further on is nothing.
+        start: by row, the slots' first place that is read: of the row's text, or of its last document.
+        first: by row, the place in its text of the token at the slots' place 0.
     """
 
     slots: tuple[Slot, ...]
-    length: Int[Array, " B"]
-    dropped: Int[Array, " B"]
+    end: Int[Array, " B"]
     start: Int[Array, " B"]
+    first: Int[Array, " B"]
 
     @property
     def capacity(self) -> int:
         """T."""
-        return self.slots[0].keys.shape[2]
-
-
-def bucket(length: int) -> int:
-    """The smallest of 16, 32, 48, 64, 80, .. 128, 160, .. that holds so many tokens: four an octave, from 16 on.
-
-    Few shapes mean few compilations, and room that is not used is read all the same.
-    """
-    step = max(SMALLEST, (1 << (length - 1).bit_length()) // 8)
-    return -(-length // step) * step
+        return self.slots[0].keys.shape[1]
 
 
 def cache_bytes(model: ModelConfig, layout: Layout, rows: int, tokens: int, itemsize: int = 4) -> int:
@@ -146,29 +136,17 @@ def cache_bytes(model: ModelConfig, layout: Layout, rows: int, tokens: int, item
     return 2 * slots * rows * bucket(tokens) * model.num_kv_heads * model.head_width * itemsize
 
 
-@partial(jax.jit, donate_argnames="past")
-def commit(past: Past, recent: tuple[Slot, ...], count: Int[Array, " B"]) -> Past:
-    """Put the first `count` tokens of `recent` behind what each row has; needs room for all of `recent`."""
-    slots = jax.tree.map(lambda old, new: put(old, new, past.length), past.slots, recent)
-    return Past(slots, past.length + count, past.dropped, past.start)
+@partial(jax.jit, static_argnames="capacity")
+def move(past: Past, end: Int[Array, ""], *, capacity: int) -> Past:
+    """The same in slots of `capacity` tokens, the newest token of every row before place `end`.
 
+    What lay more than `end` tokens back is forgotten.
+    """
+    back = past.end - end
+    index = jnp.clip(jnp.arange(capacity) + back[:, None], 0, past.capacity - 1)
 
-@partial(jax.jit, donate_argnames="past")
-def forget(past: Past, tokens: Int[Array, " B"]) -> Past:
-    """Drop the first `tokens` tokens of each row."""
-    index = jnp.arange(past.capacity)[None, :] + tokens[:, None]
+    def moved(table: Float[Array, "B_heads T K"]) -> Float[Array, "B_heads capacity K"]:
+        return jnp.take_along_axis(table, jnp.repeat(index, len(table) // len(index), axis=0)[..., None], axis=1)
 
-    def shift(table: Float[Array, "B heads T K"]) -> Float[Array, "B heads T K"]:
-        return jnp.take_along_axis(table, jnp.minimum(index, past.capacity - 1)[:, None, :, None], axis=2)
-
-    slots = jax.tree.map(shift, past.slots)
-    return Past(slots, past.length - tokens, past.dropped + tokens, jnp.maximum(past.start - tokens, 0))
-
-
-def empty_recent(past: Past, tokens: int) -> tuple[Slot, ...]:
-    """Slots of so many tokens, none of them there yet."""
-
-    def blank(table: Any) -> Any:
-        return jnp.zeros((*table.shape[:2], tokens, table.shape[3]), table.dtype)
-
-    return jax.tree.map(blank, past.slots)
+    ends, start = jnp.full_like(past.end, end), jnp.maximum(past.start - back, 0)
+    return Past(jax.tree.map(moved, past.slots), ends, start, past.first + back)

@@ -12,9 +12,9 @@ from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxode.config import DepthConfig
-from jaxode.inference.cache import Layout, Past
+from jaxode.inference.cache import Layout, Past, move
 from jaxode.inference.sampling import Sampling, draw
-from jaxode.model.memory import Earlier, Memory, Slot, put
+from jaxode.model.memory import Earlier, Memory, put
 from jaxode.model.parameters import Architecture, Parameters
 from jaxode.types import Key, Segments, State, Tokens
 
@@ -52,7 +52,7 @@ class Decoder:
 @no_type_check  # JAX rebuilds pytrees with leaves of any kind
 @struct.dataclass
 class Rows:
-    """Where each row of a batch is since its `Past` was last added to; R tokens at most.
+    """What one call of a compiled function has done to each row of a batch; R tokens at most.
 
     Attributes:
         last: the newest token, which no block has read yet.
@@ -61,7 +61,6 @@ class Rows:
         active: rows that are not at their end.
         tokens: those drawn; the rest of the R is nothing.
         log_probabilities: of those, by the model itself, nats.
-        recent: slots of the tokens read.
         seen: tokens of the text so far, for methods of sampling that remember.
         keys: a PRNG key of each row's own.
     """
@@ -72,7 +71,6 @@ class Rows:
     active: Bool[Array, " B"]
     tokens: Int[Array, "B R"]
     log_probabilities: Float[Array, "B R"]
-    recent: tuple[Slot, ...]
     seen: Bool[Array, "B V"] | None
     keys: Key
 
@@ -80,17 +78,17 @@ class Rows:
 @no_type_check
 @struct.dataclass
 class First:
-    """What a prefill gives: the token that follows each prompt, and the slots of the prompts.
+    """What a prefill gives: the token that follows each prompt, and the prompts read.
 
     Attributes:
         token: drawn; `NOT_FINITE` where the logits are not finite.
         log_probability: of it, by the model itself, nats.
-        slots: of the prompt's L tokens, with room for more.
+        past: the prompts, all of which end at one place of the slots.
     """
 
     token: Int[Array, " B"]
     log_probability: Float[Array, " B"]
-    slots: tuple[Slot, ...]
+    past: Past
 
 
 @partial(jax.jit, static_argnames=("decoder", "depth", "capacity"))
@@ -98,6 +96,7 @@ def prefill(
     params: Parameters,
     tokens: Tokens,
     lengths: Int[Array, " B"],
+    starts: Int[Array, " B"],
     segments: Segments | None,
     seen: Bool[Array, "B V"] | None,
     keys: Key,
@@ -109,7 +108,7 @@ def prefill(
 ) -> First:
     """Read prompts of `lengths` tokens, padded at their ends, by a solve at `depth`; draw what follows.
 
-    The slots have room for `capacity` tokens.
+    The slots have room for `capacity` tokens. What is drawn later reads a prompt from its token `starts` on.
 
     Attention is causal, so what pads a prompt is never looked at. The token at place i of its text, counted from 0, is
     drawn with the key fold_in(key of the row, i): `places` says where the drawn ones are.
@@ -126,52 +125,49 @@ def prefill(
     state = model.stack(x0, depth, context, coefficients=model.coefficients(depth)).state
     last = jnp.take_along_axis(state, lengths[:, None, None] - 1, axis=1)
     logits = decoder.logits(model, last)[:, 0]
-    token, log_probability = choose(decoder.sampling, logits, seen, keys, places)
+    token, nats = choose(decoder.sampling, logits, seen, keys, places)
     slots = tuple(memory.slots[i] for i in decoder.layout.sources(model.config, depth))
-    room = [(0, 0), (0, 0), (0, capacity - length), (0, 0)]
-    return First(token, log_probability, jax.tree.map(lambda table: jnp.pad(table, room), slots))
+    past = Past(slots, lengths, starts, jnp.zeros_like(lengths))
+    return First(token, nats, move(past, jnp.max(lengths), capacity=capacity))
 
 
-@partial(jax.jit, static_argnames="decoder", donate_argnames="rows")
-def decode(params: Parameters, past: Past, rows: Rows, limit: Int[Array, ""], *, decoder: Decoder) -> Rows:
+@partial(jax.jit, static_argnames="decoder", donate_argnames=("past", "rows"))
+def decode(params: Parameters, past: Past, rows: Rows, limit: Int[Array, ""], *, decoder: Decoder) -> tuple[Past, Rows]:
     """Draw up to `limit` tokens a row, one solve a token, until every row is at its end.
 
-    A row that is at its end stays as it is. `limit` is not static, and at most R.
+    A row that is at its end stays as it is. `limit` is not static, and at most R; the slots need room for as many. All
+    rows must end at one place of the slots, and do so again.
     """
     model = decoder.architecture.bind(params)
     order = decoder.layout.order_of(model.config, decoder.depth)
 
-    def body(carry: tuple[Any, Rows]) -> tuple[Any, Rows]:
-        turn, rows = carry
-        # rows that go on have drawn a token in every turn; what is put into others is not read
-        before = dataclasses.replace(earlier(past, rows, 1, decoder.window), count=turn)
-        memory = Memory(before, order)
-        places = (past.dropped + past.length + rows.count)[:, None]
+    def body(carry: tuple[Any, Past, Rows]) -> tuple[Any, Past, Rows]:
+        turn, past, rows = carry
+        memory = Memory(earlier(past, past.end[0], 1, decoder.window), order)
+        places = (past.first + past.end)[:, None]
         state = decoder.hidden(model, rows.last[:, None], places, memory, decoder.depth)
         logits = decoder.logits(model, state)[:, 0]
-        token, log_probability = choose(decoder.sampling, logits, rows.seen, rows.keys, places[:, 0] + 1)
-        rows = dataclasses.replace(rows, recent=tuple(memory.slots))
-        return turn + 1, take(rows, token[:, None], log_probability[:, None], jnp.ones_like(rows.count), decoder.end_id)
+        token, nats = choose(decoder.sampling, logits, rows.seen, rows.keys, places[:, 0] + 1)
+        rows = take(rows, token[:, None], nats[:, None], jnp.ones_like(rows.count), decoder.end_id)
+        return turn + 1, dataclasses.replace(past, slots=tuple(memory.slots), end=past.end + 1), rows
 
-    def go_on(carry: tuple[Any, Rows]) -> Any:
-        turn, rows = carry
+    def go_on(carry: tuple[Any, Past, Rows]) -> Any:
+        turn, _, rows = carry
         return (turn < limit) & jnp.any(rows.active)
 
-    return jax.lax.while_loop(go_on, body, (jnp.zeros((), jnp.int32), rows))[1]
+    _, past, rows = jax.lax.while_loop(go_on, body, (jnp.zeros((), jnp.int32), past, rows))
+    return past, rows
 
 
-def earlier(past: Past, rows: Rows, length: int, window: int) -> Earlier:
-    """What the next `length` tokens of each row may read: no later token, none of another document or too far back."""
-    own = (past.length + rows.count)[:, None] + jnp.arange(length)
+def earlier(past: Past, end: Int[Array, "*B"], length: int, window: int) -> Earlier:
+    """What the next `length` tokens of each row may read: no later token, none of another document or too far back.
 
-    def near(index: Int[Array, "B keys"]) -> Bool[Array, "B 1 L keys"]:
-        index, start = index[:, None, :], past.start[:, None, None]
-        return ((index <= own[..., None]) & (index > own[..., None] - window) & (index >= start))[:, None]
-
-    old = jnp.broadcast_to(jnp.arange(past.capacity), (len(own), past.capacity))
-    there = (old < past.length[:, None])[:, None, None]
-    recent = past.length[:, None] + jnp.arange(rows.tokens.shape[1])
-    return Earlier(past.slots, rows.recent, rows.count, near(old) & there, near(recent))
+    They go to the slots' places end, end + 1, .., by row or in all.
+    """
+    own = (jnp.reshape(end, (-1, 1)) + jnp.arange(length))[..., None]
+    index = jnp.arange(past.capacity)
+    sees = (index <= own) & (index > own - window) & (index >= past.start[:, None, None])
+    return Earlier(past.slots, end, sees[:, None])
 
 
 def choose(
@@ -183,8 +179,13 @@ def choose(
 ) -> tuple[Int[Array, " B"], Float[Array, " B"]]:
     """A token a row and its log-probability; `NOT_FINITE` where the logits are not finite."""
     token = draw(sampling, logits, jax.vmap(jax.random.fold_in)(keys, places), seen)
-    log_probability = jnp.take_along_axis(jax.nn.log_softmax(logits, axis=-1), token[:, None], axis=-1)[:, 0]
-    return jnp.where(jnp.isfinite(logits).all(axis=-1), token, NOT_FINITE), log_probability
+    return jnp.where(jnp.isfinite(logits).all(axis=-1), token, NOT_FINITE), log_probability(logits, token)
+
+
+def log_probability(logits: Float[Array, "*B V"], token: Int[Array, "*B"]) -> Float[Array, "*B"]:
+    """Of a token each, nats."""
+    chosen = jnp.take_along_axis(logits, token[..., None], axis=-1)[..., 0]
+    return chosen - jax.nn.logsumexp(logits, axis=-1)
 
 
 def take(
@@ -202,8 +203,8 @@ def take(
     last = jnp.take_along_axis(tokens, jnp.maximum(taken - 1, 0)[:, None], axis=1)[:, 0]
     ended = jnp.any(ends & (index < taken[:, None]), axis=1)
     # what is put behind the taken ones is overwritten by the next
-    kept = put(rows.tokens[:, None, :, None], tokens[:, None, :, None], rows.count)[:, 0, :, 0]
-    nats = put(rows.log_probabilities[:, None, :, None], log_probabilities[:, None, :, None], rows.count)[:, 0, :, 0]
+    kept = put(rows.tokens[..., None], tokens[..., None], rows.count)[..., 0]
+    nats = put(rows.log_probabilities[..., None], log_probabilities[..., None], rows.count)[..., 0]
     seen = rows.seen
     if seen is not None:
         marks = jax.nn.one_hot(tokens, seen.shape[1], dtype=bool) & (index < taken[:, None])[..., None]

@@ -18,7 +18,7 @@ from jaxtyping import Array, Float, Int
 
 from jaxode.config import DepthConfig, ModelConfig, require
 from jaxode.inference.cache import Past
-from jaxode.inference.decoding import NOT_FINITE, Decoder, Rows, earlier, take
+from jaxode.inference.decoding import NOT_FINITE, Decoder, Rows, earlier, log_probability, take
 from jaxode.inference.sampling import Sampling, is_greedy, log_probabilities
 from jaxode.model import block_evaluations, flops_per_token
 from jaxode.model.memory import Memory
@@ -48,7 +48,7 @@ class Counts:
     refused: Int[Array, ""]
 
 
-@partial(jax.jit, static_argnames=("decoder", "depth", "length"), donate_argnames="rows")
+@partial(jax.jit, static_argnames=("decoder", "depth", "length"), donate_argnames=("past", "rows"))
 def speculate(
     params: Parameters,
     past: Past,
@@ -58,88 +58,101 @@ def speculate(
     decoder: Decoder,
     depth: DepthConfig,
     length: int,
-) -> tuple[Rows, Counts]:
+) -> tuple[Past, Rows, Counts]:
     """Rounds of `length` drafted tokens by a solve at `depth`, checked by one at the decoder's own.
 
     Each round gives every row between 1 and length + 1 tokens, drawn exactly as `decode` would: the same tokens where
     the sampling is greedy, tokens of the same distribution elsewhere. It ends when a row's R tokens might not hold
-    another round, when every row is at its end, or after `limit` rounds.
+    another round, when every row is at its end, or after `limit` rounds. The slots need room for R more tokens; each
+    row ends at a place of its own there.
     """
     model = decoder.architecture.bind(params)
     order = decoder.layout.order_of(model.config, decoder.depth)
     draft_order = decoder.layout.order_of(model.config, depth)
-    sampling, room = decoder.sampling, rows.tokens.shape[1]
+    sampling, room, greedy = decoder.sampling, rows.tokens.shape[1], is_greedy(decoder.sampling)
 
-    def draft(rows: Rows) -> tuple[Rows, Any, Any]:
-        """The tokens [B, length] and the distributions they are from, [B, length, V]."""
+    def draft(past: Past, rows: Rows) -> tuple[Past, Any, Any]:
+        """The tokens [B, length] and the distributions they are from, [B, length, V]; of greedy ones nothing."""
 
         def body(turn: Any, carry: Any) -> Any:
-            recent, token, seen, tokens, drawn_from = carry
-            here = dataclasses.replace(rows, recent=recent, count=rows.count + turn)
-            memory = Memory(earlier(past, here, 1, decoder.window), draft_order)
-            places = (past.dropped + past.length + here.count)[:, None]
+            past, token, seen, tokens, drawn_from = carry
+            end = past.end + turn
+            memory = Memory(earlier(past, end[0] if len(end) == 1 else end, 1, decoder.window), draft_order)
+            places = (past.first + end)[:, None]
             state = decoder.hidden(model, token[:, None], places, memory, depth)
-            own = log_probabilities(sampling, decoder.logits(model, state)[:, 0], seen)
+            own = _scores(sampling, decoder.logits(model, state)[:, 0], seen)
             token = _draw(sampling, own, rows.keys, places[:, 0] + 1, 1)
             if seen is not None:
                 seen = seen | jax.nn.one_hot(token, seen.shape[1], dtype=bool)
-            return tuple(memory.slots), token, seen, tokens.at[:, turn].set(token), drawn_from.at[:, turn].set(own)
+            if not greedy:
+                drawn_from = drawn_from.at[:, turn].set(own)
+            past = dataclasses.replace(past, slots=tuple(memory.slots))
+            return past, token, seen, tokens.at[:, turn].set(token), drawn_from
 
         tokens = jnp.zeros((len(rows.last), length), rows.last.dtype)
-        drawn_from = jnp.zeros((*tokens.shape, decoder.vocab))
-        carry = (rows.recent, rows.last, rows.seen, tokens, drawn_from)
-        recent, _, _, tokens, drawn_from = jax.lax.fori_loop(0, length, body, carry)
-        return dataclasses.replace(rows, recent=recent), tokens, drawn_from
+        drawn_from = None if greedy else jnp.zeros((*tokens.shape, decoder.vocab))
+        carry = (past, rows.last, rows.seen, tokens, drawn_from)
+        past, _, _, tokens, drawn_from = jax.lax.fori_loop(0, length, body, carry)
+        return past, tokens, drawn_from
 
-    def check(rows: Rows, drafted: Any, drawn_from: Any) -> tuple[Rows, Any]:
-        memory = Memory(earlier(past, rows, length + 1, decoder.window), order)
-        places = (past.dropped + past.length + rows.count)[:, None] + jnp.arange(length + 1)
+    def check(past: Past, rows: Rows, drafted: Any, drawn_from: Any) -> tuple[Past, Rows, Any]:
+        end = past.end[0] if len(past.end) == 1 else past.end
+        memory = Memory(earlier(past, end, length + 1, decoder.window), order)
+        places = (past.first + past.end)[:, None] + jnp.arange(length + 1)
         tokens = jnp.concatenate([rows.last[:, None], drafted], axis=1)
         logits = decoder.logits(model, decoder.hidden(model, tokens, places, memory, decoder.depth))
-        wanted = log_probabilities(sampling, logits, _seen_along(rows.seen, drafted))
+        wanted = _scores(sampling, logits, _seen_along(rows.seen, drafted))
         accepted = _accepted(sampling, wanted, drawn_from, drafted, rows.keys, places[:, 1:])
         follower = _follower(sampling, wanted, drawn_from, accepted, rows.keys, places[:, 0] + accepted + 1)
         tokens = jnp.where(
             jnp.arange(length + 1) < accepted[:, None], jnp.pad(drafted, [(0, 0), (0, 1)]), follower[:, None]
         )
         finite = jnp.isfinite(logits).all(axis=-1)
-        nats = jnp.take_along_axis(jax.nn.log_softmax(logits, axis=-1), tokens[..., None], axis=-1)[..., 0]
-        rows = dataclasses.replace(rows, recent=tuple(memory.slots))
-        return take(rows, jnp.where(finite, tokens, NOT_FINITE), nats, accepted + 1, decoder.end_id), accepted
+        nats = log_probability(logits, tokens)
+        before = rows.count
+        rows = take(rows, jnp.where(finite, tokens, NOT_FINITE), nats, accepted + 1, decoder.end_id)
+        past = dataclasses.replace(past, slots=tuple(memory.slots), end=past.end + rows.count - before)
+        return past, rows, accepted
 
-    def body(carry: tuple[Any, Rows, Counts]) -> tuple[Any, Rows, Counts]:
-        turn, rows, counts = carry
+    def body(carry: tuple[Any, Past, Rows, Counts]) -> tuple[Any, Past, Rows, Counts]:
+        turn, past, rows, counts = carry
         active = rows.active.astype(jnp.int32)
-        rows, accepted = check(*draft(rows))
+        past, drafted, drawn_from = draft(past, rows)
+        past, rows, accepted = check(past, rows, drafted, drawn_from)
         counts = Counts(
             counts.rounds + jnp.sum(active),
             counts.drafted + length * jnp.sum(active),
             counts.accepted + jnp.sum(accepted * active),
             counts.refused + jnp.sum((accepted < length) * active),
         )
-        return turn + 1, rows, counts
+        return turn + 1, past, rows, counts
 
-    def go_on(carry: tuple[Any, Rows, Counts]) -> Any:
-        turn, rows, _ = carry
+    def go_on(carry: tuple[Any, Past, Rows, Counts]) -> Any:
+        turn, _, rows, _ = carry
         fits = jnp.max(jnp.where(rows.active, rows.count, 0)) + length + 1 <= room
         return (turn < limit) & jnp.any(rows.active) & fits
 
     zero = jnp.zeros((), jnp.int32)
-    _, rows, counts = jax.lax.while_loop(go_on, body, (zero, rows, Counts(zero, zero, zero, zero)))
-    return rows, counts
+    _, past, rows, counts = jax.lax.while_loop(go_on, body, (zero, past, rows, Counts(zero, zero, zero, zero)))
+    return past, rows, counts
+
+
+def _scores(sampling: Sampling, logits: Float[Array, "*B V"], seen: Any) -> Float[Array, "*B V"]:
+    """Log-probabilities, or where the largest is taken what has the largest at the same place."""
+    return sampling(logits, seen) if is_greedy(sampling) else log_probabilities(sampling, logits, seen)
 
 
 def _accepted(
     sampling: Sampling,
     wanted: Float[Array, "B L_plus_1 V"],
-    drawn_from: Float[Array, "B L V"],
+    drawn_from: Float[Array, "B L V"] | None,
     drafted: Int[Array, "B L"],
     keys: Key,
     places: Int[Array, "B L"],
 ) -> Int[Array, " B"]:
     """How many drafted tokens stay: each with probability min(1, p / q), until the first that does not."""
     wanted = wanted[:, :-1]
-    if is_greedy(sampling):
+    if drawn_from is None:
         stays = jnp.argmax(wanted, axis=-1) == drafted
     else:
         p, q = (jnp.take_along_axis(table, drafted[..., None], axis=-1)[..., 0] for table in (wanted, drawn_from))
@@ -151,7 +164,7 @@ def _accepted(
 def _follower(
     sampling: Sampling,
     wanted: Float[Array, "B L_plus_1 V"],
-    drawn_from: Float[Array, "B L V"],
+    drawn_from: Float[Array, "B L V"] | None,
     accepted: Int[Array, " B"],
     keys: Key,
     places: Int[Array, " B"],
@@ -159,7 +172,7 @@ def _follower(
     """The token after those that stay: from max(p - q, 0) where a draft was refused, from p after the last one."""
     at = accepted[:, None, None]
     p = jnp.take_along_axis(wanted, at, axis=1)[:, 0]
-    if is_greedy(sampling):
+    if drawn_from is None:
         return jnp.argmax(p, axis=-1)
     # nothing was drafted behind the last one: q = 0
     q = jnp.pad(drawn_from, [(0, 0), (0, 1), (0, 0)], constant_values=-jnp.inf)

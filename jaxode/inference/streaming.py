@@ -11,7 +11,7 @@ CONTEXT = 8
 
 
 class TextStream:
-    """Decode a continuation token by token; the pieces join to the whole text.
+    """Decode a continuation some tokens at a time; the pieces join to the whole text.
 
     A character whose bytes lie in several tokens is held back until it is complete. Only the last pieces are decoded
     again: some tokenizers write a token differently at the start of a text, so each needs its neighbour before it.
@@ -28,9 +28,9 @@ class TextStream:
     def _decode(self) -> str:
         return self._tokenizer.decode(self._ids[self._start :])
 
-    def push(self, token: int) -> str:
-        """Take a token; return the characters that are complete now, possibly none."""
-        self._ids.append(token)
+    def push(self, *tokens: int) -> str:
+        """Take tokens; return the characters that are complete now, possibly none."""
+        self._ids.extend(tokens)
         text = self._decode()
         # one broken tail shows as one mark, so everything before the last mark is settled
         settled = text.removesuffix(BROKEN)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, no_type_check
 
 import jax
@@ -100,29 +100,25 @@ def attend(
     return out.transpose(0, 3, 1, 2, 4).reshape(batch, length, heads, width)
 
 
-def attend_over(
+def attend_heads_first(
     q: Float[Array, "B L H K"],
-    parts: Sequence[tuple[Float[Array, "B kv_heads _ K"], Float[Array, "B kv_heads _ K"], Bool[Array, "B 1 L _"]]],
+    keys: Float[Array, "B_kv_heads M K"],
+    values: Float[Array, "B_kv_heads M K"],
+    mask: Bool[Array, "B 1 L M"],
 ) -> Float[Array, "B L H K"]:
-    """As `attend`, over keys that lie in several places: (keys, values, mask) each, one softmax over all of them."""
+    """As `attend`, over keys and values with rows times heads first, which it reads as they lie."""
     batch, length, heads, width = q.shape
-    groups = parts[0][0].shape[1]
-    repeats = heads // groups
-    q = (q * width**-0.5).reshape(batch, length, groups, repeats, width).transpose(0, 2, 3, 1, 4)
-    q = q.reshape(batch, groups, repeats * length, width)
-    scores = []
-    for keys, _, mask in parts:
-        own = jnp.einsum("bgqk,bgmk->bgqm", q, keys, preferred_element_type=jnp.float32)
-        scores.append(jnp.where(jnp.tile(mask, (1, 1, repeats, 1)), own, -1e30))
-    top = jnp.max(jnp.stack([jnp.max(own, axis=-1) for own in scores]), axis=0)[..., None]
-    out, total = 0.0, 0.0
-    for own, (_, values, _) in zip(scores, parts, strict=True):
-        weights = jnp.exp(own - top)
-        total = total + jnp.sum(weights, axis=-1, keepdims=True)
-        out = out + jnp.einsum("bgqm,bgmk->bgqk", weights.astype(values.dtype), values)
-    out = (out / jnp.asarray(total)).astype(q.dtype)
-    out = out.reshape(batch, groups, repeats, length, width).transpose(0, 3, 1, 2, 4)
-    return out.reshape(batch, length, heads, width)
+    rows, tokens = keys.shape[:2]
+    repeats = batch * heads // rows
+    q = (q * width**-0.5).reshape(batch, length, rows // batch, repeats, width).transpose(0, 2, 3, 1, 4)
+    scores = jnp.einsum(
+        "bqk,bmk->bqm", q.reshape(rows, repeats * length, width), keys, preferred_element_type=jnp.float32
+    )
+    scores = jnp.where(mask, scores.reshape(batch, heads, length, tokens), -1e30)
+    weights = jnp.exp(scores - jnp.max(scores, axis=-1, keepdims=True)).reshape(rows, repeats * length, tokens)
+    out = jnp.einsum("bqm,bmk->bqk", weights.astype(values.dtype), values)
+    out = out / jnp.sum(weights, axis=-1, keepdims=True).astype(out.dtype)
+    return out.reshape(batch, heads, length, width).transpose(0, 2, 1, 3)
 
 
 class Attention(nnx.Module):

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import no_type_check
 
 import jax
+import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
-from jaxode.model.layers import attend, attend_over
+from jaxode.model.layers import attend, attend_heads_first
 from jaxode.types import Mask
 
 ROW_BY_ROW = 8
@@ -20,29 +21,26 @@ ROW_BY_ROW = 8
 @no_type_check  # JAX rebuilds pytrees with leaves of any kind
 @struct.dataclass
 class Slot:
-    """Keys and values of M tokens at one application of a block, heads first: XLA would copy the other layout."""
+    """Keys and values of M tokens at one application of a block, rows times heads first.
 
-    keys: Float[Array, "B kv_heads M K"]
-    values: Float[Array, "B kv_heads M K"]
+    So every product over them has one batch axis. Any other layout XLA rearranges in each turn of a loop: tokens first
+    it transposes, and of rows and heads apart it copies what it has just written.
+    """
+
+    keys: Float[Array, "B_heads M K"]
+    values: Float[Array, "B_heads M K"]
 
 
 @dataclass(frozen=True)
 class Earlier:
-    """The tokens before those of a solve.
+    """The tokens before those of a solve, and room for these."""
 
-    Those of `past` are read only, so XLA copies them nowhere; the new ones become part of `recent`.
-    """
-
-    past: tuple[Slot, ...]
+    slots: tuple[Slot, ...]
     """Slots of T tokens."""
-    recent: tuple[Slot, ...]
-    """Slots of R tokens, of which the new ones are to be the next."""
-    count: Int[Array, "*B"]
-    """Tokens of `recent` that are there already, by row; one number where all have as many, which is faster."""
-    sees_past: Bool[Array, "B 1 L T"]
-    """Which of `past` each new token may read."""
-    sees_recent: Bool[Array, "B 1 L R"]
-    """The same of `recent`, the new tokens at count, count + 1, .."""
+    end: Int[Array, "*B"]
+    """Where in the slots the new tokens go, by row; one number where it is the same for all, which is faster."""
+    sees: Bool[Array, "B 1 L T"]
+    """Which of the T each new token may read, the new ones at end, end + 1, .. among them."""
 
 
 class Memory:
@@ -52,12 +50,12 @@ class Memory:
     solve must be written out step by step (adjoint "unroll"): what is left inside a loop of JAX cannot leave it.
 
     Without `earlier` tokens those of the solve are the first of their rows: they read each other, and each application
-    leaves a slot of its own. With them, application i puts the new ones into slot order[i] of `recent` and reads both.
+    leaves a slot of its own. With them, application i puts the new ones into slot order[i] and reads all of it.
     """
 
     def __init__(self, earlier: Earlier | None = None, order: Sequence[int] = ()):
         """`order` is the slot of each application; several may share one."""
-        self.slots: list[Slot] = [] if earlier is None else list(earlier.recent)
+        self.slots: list[Slot] = [] if earlier is None else list(earlier.slots)
         self._earlier, self._order = earlier, tuple(order)
         self._applications = 0
 
@@ -71,30 +69,34 @@ class Memory:
         causal: bool,
     ) -> Float[Array, "B L H K"]:
         """Attention at the next application, which leaves `k` and `v` behind."""
-        new = Slot(k.transpose(0, 2, 1, 3), v.transpose(0, 2, 1, 3))
-        earlier = self._earlier
-        if earlier is None:
+        new = Slot(_heads_first(k), _heads_first(v))
+        if self._earlier is None:
             self.slots.append(new)
             return attend(q, k, v, mask=mask, causal=causal)
-        index = self._order[self._applications]
+        index, end = self._order[self._applications], self._earlier.end
         self._applications += 1
-        old, past = self.slots[index], earlier.past[index]
-        slot = Slot(put(old.keys, new.keys, earlier.count), put(old.values, new.values, earlier.count))
-        self.slots[index] = slot
-        return attend_over(
-            q, ((past.keys, past.values, earlier.sees_past), (slot.keys, slot.values, earlier.sees_recent))
-        )
+        old = self.slots[index]
+        slot = self.slots[index] = Slot(put(old.keys, new.keys, end), put(old.values, new.values, end))
+        return attend_heads_first(q, slot.keys, slot.values, self._earlier.sees)
 
 
 def put(
-    old: Shaped[Array, "B heads R K"], new: Shaped[Array, "B heads L K"], count: Int[Array, "*B"]
-) -> Shaped[Array, "B heads R K"]:
-    """`old` with `new` at count, count + 1, .., by row or in all; a row with less room than L gets it at its end."""
+    old: Shaped[Array, "B_heads T K"], new: Shaped[Array, "B_heads L K"], end: Int[Array, "*B"]
+) -> Shaped[Array, "B_heads T K"]:
+    """`old` with `new` at end, end + 1, .., by row or in all; a row with less room than L gets it last."""
     new = new.astype(old.dtype)
-    if count.ndim == 0:
-        return jax.lax.dynamic_update_slice(old, new, (0, 0, count, 0))
-    if len(old) > ROW_BY_ROW:
-        return jax.vmap(lambda own, added, at: jax.lax.dynamic_update_slice(own, added, (0, at, 0)))(old, new, count)
-    for row in range(len(old)):
-        old = jax.lax.dynamic_update_slice(old, new[row : row + 1], (row, 0, count[row], 0))
+    if end.ndim == 0:
+        return jax.lax.dynamic_update_slice(old, new, (0, end, 0))
+    rows, heads = len(end), len(old) // len(end)
+    if rows > ROW_BY_ROW:
+        at = jnp.repeat(end, heads)
+        return jax.vmap(lambda own, added, at: jax.lax.dynamic_update_slice(own, added, (at, 0)))(old, new, at)
+    for row in range(rows):
+        first = row * heads
+        old = jax.lax.dynamic_update_slice(old, new[first : first + heads], (first, end[row], 0))
     return old
+
+
+def _heads_first(features: Float[Array, "B L heads K"]) -> Float[Array, "B_heads L K"]:
+    batch, length, heads, width = features.shape
+    return features.transpose(0, 2, 1, 3).reshape(batch * heads, length, width)

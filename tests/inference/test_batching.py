@@ -8,30 +8,36 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jaxode.config import UserError
-from jaxode.inference.batching import bucket_lengths, bucketed, padded, real_tokens
+from jaxode.inference.batching import bucket, bucketed, padded, real_tokens
 
 
-def test_buckets_are_powers_of_two_and_half_as_much_again():
-    assert bucket_lengths(128) == (16, 24, 32, 48, 64, 96, 128)
-    assert bucket_lengths(100) == (16, 24, 32, 48, 64, 96, 100)
-    assert bucket_lengths(16) == (16,)
-    assert bucket_lengths(5) == (5,)
+@given(st.integers(1, 5000))
+def test_buckets_are_few_and_large_enough(length):
+    size = bucket(length)
+    assert size >= length
+    assert size - length < max(16, length / 4)
+    assert bucket(size) == size
+
+
+def test_there_are_four_buckets_an_octave():
+    assert (
+        len({bucket(length) for length in range(129, 257)}) == len({bucket(length) for length in range(513, 1025)}) == 4
+    )
 
 
 @given(st.lists(st.integers(1, 100), min_size=1, max_size=80), st.integers(1, 40))
 def test_every_row_goes_once_in_few_shapes(lengths, batch_size):
     batches = bucketed(lengths, batch_size, 100)
-    buckets = bucket_lengths(100)
     np.testing.assert_array_equal(np.sort(np.concatenate([batch.rows for batch in batches])), np.arange(len(lengths)))
     for batch in batches:
         longest = max(lengths[i] for i in batch.rows)
-        assert batch.length == min(bucket for bucket in buckets if bucket >= longest)
+        assert batch.length == min(bucket(longest), 100)
         assert batch.size == min(batch_size, len(lengths))
     assert all(len(batch.rows) == batch.size for batch in batches[:-1])
     assert [batch.length for batch in batches] == sorted((batch.length for batch in batches), reverse=True)
     # what batches cost whose rows all belong to one bucket
-    own = [min(bucket for bucket in buckets if bucket >= length) for length in lengths]
-    apart = sum(bucket * math.ceil(own.count(bucket) / batches[0].size) for bucket in set(own))
+    own = [min(bucket(length), 100) for length in lengths]
+    apart = sum(size * math.ceil(own.count(size) / batches[0].size) for size in set(own))
     assert sum(batch.length for batch in batches) <= apart
 
 

@@ -3,14 +3,12 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from tiny_runs import model_config
 
 from jaxode.config import DepthConfig, UserError
-from jaxode.inference.cache import Layout, Past, applications, bucket, cache_bytes, commit, empty_recent, forget
+from jaxode.inference.cache import Layout, Past, applications, cache_bytes, move
 from jaxode.model import block_evaluations
-from jaxode.model.memory import Slot, put
+from jaxode.model.memory import ROW_BY_ROW, Slot, put
 
 FULL = DepthConfig()
 
@@ -69,51 +67,43 @@ def test_an_adaptive_solver_has_no_slots():
         applications(model(), DepthConfig(solver="dopri5"))
 
 
-@given(st.integers(1, 5000))
-def test_buckets_are_few_and_large_enough(length):
-    size = bucket(length)
-    assert size >= length
-    assert size - length < max(16, length / 4)
-    assert bucket(size) == size
-
-
-def test_there_are_four_buckets_an_octave():
-    assert (
-        len({bucket(length) for length in range(129, 257)}) == len({bucket(length) for length in range(513, 1025)}) == 4
-    )
-
-
-def past_of(lengths, capacity):
+def past_of(ends, capacity):
     """Rows that count their tokens from 100 row on."""
-    rows = np.arange(capacity) + 100 * np.arange(len(lengths))[:, None]
-    table = jnp.asarray(rows[:, None, :, None], jnp.float32)
-    lengths = jnp.asarray(lengths, jnp.int32)
-    # buffers of their own, since what is added to is given away
-    return Past((Slot(table, table + 0),), lengths, jnp.zeros_like(lengths), jnp.asarray([0, 3], jnp.int32))
+    rows = np.arange(capacity) + 100 * np.arange(len(ends))[:, None]
+    table = jnp.asarray(rows[:, :, None], jnp.float32)
+    ends = jnp.asarray(ends, jnp.int32)
+    return Past((Slot(table, -table),), ends, jnp.asarray([0, 3], jnp.int32), jnp.zeros_like(ends))
 
 
-def test_recent_tokens_are_put_behind_those_of_their_row():
-    past = past_of([2, 5], 12)
-    recent = tuple(Slot(slot.keys - 7, slot.values - 8) for slot in empty_recent(past, 4))
-    after = commit(past, recent, jnp.array([3, 1]))
-    assert after.length.tolist() == [5, 6]
-    assert after.slots[0].keys[0, 0, :5, 0].tolist() == [0, 1, -7, -7, -7]
-    assert after.slots[0].values[1, 0, :6, 0].tolist() == [100, 101, 102, 103, 104, -8]
+def test_moving_forgets_what_lies_before_the_slots():
+    after = move(past_of([6, 5], 8), jnp.array(2), capacity=8)
+    assert after.end.tolist() == [2, 2]
+    assert after.first.tolist() == [4, 3]
+    assert after.start.tolist() == [0, 0]
+    assert after.slots[0].keys[:, :2, 0].tolist() == [[4, 5], [103, 104]]
+    assert after.slots[0].values[:, :2, 0].tolist() == [[-4, -5], [-103, -104]]
 
 
-def test_forgetting_moves_what_is_left_to_the_front():
-    after = forget(past_of([6, 5], 8), jnp.array([4, 0]))
-    assert after.length.tolist() == [2, 5]
-    assert after.dropped.tolist() == [4, 0]
-    assert after.start.tolist() == [0, 3]
-    assert after.slots[0].keys[0, 0, :2, 0].tolist() == [4, 5]
-    assert after.slots[0].keys[1, 0, :5, 0].tolist() == [100, 101, 102, 103, 104]
-    moved = forget(past_of([6, 5], 8), jnp.array([0, 2]))
-    assert moved.start.tolist() == [0, 1]
+def test_moving_makes_room_and_lets_rows_end_together():
+    after = move(past_of([6, 5], 8), jnp.array(6), capacity=32)
+    assert after.capacity == 32
+    assert after.end.tolist() == [6, 6]
+    assert after.first.tolist() == [0, -1]
+    assert after.start.tolist() == [0, 4]
+    assert after.slots[0].keys[:, 4:6, 0].tolist() == [[4, 5], [103, 104]]
 
 
 @pytest.mark.parametrize("length", [1, 3])
-def test_put_by_row(length):
-    old, new = jnp.zeros((2, 1, 6, 1)), jnp.ones((2, 1, length, 1)) * jnp.array([1.0, 2.0]).reshape(2, 1, 1, 1)
-    done = put(old, new, jnp.array([0, 2]))[:, 0, :, 0].tolist()
-    assert done == [[1.0] * length + [0.0] * (6 - length), [0.0, 0.0] + [2.0] * length + [0.0] * (4 - length)]
+@pytest.mark.parametrize("rows", [2, 2 * ROW_BY_ROW])
+def test_put_by_row(length, rows):
+    heads, ends = 2, [2 * (row % 2) for row in range(rows)]
+    new = jnp.broadcast_to(1.0 + jnp.arange(rows * heads)[:, None, None], (rows * heads, length, 1))
+    done = put(jnp.zeros((rows * heads, 6, 1)), new, jnp.array(ends))[..., 0]
+    for row, end in enumerate(ends):
+        for place in (2 * row, 2 * row + 1):
+            assert done[place].tolist() == [0.0] * end + [1.0 + place] * length + [0.0] * (6 - length - end)
+
+
+def test_put_at_one_place():
+    done = put(jnp.zeros((2, 4, 1)), jnp.ones((2, 2, 1)), jnp.array(1))[..., 0]
+    assert done.tolist() == [[0.0, 1.0, 1.0, 0.0]] * 2

@@ -76,7 +76,7 @@ def test_other_texts_compile_nothing(models, compilations):
     before = compilations()
     texts = ["x" * n for n in (3, 7, 20, 30, 32, 35, 40)]
     done = classify_texts(*models["masked"], TOKENIZER, texts, batch_size=2)
-    assert compilations() - before <= done.throughput.shapes == 4
+    assert compilations() - before <= done.throughput.shapes == 3
     before = compilations()
     classify_texts(*models["masked"], TOKENIZER, ["y" * n for n in (35, 34, 31, 26, 25, 20, 1)], batch_size=2)
     assert compilations() == before

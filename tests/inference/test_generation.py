@@ -14,7 +14,7 @@ from tiny_runs import LENGTH, TOKENIZER, model_config, parameters
 from jaxode.config import DepthConfig, UserError
 from jaxode.depth import Coefficients
 from jaxode.evaluation import Diverged
-from jaxode.inference import Greedy, Temperature, generate, generate_batch, make_sampling
+from jaxode.inference import Greedy, Temperature, generate, generate_batch, make_sampling, running
 from jaxode.inference.decoding import decode, prefill
 from jaxode.model.gains import Gains
 from jaxode.model.models import document_mask
@@ -72,6 +72,29 @@ def test_every_token_is_that_of_the_plain_forward_beyond_the_window(causal):
     done = check_run(*causal, ["abc", "hello world"], tokens=60)
     assert len(done[0].ids) > 3 * LENGTH, "the text must leave the window, and the cache forget"
     assert len(set(done[0].ids)) > 5, "a constant would pass for the wrong reason"
+
+
+def test_slots_begin_small_and_grow_where_they_are_large(monkeypatch):
+    architecture, params = parameters(model_config("causal", length=128))
+    prompts, sizes = ["abc", "hello world"], []
+
+    def text():
+        return generate_batch(architecture, params, TOKENIZER, prompts, sampling=Greedy(), max_new_tokens=120)
+
+    def spy(params, past, *rest, **settings):
+        sizes.append(past.capacity)
+        return decode(params, past, *rest, **settings)
+
+    monkeypatch.setattr(running, "decode", spy)
+    whole = text()
+    assert set(sizes) == {192}
+    sizes.clear()
+    monkeypatch.setattr(running, "GROWING", 0)
+    for grown, one in zip(text(), whole, strict=True):
+        assert grown.ids == one.ids
+        np.testing.assert_allclose(grown.log_probabilities, one.log_probabilities, atol=1e-4)
+    assert sizes == sorted(sizes)
+    assert set(sizes) == {64, 128, 192}
 
 
 @pytest.mark.parametrize(

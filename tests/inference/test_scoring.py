@@ -33,7 +33,7 @@ def well_conditioned(config):
 
 @pytest.fixture(scope="module")
 def models():
-    """Whose texts fall into buckets of 16, 24, 32 and 40 tokens."""
+    """Whose texts fall into buckets of 16, 32 and 40 tokens."""
     return {
         "causal": well_conditioned(model_config("causal", **LONGER)),
         "masked": well_conditioned(model_config("masked", **LONGER)),
@@ -143,7 +143,7 @@ def test_other_texts_compile_nothing(models, kind, compilations):
     lengths = (1, 16, 17, 20, 30, 32, 33, 40)
     texts = ["x" * n for n in lengths]
     done = score_texts(architecture, params, TOKENIZER, texts, batch_size=2)
-    assert compilations() - before == done.throughput.shapes <= 4
+    assert compilations() - before == done.throughput.shapes <= 3
     middle = compilations()
     halved = {name: value / 2 for name, value in jax.device_get(params).items()}
     score_texts(architecture, halved, TOKENIZER, ["y" * n for n in reversed(lengths)], batch_size=2)

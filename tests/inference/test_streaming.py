@@ -29,6 +29,16 @@ def test_pieces_join_to_the_text_and_show_no_half_characters(text, prompt):
         assert sum("\ufffd" in piece for piece in got) <= text.count("\ufffd")
 
 
+@given(st.text(), st.lists(st.integers(0, 5)))
+def test_many_tokens_at_once_are_the_same_text(text, sizes):
+    for tokenizer in (BYTES, BPE):
+        stream, ids, got = TextStream(tokenizer), tokenizer.encode(text), ""
+        for size in sizes:
+            got += stream.push(*ids[:size])
+            ids = ids[size:]
+        assert got + stream.push(*ids) + stream.finish() == text
+
+
 @given(st.lists(st.sampled_from(BYTES.ordinary_ids), max_size=40))
 def test_broken_bytes_are_shown_as_the_decoder_shows_them(ids):
     assert "".join(pieces(BYTES, ids)) == BYTES.decode(ids)
