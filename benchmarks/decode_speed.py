@@ -5,61 +5,48 @@
 Shapes: that of the shipped models (D 128, H 4, V 2048) and D 512, H 8, V 8192; N 12; batches of 1 and 8; 16 tokens of
 prompt, 256 new ones, greedy. GPT-2 has 12 blocks of its own, so the same arithmetic and 12 times the weights; it runs
 eagerly with its default cache, and compiled (`torch.compile`) with its static cache. The floor is the time of one
-token's matrix products alone, block 12 times and head once, in one compiled chain. Bars: 3 x the eager and 1.5 x the
-compiled GPT-2, within 1.3 x of the floor, n/12 of the looped part's time at n steps within 1.1 x.
+token's matrix products alone, block 12 times and head once, in one compiled chain. "no steps" leaves the solve out and
+keeps the rest, so that what the steps take is told apart. Bars: 3 x the eager and 1.5 x the compiled GPT-2, within
+1.3 x of the floor, n/12 of the steps' time at n steps within 1.1 x.
 """
 
 from __future__ import annotations
 
 import argparse
-import time
 from typing import Any
+from unittest import mock
 
-import jax
 import numpy as np
 import tokenizers as hf
 import torch
+from floor import matrix_products
 from timing import report
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from jaxode import DepthConfig, ModelConfig, make_model
 from jaxode.data import Tokenizer
-from jaxode.inference import Greedy, generate_batch
+from jaxode.evaluation.timing import median_times
+from jaxode.inference import Greedy, generate_batch, generation
+from jaxode.inference.decoding import Decoder
 from jaxode.model.parameters import split
 
 PROMPT, NEW = 16, 256
+STEPS = (12, 6, 4, 3)
 SHAPES = {
     "D 128": ModelConfig(vocab_size=2048, width=128, heads=4, length=512, steps=12),
     "D 512": ModelConfig(vocab_size=8192, width=512, heads=8, length=512, steps=12),
 }
 
 
-def floor(model: ModelConfig, rows: int) -> Any:
-    """One token's matrix products, each needing the result of the one before."""
-    width, hidden = model.width, model.hidden_width
-    shapes = {"qkv": (width, 3 * width), "out": (width, width), "up": (width, hidden), "down": (hidden, width)}
-    keys = jax.random.split(jax.random.key(0), len(shapes) + 2)
-    weights = {
-        name: 0.01 * jax.random.normal(key, shape) for key, (name, shape) in zip(keys, shapes.items(), strict=False)
-    }
-    head, x = jax.random.normal(keys[-1], (width, model.vocab_size)), jax.random.normal(keys[-2], (rows, width))
+class Still(Decoder):
+    """Everything but the steps: what is embedded is read out."""
 
-    @jax.jit
-    def token(weights: Any, head: Any, x: Any) -> Any:
-        for _ in range(model.steps):
-            x = x + (x @ weights["qkv"])[:, :width] @ weights["out"]
-            x = x + (x @ weights["up"]) @ weights["down"]
-        return x @ head
-
-    def tokens() -> None:
-        for _ in range(NEW):
-            out = token(weights, head, x)
-        jax.block_until_ready(out)
-
-    return tokens
+    def hidden(self, model: Any, tokens: Any, places: Any, memory: Any, depth: DepthConfig) -> Any:
+        """x(0)."""
+        return model.start(tokens, places=places)[0]
 
 
-def ours(model: ModelConfig, rows: int, depth: DepthConfig) -> Any:
+def ours(model: ModelConfig, rows: int, depth: DepthConfig, decoder: type[Decoder] = Decoder) -> Any:
     """The project's own decoding; random weights decode as fast as trained ones."""
     architecture, params = split(make_model(model))
     vocabulary = {str(one): one for one in range(model.vocab_size)}
@@ -67,9 +54,10 @@ def ours(model: ModelConfig, rows: int, depth: DepthConfig) -> Any:
     prompts = np.random.default_rng(0).integers(0, model.vocab_size, (rows, PROMPT)).tolist()
 
     def tokens() -> None:
-        done = generate_batch(
-            architecture, params, tokenizer, prompts, depth=depth, sampling=Greedy(), max_new_tokens=NEW
-        )
+        with mock.patch.object(generation, "Decoder", decoder):
+            done = generate_batch(
+                architecture, params, tokenizer, prompts, depth=depth, sampling=Greedy(), max_new_tokens=NEW
+            )
         assert all(one.new_tokens == NEW for one in done)
 
     return tokens
@@ -103,42 +91,34 @@ def gpt2(model: ModelConfig, rows: int, compiled: bool) -> Any:
     return tokens
 
 
-def medians(calls: dict[str, Any], rounds: int) -> dict[str, float]:
-    """Seconds of each, compiled before and taking turns."""
-    for call in calls.values():
-        call()
-    seconds: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(rounds):
-        for name, call in calls.items():
-            began = time.perf_counter()
-            call()
-            seconds[name].append(time.perf_counter() - began)
-    return {name: float(np.median(times)) for name, times in seconds.items()}
-
-
 def main(rounds: int) -> None:
     """Measure every shape and batch side by side."""
     found = []
     for name, model in SHAPES.items():
         for rows in (1, 8):
             calls = {
-                "floor": floor(model, rows),
-                **{f"jaxode, {n} steps": ours(model, rows, DepthConfig(steps=n)) for n in (12, 6, 4, 3)},
+                "floor": matrix_products(model, rows, NEW),
+                **{f"jaxode, {n} steps": ours(model, rows, DepthConfig(steps=n)) for n in STEPS},
+                "jaxode, no steps": ours(model, rows, DepthConfig(steps=1), Still),
                 "GPT-2 eager": gpt2(model, rows, compiled=False),
                 "GPT-2 compiled, static cache": gpt2(model, rows, compiled=True),
             }
-            seconds = medians(calls, rounds)
-            full = seconds["jaxode, 12 steps"]
-            for candidate, time_taken in seconds.items():
+            taken = median_times(calls, rounds)
+            full, rest = taken["jaxode, 12 steps"], taken["jaxode, no steps"]
+            shares = {
+                f"jaxode, {n} steps": 12 / n * (taken[f"jaxode, {n} steps"] - rest) / (full - rest) for n in STEPS
+            }
+            for candidate, time_taken in taken.items():
                 found.append(
                     {
                         "shape": name,
                         "rows": rows,
                         "candidate": candidate,
-                        "ms_a_token": 1e3 * time_taken / NEW,
-                        "tokens_per_second": rows * NEW / time_taken,
-                        "speed_of_full_depth": time_taken / full,
-                        "over_floor": time_taken / seconds["floor"],
+                        "ms_a_token": time_taken / NEW,
+                        "tokens_per_second": 1e3 * rows * NEW / time_taken,
+                        "time_of_full_depth": time_taken / full,
+                        "steps_over_their_share": shares.get(candidate),
+                        "over_floor": time_taken / taken["floor"],
                     }
                 )
             report("bench-decode-speed", found)

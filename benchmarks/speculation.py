@@ -4,7 +4,8 @@
 
 Prompts of 16 tokens from the books' validation text, 256 new tokens, greedy; plain decoding at full depth and drafts
 at the calibrated depths take turns on the same prompts, compiled before. Bars: 2 x at one row, 1.4 x at 8, and no
-token that differs.
+token that differs. "price" is what a check costs at least: the bare matrix products of its tokens over those of one
+token a row, measured in the same run; no draft, however cheap, can give more than the tokens a round over it.
 """
 
 from __future__ import annotations
@@ -12,13 +13,16 @@ from __future__ import annotations
 import argparse
 import os
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from floor import matrix_products
 from timing import report
 
 import jaxode
-from jaxode import DepthConfig
+from jaxode import DepthConfig, ModelConfig
+from jaxode.evaluation.timing import median_times
 from jaxode.inference import Greedy, Speculation, generate_batch
 from jaxode.inference.speculation import speculate
 
@@ -50,6 +54,12 @@ def run(trained: Any, batch: list[list[int]], speculation: Speculation | None) -
     return time.perf_counter() - began, done
 
 
+def price_of_a_check(model: ModelConfig, rows: int, tokens: int) -> float:
+    """Time of the matrix products of so many tokens a row, over those of one."""
+    times = median_times({n: matrix_products(model, rows * n, 100) for n in (1, tokens)}, rounds=7)
+    return times[tokens] / times[1]
+
+
 def different(done: Any, plain: Any) -> int:
     """Tokens that plain decoding gives otherwise."""
     return sum(a != b for own, one in zip(done, plain, strict=True) for a, b in zip(own.ids, one.ids, strict=True))
@@ -60,6 +70,7 @@ def main(count: int) -> None:
     found = []
     for name in NAMES:
         trained = jaxode.load(name)
+        price = partial(price_of_a_check, trained.config.model)
         depths = {n: DepthConfig(steps=n, solver="calibrated") for n in (2, 3, 4)}
         drafts = {
             "none": None,
@@ -88,7 +99,8 @@ def main(count: int) -> None:
                     accepted[key] += (done[0].acceptance or 0.0) / len(batches)
                     evaluations[key] += done[0].block_evaluations_per_token / len(batches)
                     differ[key] += different(done, plain)
-            for key in drafts:
+            for key, draft in drafts.items():
+                fixed = None if draft is None or len(draft.lengths) > 1 else draft.lengths[0]
                 found.append(
                     {
                         "model": name,
@@ -98,6 +110,7 @@ def main(count: int) -> None:
                         "tokens_per_second": tokens[key] / seconds[key],
                         "over_plain": (tokens[key] / seconds[key]) / (tokens["none"] / seconds["none"]),
                         "acceptance": accepted[key],
+                        "price": None if fixed is None else price(rows, fixed + 1),
                         "block_evaluations_per_token": evaluations[key],
                         "tokens_that_differ": int(differ[key]),
                     }

@@ -29,7 +29,7 @@ TURN = 32
 """R: tokens that one call of a compiled function gives a row, at most."""
 PATIENCE = 0.1
 """Seconds that a reader may wait for the next piece of text."""
-GROWING = 16 << 20
+GROWING = 8 << 20
 """Bytes. Slots that would take more begin small and double when they are full: each size is compiled anew, but all of
 the slots are read for every token, and beyond a processor's cache that takes the most of its time."""
 
