@@ -19,6 +19,7 @@ from jaxode.config import Config, DepthConfig, from_toml
 from jaxode.data import prepare
 from jaxode.evaluation import evaluate
 from jaxode.evaluation.figures import read_csv
+from jaxode.evaluation.study import outcome
 from jaxode.evaluation.study.__main__ import main
 from jaxode.evaluation.study.children import Children, Stopped
 from jaxode.evaluation.study.records import Code
@@ -85,6 +86,20 @@ def test_the_figure_shows_the_best_solver_and_joins_the_direct_ones(study, playe
     # these runs logged no FLOPs
     assert loss_against_cost.xlabel == "seconds of training"
     assert loss_against_cost.series["unshared"][1] == [pytest.approx(3.1)]
+
+
+def test_direct_ones_that_differ_in_more_than_their_depth_are_lines_of_their_own():
+    def row(variant, at, parameters, tokens):
+        return {"variant": variant, "trained_at": at, "N": 12, "parameters": parameters, "trained_tokens": tokens}
+
+    rows = [row("fixed", 12, 5, 9), row("direct-6", 6, 5, 9), row("direct-3", 3, 5, 9)]
+    joined = {"fixed": "fixed", "direct-6": outcome.DIRECT, "direct-3": outcome.DIRECT}
+    assert outcome._lines(rows) == joined
+    others = [row("direct-3-told", 3, 6, 9), row("direct-3-longer", 3, 5, 14)]
+    assert outcome._lines(rows + others) == joined | {
+        "direct-3-told": "direct-3-told",
+        "direct-3-longer": "direct-3-longer",
+    }
 
 
 def test_flops_are_the_cost_where_every_run_has_them(study, played):

@@ -108,6 +108,7 @@ def save_study(folder: Path, study: Study, results: Mapping[Run, Result]) -> str
 
 def _panels(rows: Rows) -> list[Panel]:
     finite = [row for row in rows if math.isfinite(row["nats_per_token"])]
+    names = _lines(finite)
     loss = "validation loss (nats per token)"
     lines: dict[str, Points] = {}
     for (variant, n), same in _grouped(finite, "variant", "n").items():
@@ -116,14 +117,13 @@ def _panels(rows: Rows) -> list[Panel]:
             continue
         solvers = _grouped(same, "solver").values()
         best = min((_mean(one, "nats_per_token"), one[0]["block_evaluations"]) for one in solvers)
-        lines.setdefault(_line(variant, direct), []).append((best[1], best[0]))
+        lines.setdefault(names[variant], []).append((best[1], best[0]))
     costs: dict[str, Points] = {}
     # runs of older code logged no FLOPs
     known = all(row["training_flops"] is not None for row in finite)
     cost, label = ("training_flops", "training FLOPs") if known else ("training_seconds", "seconds of training")
     for (variant,), same in _grouped(filter(_full, finite), "variant").items():
-        direct = same[0]["trained_at"] != same[0]["N"]
-        costs.setdefault(_line(variant, direct), []).append((_mean(same, cost), _mean(same, "nats_per_token")))
+        costs.setdefault(names[variant], []).append((_mean(same, cost), _mean(same, "nats_per_token")))
     if not lines or not costs:
         return []
     return [
@@ -132,9 +132,18 @@ def _panels(rows: Rows) -> list[Panel]:
     ]
 
 
-def _line(variant: str, direct: bool) -> str:
-    """Variants trained at another depth than N are points of one line, for each combination of axes."""
-    return "/".join([DIRECT, *variant.split("/")[1:]]) if direct else variant
+def _lines(rows: Rows) -> dict[str, str]:
+    """The line of each variant: those trained at other depths than N, otherwise alike, are points of one."""
+    names = {row["variant"]: row["variant"] for row in rows}
+    direct = [row for row in rows if row["trained_at"] != row["N"]]
+    alike = [
+        list(dict.fromkeys(row["variant"] for row in same))
+        for same in _grouped(direct, "parameters", "trained_tokens").values()
+    ]
+    for variants in alike:
+        if len(variants) > 1 or len(alike) == 1:
+            names |= {variant: "/".join([DIRECT, *variant.split("/")[1:]]) for variant in variants}
+    return names
 
 
 def _series(lines: Mapping[str, Points]) -> Series:
