@@ -226,8 +226,8 @@ class Speculation:
 
 
 class DraftChoice:
-    """Chooses the next draft: each depth once for a start, then the one that promises the most tokens for its cost, or
-    none where plain decoding promises more.
+    """Chooses the next draft: each depth that can pay once for a start, then the one that promises the most tokens for
+    its cost, or none where plain decoding promises more.
 
     A draft of k tokens, each accepted with probability a, gives (1 - a^(k+1)) / (1 - a) of them (Leviathan et al.
     2023, equation 1). The cost is counted in block evaluations, not measured, so that a seed gives the same text again.
@@ -257,15 +257,20 @@ class DraftChoice:
 
     def next(self) -> tuple[DepthConfig, int] | None:
         """Depth and length of the draft to make; None to decode plainly."""
-        lengths = self._speculation.lengths
-        untried = [one for one in self._speculation.depths if not self._drafted[one]]
-        if untried:
-            return untried[0], lengths[len(lengths) // 2]
-        ways = [(depth, length) for depth in self._speculation.depths for length in lengths]
-        best = max(ways, key=lambda one: self._promise(*one))
+        lengths, depths = self._speculation.lengths, self._speculation.depths
+        ways = [(depth, length) for depth in depths for length in lengths]
+        if len(ways) == 1:
+            # what was asked for
+            return ways[0]
         plain = 1 / (self._full + self._head)
-        # one way alone is what was asked for
-        return best if len(ways) == 1 or self._promise(*best) > plain else None
+        untried = [one for one in depths if not self._drafted[one]]
+        for depth in untried:
+            # whether it would pay if all of it stayed
+            if max(self._promise(depth, length, 1.0) for length in lengths) > plain:
+                return depth, lengths[len(lengths) // 2]
+        promises = {way: self._promise(*way, self._rate(way[0])) for way in ways if way[0] not in untried}
+        best = max(promises, key=lambda way: promises[way], default=None)
+        return best if best is not None and promises[best] > plain else None
 
     def learn(self, depth: DepthConfig, counts: Counts) -> None:
         """What drafts at this depth came to."""
@@ -273,9 +278,13 @@ class DraftChoice:
         self._accepted[depth] += int(counts.accepted)
         self._refused[depth] += int(counts.refused)
 
-    def _promise(self, depth: DepthConfig, length: int) -> float:
+    def _rate(self, depth: DepthConfig) -> float:
+        """Share of its tokens that stayed, as long as all before them did."""
         accepted, refused = self._accepted[depth], self._refused[depth]
-        rate = (accepted + 1) / (accepted + refused + 2)
+        return (accepted + 1) / (accepted + refused + 2)
+
+    def _promise(self, depth: DepthConfig, length: int, rate: float) -> float:
+        """Tokens for a block evaluation."""
         tokens = sum(rate**i for i in range(length + 1))
         draft = length * (self._costs[depth] + self._head)
         check = (self._full + self._head) * (1 + self._parallel * length)

@@ -16,7 +16,7 @@ from jaxode.config import DepthConfig
 from jaxode.data import BatchSpec, text_batches
 from jaxode.evaluation import evaluate
 from jaxode.evaluation.figures import read_csv
-from jaxode.inference import Temperature, generate, main, make_sampling
+from jaxode.inference import Temperature, generate, main, make_sampling, speculation
 
 ROOT = Path(__file__).parents[2]
 TEXT = "Depth is time: one block, applied again and again. " * 4
@@ -78,11 +78,15 @@ def test_sampling_flags_reach_the_draws(infer, runs, causal):
     assert ran.out == generate(*causal, TOKENIZER, "abc", seed=3, **rules).text + "\n"
 
 
-def test_drafts_leave_greedy_text_as_it_is(infer, runs):
+def test_drafts_leave_greedy_text_as_it_is(infer, runs, monkeypatch):
     common = ("--checkpoint", runs["causal"], "--prompt", "abc", "--temperature", 0, "--max-new-tokens", 40)
     plain, drafted = infer(*common), infer(*common, "--speculative")
     assert plain.out == drafted.out
-    assert re.search(r"40 tokens, \d+% of the drafted ones accepted", drafted.err)
+    assert "40 tokens, no draft would pay here" in drafted.err
+    monkeypatch.setitem(speculation.PARALLEL, "cpu", 0.05)
+    tried = infer(*common, "--speculative")
+    assert tried.out == plain.out
+    assert re.search(r"40 tokens, \d+% of the drafted ones accepted", tried.err)
 
 
 def test_bench_measures_every_way_to_decode(infer, runs):

@@ -20,6 +20,14 @@ from jaxode.inference.speculation import Counts, DraftChoice
 HALF, ONE = DepthConfig(steps=2), DepthConfig(steps=1)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _checks_are_cheap():
+    """As on an accelerator, so that drafts are tried."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(speculation.PARALLEL, "cpu", 0.05)
+        yield
+
+
 @settings(max_examples=6, deadline=None, derandomize=True)
 @given(
     prompts=st.lists(st.text("abcdefgh", min_size=1, max_size=LENGTH), min_size=2, max_size=2),
@@ -187,6 +195,8 @@ def test_the_draft_adapts(monkeypatch):
     for depth in (two, six):
         choice.learn(depth, Counts(rounds=5000, drafted=10000, accepted=0, refused=5000))
     assert choice.next() is None, "where nothing is accepted nothing is drafted"
+    monkeypatch.setitem(speculation.PARALLEL, "cpu", 1.0)
+    assert DraftChoice(model, DepthConfig(), Speculation((two, six))).next() is None, "nor tried where it cannot pay"
     only = DraftChoice(model, DepthConfig(), Speculation((two,), (2,)))
     only.learn(two, Counts(rounds=5000, drafted=10000, accepted=0, refused=5000))
     assert only.next() == (two, 2), "one way alone is what was asked for"
