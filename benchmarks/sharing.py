@@ -40,9 +40,10 @@ def main() -> None:
     cost: dict[str, Any] = {}
     for name in LAYOUTS.values():
         same = sorted((row for row in rows if row["layout"] == name), key=lambda row: row["block_evaluations"])
-        if same:
-            size[name] = ([same[-1]["parameters"] / 1e6], [same[-1]["nats_per_token"]])
-            cost[name] = ([row["block_evaluations"] for row in same], [row["nats_per_token"] for row in same])
+        if not same:
+            raise SystemExit(f"docs/results/objectives.csv has no rows of {name!r}: run the study first")
+        size[name] = ([same[-1]["parameters"] / 1e6], [same[-1]["nats_per_token"]])
+        cost[name] = ([row["block_evaluations"] for row in same], [row["nats_per_token"] for row in same])
     loss = "validation loss (nats per token)"
     panels = [
         Panel(size, "parameters (millions)", loss, "At full depth, by parameters", logx=True),

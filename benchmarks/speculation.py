@@ -14,6 +14,7 @@ import argparse
 import os
 import time
 from functools import partial
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,7 @@ def price_of_a_check(model: ModelConfig, rows: int, tokens: int) -> float:
 
 def different(done: Any, plain: Any) -> int:
     """Tokens that plain decoding gives otherwise."""
-    return sum(a != b for own, one in zip(done, plain, strict=True) for a, b in zip(own.ids, one.ids, strict=True))
+    return sum(a != b for own, one in zip(done, plain, strict=True) for a, b in zip_longest(own.ids, one.ids))
 
 
 def main(count: int) -> None:

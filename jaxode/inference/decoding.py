@@ -19,6 +19,8 @@ from jaxode.model.parameters import Architecture, Parameters
 from jaxode.types import Key, Segments, State, Tokens
 
 NOT_FINITE = -1
+TURN = 32
+"""R: tokens that one call of a compiled function gives a row, at most."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,7 +110,8 @@ def prefill(
 ) -> First:
     """Read prompts of `lengths` tokens, padded at their ends, by a solve at `depth`; draw what follows.
 
-    The slots have room for `capacity` tokens. What is drawn later reads a prompt from its token `starts` on.
+    The slots have room for `capacity` tokens, and of a prompt longer than the window hold the end. What is drawn later
+    reads a prompt from its token `starts` on.
 
     Attention is causal, so what pads a prompt is never looked at. The token at place i of its text, counted from 0, is
     drawn with the key fold_in(key of the row, i): `places` says where the drawn ones are.
@@ -128,7 +131,9 @@ def prefill(
     token, nats = choose(decoder.sampling, logits, seen, keys, places)
     slots = tuple(memory.slots[i] for i in decoder.layout.sources(model.config, depth))
     past = Past(slots, lengths, starts, jnp.zeros_like(lengths))
-    return First(token, nats, move(past, jnp.max(lengths), capacity=capacity))
+    # a token reads so many before it
+    end = jnp.minimum(jnp.max(lengths), decoder.window - 1)
+    return First(token, nats, move(past, end, capacity=capacity))
 
 
 @partial(jax.jit, static_argnames="decoder", donate_argnames=("past", "rows"))

@@ -87,6 +87,11 @@ def generate_batch(
         model.kind == "causal",
         'model.kind = "masked": a masked model fills in [MASK] and does not generate; use task fill',
     )
+    require(
+        speculation is None or cache_share == 1,
+        f"cache_share = {cache_share} with speculation: drafts are checked many tokens at once, which then read other "
+        "slots than one by one; leave one of them out",
+    )
     require(max_new_tokens >= 1, f"max_new_tokens = {max_new_tokens}: must be at least 1")
     depth = depth or DepthConfig()
     for one in (depth, prefill_depth, *(speculation.depths if speculation else ())):

@@ -93,9 +93,10 @@ def bench(
     model = trained.config.model
     full = block_evaluations(model, depth)
     ways += [(one.depth, None) for one in calibrations.values() if block_evaluations(model, one.depth) < full]
-    # one way, which is tried even where it does not pay
-    best = max(drafts(model, depth, calibrations).depths, key=lambda one: block_evaluations(model, one))
-    ways.append((depth, Speculation((best,), (4,))))
+    if config.cache_share == 1:
+        # one way, which is tried even where it does not pay
+        best = max(drafts(model, depth, calibrations).depths, key=lambda one: block_evaluations(model, one))
+        ways.append((depth, Speculation((best,), (4,))))
     found = []
     for chosen, speculation in ways:
         own = settings | {"depth": chosen, "speculation": speculation}

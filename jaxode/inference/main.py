@@ -128,7 +128,7 @@ def _generate(
     write("\n")
     spent = cost(trained.config.model, depth, done.block_evaluations_per_token)
     later = "" if done.seconds_per_token is None else f", {1e3 * done.seconds_per_token:.2f} ms a token"
-    accepted = ", no draft would pay here" if config.speculative else ""
+    accepted = ", no draft would pay here" if config.speculative and done.seconds_per_token is not None else ""
     if done.acceptance is not None:
         accepted = f", {done.acceptance:.0%} of the drafted ones accepted"
     note(f"{spent}{later} (the first {done.seconds_first:.1f} s); {done.new_tokens} tokens{accepted}")

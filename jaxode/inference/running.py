@@ -18,15 +18,13 @@ from jaxode.data import Tokenizer, segments
 from jaxode.evaluation import diverged
 from jaxode.inference.batching import bucket
 from jaxode.inference.cache import cache_bytes, move
-from jaxode.inference.decoding import NOT_FINITE, Decoder, Rows, decode, prefill
+from jaxode.inference.decoding import NOT_FINITE, TURN, Decoder, Rows, decode, prefill
 from jaxode.inference.memory import check_cache
 from jaxode.inference.speculation import DraftChoice, Speculation, speculate
 from jaxode.inference.streaming import TextStream
 from jaxode.model import block_evaluations
 from jaxode.model.parameters import Parameters
 
-TURN = 32
-"""R: tokens that one call of a compiled function gives a row, at most."""
 PATIENCE = 0.1
 """Seconds that a reader may wait for the next piece of text."""
 GROWING = 8 << 20
@@ -70,10 +68,11 @@ class Running:
         self.on_text = on_text
         self.model: ModelConfig = decoder.architecture.bind(params).config
         # what no token reads any more is forgotten once the slots hold twice the window
-        prompt = max(map(len, ids))
-        self.most = bucket(max(prompt, min(prompt + new, 2 * self.model.length)) + TURN)
+        self.longest = max(map(len, ids))
+        self.most = bucket(min(self.longest + new, 2 * self.model.length) + TURN)
         self.bytes = cache_bytes(self.model, decoder.layout, len(ids), self.most)
-        check_cache(self.bytes, len(ids))
+        # moved slots live beside those that they come from
+        check_cache(2 * self.bytes, len(ids))
         self.streams = [TextStream(tokenizer, row) for row in ids]
         self.tokens: list[list[int]] = [[] for _ in ids]
         self.nats: list[list[float]] = [[] for _ in ids]
@@ -86,7 +85,9 @@ class Running:
     def prefill(self, depth: DepthConfig, seeds: Sequence[int], document_mask: bool) -> None:
         """Read the prompts and draw the first token of each row."""
         lengths = np.asarray([len(row) for row in self.ids], np.int32)
-        tokens = np.full((len(self.ids), bucket(int(lengths.max()))), self.tokenizer.pad_id, np.int32)
+        # learned positions end at the model's length
+        width = max(self.longest, min(bucket(self.longest), self.model.length))
+        tokens = np.full((len(self.ids), width), self.tokenizer.pad_id, np.int32)
         for row, ids in zip(tokens, self.ids, strict=True):
             row[: len(ids)] = ids
         starts = np.zeros_like(lengths)
@@ -112,7 +113,7 @@ class Running:
             lengths,
             decoder=self.decoder,
             depth=depth,
-            capacity=self._capacity(int(lengths.max())),
+            capacity=self._capacity(min(self.longest, self.decoder.window - 1)),
         )
         first = jax.device_get(found.token)
         if (first == NOT_FINITE).any():
@@ -145,10 +146,10 @@ class Running:
             if self.on_text is not None:
                 # little for a start, then as much as a reader has patience for
                 turns = 4 if seconds is None else max(1, min(TURN, int(PATIENCE / seconds)))
-            began, before = time.perf_counter(), sum(map(len, self.tokens))
+            began, before = time.perf_counter(), list(map(len, self.tokens))
             self._advance(turns, choice)
-            made = sum(map(len, self.tokens)) - before
-            seconds = (time.perf_counter() - began) * len(self.ids) / max(made, 1)
+            made = max(len(row) - had for row, had in zip(self.tokens, before, strict=True))
+            seconds = (time.perf_counter() - began) / max(made, 1)
             self.paces.append(seconds)
 
     def _advance(self, turns: int, choice: DraftChoice | None) -> None:
@@ -192,8 +193,10 @@ class Running:
         if fits and not (even and ends.min() < end):
             return
         if not fits:
-            end = min(int((ends - starts).max()), self.decoder.window - 1)
+            # rows that are at their end may hold more, and need nothing of it
+            end = min(int((ends - starts)[self.active].max()), self.decoder.window - 1)
             capacity = max(capacity, self._capacity(end))
+            assert end + TURN <= capacity
         self.past = move(self.past, np.int32(end), capacity=capacity)
 
     def _capacity(self, tokens: int) -> int:
@@ -207,11 +210,13 @@ class Running:
                 raise self._diverged(row, new)
             self.tokens[row] += new
             self.nats[row] += own
+            if not new:
+                continue
             shown = [one for one in new if one != self.tokenizer.end_id]
             # where nobody listens, all at once
             for some in [shown] if self.on_text is None else [[one] for one in shown]:
                 self._hand_out(row, self.streams[row].push(*some))
-            if new and not self.active[row]:
+            if not self.active[row]:
                 self._hand_out(row, self.streams[row].finish())
 
     def _hand_out(self, row: int, piece: str) -> None:

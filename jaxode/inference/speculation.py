@@ -18,7 +18,7 @@ from jaxtyping import Array, Float, Int
 
 from jaxode.config import DepthConfig, ModelConfig, require
 from jaxode.inference.cache import Past
-from jaxode.inference.decoding import NOT_FINITE, Decoder, Rows, earlier, log_probability, take
+from jaxode.inference.decoding import NOT_FINITE, TURN, Decoder, Rows, earlier, log_probability, take
 from jaxode.inference.sampling import Sampling, is_greedy, log_probabilities
 from jaxode.model import block_evaluations, flops_per_token
 from jaxode.model.memory import Memory
@@ -27,7 +27,7 @@ from jaxode.types import Key
 
 PARALLEL = {"cpu": 0.8}
 """What one more token in a check costs, as a share of the first, by JAX's backend: near 1 where computing takes the
-time, as measured on a CPU at D 128 (docs/decoding.md), near 0 (any other) where reading the weights does."""
+time (on a CPU at D 128 whole rounds tell 0.6 to 0.8), near 0 (any other) where reading the weights does."""
 
 
 @no_type_check  # JAX rebuilds pytrees with leaves of any kind
@@ -209,7 +209,7 @@ class Speculation:
     """Which drafts are tried: the number of steps and the length adapt to what is accepted, unless one each is given.
 
     Raises:
-        UserError: no depth or length, or a length below 1.
+        UserError: no depth or length, or a length below 1 or above R - 1.
     """
 
     depths: tuple[DepthConfig, ...]
@@ -222,6 +222,10 @@ class Speculation:
         require(
             len(self.lengths) > 0 and min(self.lengths) >= 1,
             f"speculation: lengths = {list(self.lengths)}: must be numbers of at least 1",
+        )
+        require(
+            max(self.lengths) < TURN,
+            f"speculation: lengths = {list(self.lengths)}: must be below {TURN}, the tokens of one compiled call",
         )
 
 

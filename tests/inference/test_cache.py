@@ -1,4 +1,4 @@
-"""Which slot each application of a block reads and writes, and how slots are added to and forgotten."""
+"""Which slot each application of a block reads and writes, and how slots are moved and written."""
 
 import jax.numpy as jnp
 import numpy as np

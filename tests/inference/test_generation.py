@@ -15,7 +15,7 @@ from jaxode.config import DepthConfig, UserError
 from jaxode.depth import Coefficients
 from jaxode.evaluation import Diverged
 from jaxode.inference import Greedy, Temperature, generate, generate_batch, make_sampling, running
-from jaxode.inference.decoding import decode, prefill
+from jaxode.inference.decoding import TURN, decode, prefill
 from jaxode.model.gains import Gains
 from jaxode.model.models import document_mask
 from jaxode.model.parameters import calibration_parameters
@@ -115,6 +115,11 @@ def test_every_layout(layout):
 
 def test_learned_positions():
     check_run(*parameters(model_config("causal", positions="learned")), ["abc", "hello"], tokens=8)
+
+
+def test_learned_positions_may_end_at_any_length():
+    model = parameters(model_config("causal", positions="learned", length=20))
+    assert generate(*model, TOKENIZER, 18 * "a", max_new_tokens=2).new_tokens == 2
 
 
 @pytest.mark.parametrize(
@@ -229,11 +234,21 @@ def test_the_end_token_ends_the_text(causal, greedy):
     assert done.new_tokens == stop
 
 
-def test_a_long_prompt_is_refused_or_read_through_the_window(causal):
+def test_a_long_prompt_is_refused_or_read_through_the_window(causal, monkeypatch):
     prompt = "The quick brown fox jumps over the lazy dog"
     with pytest.raises(UserError, match=r"the prompt has 43 tokens, more than the 16 that the model reads at once"):
         generate(*causal, TOKENIZER, prompt)
     check_run(*causal, [prompt, "abc"], tokens=6, context="window")
+    # what no token reads is not kept
+    sizes = []
+
+    def spy(params, past, *rest, **settings):
+        sizes.append(past.capacity)
+        return decode(params, past, *rest, **settings)
+
+    monkeypatch.setattr(running, "decode", spy)
+    generate(*causal, TOKENIZER, prompt, max_new_tokens=40, context="window")
+    assert set(sizes) == {2 * LENGTH + TURN}
 
 
 def test_a_text_that_must_fit_is_refused_where_it_does_not(causal):

@@ -14,7 +14,17 @@ from tokenizers import models
 
 from jaxode.config import DepthConfig, UserError
 from jaxode.data import Tokenizer, byte_tokenizer
-from jaxode.inference import Greedy, Speculation, Temperature, generate, generate_batch, make_sampling, speculation
+from jaxode.inference import (
+    Greedy,
+    Speculation,
+    Temperature,
+    generate,
+    generate_batch,
+    make_sampling,
+    running,
+    speculation,
+)
+from jaxode.inference.decoding import TURN, decode
 from jaxode.inference.speculation import Counts, DraftChoice
 
 HALF, ONE = DepthConfig(steps=2), DepthConfig(steps=1)
@@ -42,6 +52,28 @@ def test_greedy_tokens_are_those_of_plain_decoding(causal, prompts, drafts):
         assert one.ids == other.ids
         np.testing.assert_allclose(one.log_probabilities, other.log_probabilities, atol=1e-3)
     assert done[0].acceptance is not None
+
+
+def test_plain_decoding_goes_on_where_drafts_ended_unevenly(monkeypatch):
+    """A row that is at its end leads by far, and leaves room for the other all the same."""
+    architecture, params = parameters(model_config("causal", length=128))
+    prompts, rules = ["aaaaaaaaaaaaaaaa", "hello world"], {"sampling": Greedy(), "max_new_tokens": 80}
+    plain = generate_batch(architecture, params, TOKENIZER, prompts, **rules)
+    drafts = iter([(HALF, 4), (HALF, 4)])
+    monkeypatch.setattr(DraftChoice, "next", lambda _: next(drafts, None))
+    # the first row is given all that is drafted for it, the second one nothing
+    monkeypatch.setattr(speculation, "_accepted", lambda *_: jnp.array([4, 0]))
+    left = []
+
+    def spy(params, past, *rest, **settings):
+        left.append(past.capacity - int(past.end.max()))
+        return decode(params, past, *rest, **settings)
+
+    monkeypatch.setattr(running, "decode", spy)
+    done = generate_batch(architecture, params, TOKENIZER, prompts, speculation=Speculation((HALF,)), **rules)
+    assert done[1].ids == plain[1].ids
+    assert done[0].new_tokens == 80
+    assert min(left) >= TURN
 
 
 def test_a_repetition_penalty_sees_the_draft(causal):
@@ -202,11 +234,17 @@ def test_the_draft_adapts(monkeypatch):
     assert only.next() == (two, 2), "one way alone is what was asked for"
 
 
+def test_shared_slots_are_refused(causal):
+    with pytest.raises(UserError, match="cache_share = 2 with speculation"):
+        generate(*causal, TOKENIZER, "abc", speculation=Speculation((HALF,)), cache_share=2)
+
+
 @pytest.mark.parametrize(
     ("build", "why"),
     [
         (lambda: Speculation(()), "no depth to draft at"),
         (lambda: Speculation((HALF,), (0,)), r"lengths = \[0\]"),
+        (lambda: Speculation((HALF,), (2, 32)), r"lengths = \[2, 32\]: must be below 32"),
         (lambda: DraftChoice(model_config("causal"), HALF, Speculation((HALF,))), "a draft of 2 steps costs 2"),
     ],
 )

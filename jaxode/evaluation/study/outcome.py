@@ -140,9 +140,14 @@ def _lines(rows: Rows) -> dict[str, str]:
         list(dict.fromkeys(row["variant"] for row in same))
         for same in _grouped(direct, "parameters", "trained_tokens").values()
     ]
+    taken: set[str] = set()
     for variants in alike:
-        if len(variants) > 1 or len(alike) == 1:
-            names |= {variant: "/".join([DIRECT, *variant.split("/")[1:]]) for variant in variants}
+        line = "/".join([DIRECT, *variants[0].split("/")[1:]])
+        if line not in taken and (len(variants) > 1 or len(alike) == 1):
+            names |= dict.fromkeys(variants, line)
+        elif len(variants) > 1:
+            names |= dict.fromkeys(variants, f"{line}, as {variants[0]}")
+        taken.add(line)
     return names
 
 
