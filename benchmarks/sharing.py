@@ -19,7 +19,6 @@ LAYOUTS = {
     "random-even-told": "one block",
     "sequence-elastic": "two groups, A A B B",
     "prelude-coda-elastic": "one block between two others",
-    "unshared-flops": "12 blocks of their own",
     "unshared-parameters": "1 block, once",
 }
 
@@ -28,7 +27,7 @@ def main() -> None:
     """Table and figure."""
     rows = [
         {"layout": LAYOUTS[row["variant"]]}
-        | {name: row[name] for name in ("parameters", "training_flops", "n", "block_evaluations", "nats_per_token")}
+        | {name: row[name] for name in ("parameters", "training_flops", "trained_at", "n", "block_evaluations", "nats_per_token")}
         for row in read_csv(RESULTS / "objectives.csv")
         # what shares nothing has no other depth than its own
         if row["variant"] in LAYOUTS
@@ -42,7 +41,8 @@ def main() -> None:
         same = sorted((row for row in rows if row["layout"] == name), key=lambda row: row["block_evaluations"])
         if not same:
             raise SystemExit(f"docs/results/objectives.csv has no rows of {name!r}: run the study first")
-        size[name] = ([same[-1]["parameters"] / 1e6], [same[-1]["nats_per_token"]])
+        own = next(row for row in same if row["n"] == row["trained_at"])
+        size[name] = ([own["parameters"] / 1e6], [own["nats_per_token"]])
         cost[name] = ([row["block_evaluations"] for row in same], [row["nats_per_token"] for row in same])
     loss = "validation loss (nats per token)"
     panels = [
