@@ -4,7 +4,7 @@
 
 Reads docs/results/objectives.csv (its command: configs/studies/objectives.toml) and draws docs/results/sharing.png,
 with docs/results/sharing.csv behind it. Elastic models at 12 (10 of the loop and 2 around it), 6, 4, 3 and 2 steps, and
-those that share nothing at their own depth; all trained on the same 2 M tokens.
+what shares nothing at its own depth; all trained on the same 2 M tokens.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ LAYOUTS = {
 
 def main() -> None:
     """Table and figure."""
+    kept = ("parameters", "training_flops", "trained_at", "n", "block_evaluations", "nats_per_token")
     rows = [
-        {"layout": LAYOUTS[row["variant"]]}
-        | {name: row[name] for name in ("parameters", "training_flops", "trained_at", "n", "block_evaluations", "nats_per_token")}
+        {"layout": LAYOUTS[row["variant"]]} | {name: row[name] for name in kept}
         for row in read_csv(RESULTS / "objectives.csv")
         # what shares nothing has no other depth than its own
         if row["variant"] in LAYOUTS
