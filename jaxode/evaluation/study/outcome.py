@@ -49,7 +49,7 @@ def measurements(study: Study, results: Mapping[Run, Result]) -> list[dict[str, 
                     "batches": result.batches,
                     "version": result.started.code.version,
                     "code": result.started.code.source,
-                    "config": hashlib.sha256(settings.encode()).hexdigest()[:16],
+                    "config": f"sha256:{hashlib.sha256(settings.encode()).hexdigest()[:16]}",
                     **{f"tokens_{split}": count for split, count in result.started.tokens.items()},
                 }
             )

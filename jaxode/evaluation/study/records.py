@@ -41,7 +41,8 @@ class Code:
         digest = hashlib.sha256()
         for path in sorted(folder.rglob("*.py")):
             digest.update(path.relative_to(folder).as_posix().encode() + b"\0" + path.read_bytes())
-        return cls(sys.modules["jaxode"].__version__, digest.hexdigest()[:16])
+        # sixteen digits alone may look like a number, and a table would read them as one
+        return cls(sys.modules["jaxode"].__version__, f"sha256:{digest.hexdigest()[:16]}")
 
 
 @dataclass(frozen=True)
