@@ -19,6 +19,7 @@ LAYOUTS = {
     "random-even-told": "one block",
     "sequence-elastic": "two groups, A A B B",
     "prelude-coda-elastic": "one block between two others",
+    "unshared-flops": "12 blocks of their own",
     "unshared-parameters": "1 block, once",
 }
 
