@@ -34,14 +34,17 @@ class ObjectiveConfig:
     solve. loopformer: Jeddi et al. 2026, for model.conditioning = "loopformer". distil: a short multistep solve learns
     from the full depth. collinear: consecutive increments that point the same way."""
     steps: str = ""
-    """Steps of the main solve: empty: depth.steps | grow | uniform | poisson, each over the divisions of N that fit the
-    layout (N/6, N/4, N/3, N/2, N), or over your own: "grow:3,6,12", "uniform:4,6,12"."""
+    """Steps of the main solve: empty: depth.steps | grow | widen | uniform | inverse | poisson, each over the divisions
+    of N that fit the layout (N/6, N/4, N/3, N/2, N), or over your own: "grow:3,6,12", "uniform:4,6,12". inverse: n with
+    probability 1/n of uniform's, the same FLOPs for each. widen: inverse over the first of them, then over the first
+    two, and so on, equally many updates each."""
     spacing: Literal["auto", "even", "unit", "random", "coarse-early", "fine-early"] = "auto"
     """Schedule of every solve with fewer steps than N. auto: the name's, or even; even: rescaled steps; unit: steps of
     size 1, truncated; random: every whole-number schedule equally often; coarse-early: as LoopFormer's sampler draws;
     fine-early: its mirror."""
     short: str = ""
-    """Steps of the second solve: empty: there is none | uniform | poisson, or over your own: "uniform:3,4,6"."""
+    """Steps of the second solve: empty: there is none | uniform | inverse | poisson, or over your own:
+    "uniform:3,4,6"."""
     short_solver: Literal["auto", "euler", "secant"] = "auto"
     """Of the second solve. auto: the name's, or euler; secant remembers the evaluation before."""
     short_loss: float = 0.0
@@ -74,8 +77,8 @@ class ObjectiveConfig:
     def _check(self) -> None:
         for key in ("short_loss", "distil", "match", "exit_loss", "collinear"):
             at_least(f"objective.{key}", getattr(self, key), 0)
-        _check_counts("steps", self.steps, ("grow", "uniform", "poisson"))
-        _check_counts("short", self.short, ("uniform", "poisson"))
+        _check_counts("steps", self.steps, ("grow", "widen", "uniform", "inverse", "poisson"))
+        _check_counts("short", self.short, ("uniform", "inverse", "poisson"))
         compared = self.short_loss + self.distil + self.match
         require(
             bool(self.short) == (compared > 0),

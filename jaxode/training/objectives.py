@@ -68,8 +68,11 @@ class Curriculum:
     def at(self, update: int) -> Solves:
         """The solves of an update, counted from 0."""
         rng = np.random.default_rng((self._seed, update, 0x0DE))
+        reached = min(update * len(self._main) // self._updates, len(self._main) - 1)
         if self._rule == "grow":
-            main = self._main[min(update * len(self._main) // self._updates, len(self._main) - 1)]
+            main = self._main[reached]
+        elif self._rule == "widen":
+            main = _draw(rng, "inverse", self._main[: reached + 1])
         else:
             main = _draw(rng, self._rule, self._main) if self._main else self.full
         shorter = [steps for steps in self._short if steps < main]
@@ -236,9 +239,12 @@ def _static(steps: int) -> DepthConfig:
 
 
 def _draw(rng: np.random.Generator, rule: str, choices: Sequence[int]) -> int:
-    """Uniform, or the choice nearest to a draw of log-normal Poisson with the choices' mean."""
+    """Uniform, inverse to the steps, or the choice nearest to a log-normal Poisson draw with the choices' mean."""
     if rule == "uniform":
         return int(rng.choice(choices))
+    if rule == "inverse":
+        shares = 1.0 / np.asarray(choices)
+        return int(rng.choice(choices, p=shares / shares.sum()))
     mean = sum(choices) / len(choices)
     rate = math.exp(rng.normal(math.log(mean) - SIGMA**2 / 2, SIGMA))
     drawn = rng.poisson(rate) + 1

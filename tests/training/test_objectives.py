@@ -82,6 +82,21 @@ class TestCurriculum:
         assert set(found) == {2, 3, 4, 6, 12}
         assert max(found.values()) - min(found.values()) < 150
 
+    def test_inverse_spends_the_same_flops_on_every_division(self):
+        found = Counter(solves.main for solves in drawn(ObjectiveConfig("random", steps="inverse"), 6000))
+        spent = [steps * times for steps, times in found.items()]
+        assert set(found) == {2, 3, 4, 6, 12}
+        assert max(spent) < 1.2 * min(spent)
+        short = Counter(solves.short for solves in drawn(ObjectiveConfig("distil", short="inverse:2,6"), 3000))
+        assert short[2] > 2.5 * short[6] > 0
+
+    def test_widening_draws_add_a_longer_solve_at_a_time(self):
+        found = [solves.main for solves in drawn(ObjectiveConfig("random", steps="widen:2,3,12"), 300)]
+        assert set(found[:100]) == {2}
+        assert set(found[100:200]) == {2, 3}
+        assert set(found[200:]) == {2, 3, 12}
+        assert found[200:].count(2) > found[200:].count(12)
+
     def test_poisson_prefers_the_middle(self):
         found = Counter(solves.main for solves in drawn(ObjectiveConfig("poisson", steps="poisson:2,6,12"), 3000))
         assert found[6] > found[2] > 0
@@ -153,7 +168,7 @@ class TestConfig:
     @pytest.mark.parametrize(
         ("changes", "message"),
         [
-            ({"steps": "often"}, r'objective\.steps = "often": must be grow, uniform, poisson'),
+            ({"steps": "often"}, r'objective\.steps = "often": must be grow, widen, uniform, inverse, poisson'),
             ({"steps": "uniform:a"}, r"objective\.steps"),
             ({"steps": "uniform:6,3"}, r"must rise"),
             ({"steps": "uniform:0,3"}, r"objective\.steps"),
