@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
-from tiny_runs import model_config, write_run
+from tiny_runs import fails, model_config, write_run
 
 import jaxode
 from jaxode.calibration import Calibration, Origin, load_all, save
@@ -53,11 +53,6 @@ def exported(finished):
 def model(exported, tmp_path):
     """An exported model to damage."""
     return shutil.copytree(exported, tmp_path / "model")
-
-
-def fails(ran):
-    assert (ran.code, ran.out) == (2, "")
-    return ran.err.splitlines()[-1]
 
 
 def test_the_exported_model_is_the_run_bit_for_bit(finished, exported):

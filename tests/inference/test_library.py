@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from tiny_runs import model_config, write_run
+from tiny_runs import fails, model_config, write_run
 
 import jaxode
 from jaxode.checkpoint import RunFolder
@@ -40,11 +40,6 @@ def other_models(tmp_path, monkeypatch):
     export(trained, {}, folder / "books-causal")
     monkeypatch.setattr(library, "SHIPPED", folder)
     return folder
-
-
-def fails(ran):
-    assert (ran.code, ran.out) == (2, "")
-    return ran.err.splitlines()[-1]
 
 
 def loss(name, depth):

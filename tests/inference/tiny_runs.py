@@ -43,3 +43,12 @@ def write_run(path, config, *, steps=(3, 7), tokenizer=TOKENIZER, **data):
             checkpoints.save(step, params, {"count": jnp.zeros(())}, {"step": step})
         checkpoints.wait()
     return path
+
+
+def fails(ran):
+    """Exit code 2, nothing on standard output; returns the one line after the notes that the run began with."""
+    assert (ran.code, ran.out) == (2, "")
+    *notes, last = ran.err.splitlines()
+    assert all(note.startswith(("run ", "the prompt has")) for note in notes), ran.err
+    assert last.startswith("error: ")
+    return last
