@@ -25,7 +25,7 @@ from jaxode.evaluation import Evaluation, evaluate
 from jaxode.model import make_model, plan
 from jaxode.model.parameters import Architecture, Parameters, split
 from jaxode.tracking import JsonlTracker, ProgressBar, TensorBoardTracker, Tracker, Trackers, WandbTracker
-from jaxode.training.objectives import Cost, Curriculum, Solves, cost
+from jaxode.training.curriculum import Cost, Curriculum, Solves, cost
 from jaxode.training.optimizer import learning_rate, make_optimizer
 from jaxode.training.parallel import Parallel, make_parallel
 from jaxode.training.signals import StopRequest

@@ -13,7 +13,8 @@ from flax import struct
 from jaxode.config import DepthConfig, ObjectiveConfig
 from jaxode.data import Batch
 from jaxode.model.parameters import Architecture, Parameters
-from jaxode.training.objectives import Counts, Solves, Terms, count, objective_terms
+from jaxode.training.curriculum import Solves
+from jaxode.training.objectives import Counts, Terms, count, objective_terms
 from jaxode.types import Key, Scalar
 
 

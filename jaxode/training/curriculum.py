@@ -1,0 +1,153 @@
+"""Curricula: in how many steps each update solves its batch, drawn from a small fixed set, and what that costs."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+
+from jaxode.config import Config, DepthConfig, ModelConfig, ObjectiveConfig, UserError, parse_counts, require
+from jaxode.evaluation import default_steps
+from jaxode.model import flops_per_token, plan
+from jaxode.model.cost import block_evaluations
+
+DIVISORS = (1, 2, 3, 4, 6)
+SIGMA = 0.5
+"""Of the logarithm of the Poisson mean (Geiping et al. 2025, section 3.3)."""
+
+
+@dataclass(frozen=True)
+class Solves:
+    """Step counts of one update: static, one compiled program for each value."""
+
+    main: int
+    short: int | None = None
+
+
+class Curriculum:
+    """Which solves each update makes: a function of (seed, update) alone, from a small fixed set.
+
+    Raises:
+        UserError: step counts, spacing or conditioning that do not fit the model.
+    """
+
+    def __init__(self, config: Config):
+        """Resolve the step counts of `config.objective` for the model."""
+        model, depth, own = config.model, config.depth, config.objective.resolved
+        self._seed, self._updates = config.train.seed, config.train.updates
+        self.full = model.steps if depth.steps is None else depth.steps
+        _check(model, depth, config.objective)
+        self._rule, self._main = _choices("steps", own.steps, model)
+        self._short_rule, self._short = _choices("short", own.short, model)
+        if self._rule == "grow" and not parse_counts(own.steps)[1]:
+            self._main = tuple(steps for steps in self._main if self.full // steps in (4, 2, 1))
+        require(
+            self._rule != "grow" or self._main[-1:] == (self.full,),
+            f'objective.steps = "{own.steps}" ends with {self._main[-1] if self._main else None}: depth must grow to '
+            f"the full {self.full} steps",
+        )
+        self._short = tuple(steps for steps in self._short if steps < self.full)
+        require(
+            not own.short or bool(self._short),
+            f'objective.short = "{own.short}": no step count below the full depth of {self.full} fits the layout',
+        )
+
+    def at(self, update: int) -> Solves:
+        """The solves of an update, counted from 0."""
+        rng = np.random.default_rng((self._seed, update, 0x0DE))
+        reached = min(update * len(self._main) // self._updates, len(self._main) - 1)
+        if self._rule == "grow":
+            main = self._main[reached]
+        elif self._rule == "widen":
+            main = _draw(rng, "inverse", self._main[: reached + 1])
+        else:
+            main = _draw(rng, self._rule, self._main) if self._main else self.full
+        shorter = [steps for steps in self._short if steps < main]
+        return Solves(main, _draw(rng, self._short_rule, shorter) if shorter else None)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of one update or of several, forward and backward; recomputation is no progress and is not counted."""
+
+    block_evaluations: int
+    """Applications of a block in the forward solves."""
+    flops: int
+    """Per token: three times the forward pass."""
+
+
+@cache
+def cost(model: ModelConfig, depth: DepthConfig, objective: ObjectiveConfig, solves: Solves) -> Cost:
+    """Per token of one update."""
+    objective = objective.resolved
+    main = dataclasses.replace(depth, steps=solves.main, schedule="even")
+    each = [main] + ([DepthConfig(steps=solves.short)] if solves.short is not None else [])
+    evaluations = sum(block_evaluations(model, one) for one in each)
+    flops = sum(flops_per_token(model, one).total for one in each)
+    flops += len(objective.exit_shares) * flops_per_token(model).head
+    return Cost(evaluations, 3 * flops)
+
+
+def _draw(rng: np.random.Generator, rule: str, choices: Sequence[int]) -> int:
+    """Uniform, inverse to the steps, or the choice nearest to a log-normal Poisson draw with the choices' mean."""
+    if rule == "uniform":
+        return int(rng.choice(choices))
+    if rule == "inverse":
+        shares = 1.0 / np.asarray(choices)
+        return int(rng.choice(choices, p=shares / shares.sum()))
+    mean = sum(choices) / len(choices)
+    rate = math.exp(rng.normal(math.log(mean) - SIGMA**2 / 2, SIGMA))
+    drawn = rng.poisson(rate) + 1
+    return min(choices, key=lambda steps: abs(steps - drawn))
+
+
+def _choices(key: str, text: str, model: ModelConfig) -> tuple[str, tuple[int, ...]]:
+    """Rule and step counts; without any, the divisions of N that fit the layout."""
+    if not text:
+        return "", ()
+    rule, counts = parse_counts(text)
+    if counts:
+        for steps in counts:
+            try:
+                plan(model, DepthConfig(steps=steps))
+            except UserError as error:
+                raise UserError(f'objective.{key} = "{text}": {error}') from None
+        return rule, counts
+    return rule, tuple(sorted(default_steps(model, DIVISORS)))
+
+
+def _check(model: ModelConfig, depth: DepthConfig, objective: ObjectiveConfig) -> None:
+    """Refuse an objective that needs what the model or the solver lacks."""
+    own = objective.resolved
+    require(
+        model.sharing != "none" or own == ObjectiveConfig().resolved,
+        f'objective.name = "{objective.name}" with model.sharing = "none": an unshared model has one depth only; leave '
+        "every setting of objective as it is",
+    )
+    require(
+        objective.name != "loopformer" or model.conditioning in ("step", "loopformer"),
+        f'objective.name = "loopformer" with model.conditioning = "{model.conditioning}": its blocks are told t and '
+        'the step; set model.conditioning = "loopformer", or "step"',
+    )
+    draws = own.spacing not in ("even", "unit")
+    require(
+        not (draws and bool(own.steps)) or depth.solver == "euler",
+        f'objective.spacing = "{own.spacing}" with depth.solver = "{depth.solver}": schedules are drawn for "euler"',
+    )
+    require(
+        not own.steps or depth.schedule == "even",
+        f'objective.steps = "{own.steps}" with depth.schedule = "{depth.schedule}": objective.spacing chooses the '
+        "schedules; leave depth.schedule even",
+    )
+    for key in ("steps", "short"):
+        _, counts = parse_counts(getattr(own, key))
+        for steps in counts:
+            require(
+                not draws or steps <= model.steps,
+                f'objective.{key} = "{getattr(own, key)}" with objective.spacing = "{own.spacing}": schedules of whole '
+                f"steps have at most N = {model.steps} of them",
+            )
