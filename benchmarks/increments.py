@@ -1,0 +1,35 @@
+"""How far each step of the full depth moves the state, in models that were trained to run at fewer.
+
+    python benchmarks/increments.py runs/studies/objectives/random-even-told-s0 [RUN ...]
+
+Prints the lengths of all increments on a line of text, averaged over its tokens, for each run, exported or shipped
+model, and keeps them as docs/results/increments.csv.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+import jax.numpy as jnp
+from timing import report
+
+import jaxode
+
+TEXT = "The road was long and the evening cold when they came back to the village."
+
+
+def main() -> None:
+    """Table and CSV."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("models", nargs="+", help="folders, or names of shipped models")
+    rows = []
+    for name in parser.parse_args().models:
+        found = jaxode.load(name)
+        trace = found.model(jnp.array([found.tokenizer.encode(TEXT)]), trace=True).trace
+        assert trace is not None
+        rows.append({"model": name} | {f"step {i}": round(float(size), 3) for i, size in enumerate(trace.field_norm)})
+    report("increments", rows)
+
+
+if __name__ == "__main__":
+    main()
