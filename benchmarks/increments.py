@@ -1,9 +1,10 @@
 """How far each step of the full depth moves the state, in models that were trained to run at fewer.
 
-    python benchmarks/increments.py runs/studies/objectives/random-even-told-s0 [RUN ...]
+    python benchmarks/increments.py
 
-Prints the lengths of all increments on a line of text, averaged over its tokens, for each run, exported or shipped
-model, and keeps them as docs/results/increments.csv.
+Prints the lengths of all increments on a line of text, averaged over its tokens, and keeps them as
+docs/results/increments.csv: of the shipped elastic model, and of runs that their studies (configs/studies/) have left
+under runs/studies/. Other models may be named instead.
 """
 
 from __future__ import annotations
@@ -17,11 +18,21 @@ import jaxode
 
 TEXT = "The road was long and the evening cold when they came back to the village."
 
+MODELS = (
+    "runs/studies/objectives/random-even-told-s0",
+    "books-causal-elastic",
+    "runs/studies/objectives/widen-told-equal-flops-s0",
+    "runs/studies/objectives/widen-one-told-s0",
+    "runs/studies/equal-flops/widen-one-told-s0",
+    "runs/studies/width-256/widen-one-told-s0",
+    "runs/studies/masked/widen-one-told-s0",
+)
+
 
 def main() -> None:
     """Table and CSV."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("models", nargs="+", help="folders, or names of shipped models")
+    parser.add_argument("models", nargs="*", default=MODELS, help="folders, or names of shipped models")
     rows = []
     for name in parser.parse_args().models:
         found = jaxode.load(name)

@@ -35,9 +35,9 @@ class ObjectiveConfig:
     from the full depth. collinear: consecutive increments that point the same way."""
     steps: str = ""
     """Steps of the main solve: empty: depth.steps | grow | widen | uniform | inverse | poisson, each over the divisions
-    of N that fit the layout (N/6, N/4, N/3, N/2, N), or over your own: "grow:3,6,12", "uniform:4,6,12". inverse: n with
-    probability 1/n of uniform's, the same FLOPs for each. widen: inverse over the first of them, then over the first
-    two, and so on, equally many updates each."""
+    of N that fit the layout (N/6, N/4, N/3, N/2, N), or over your own: "grow:3,6,12", "uniform:4,6,12". inverse: n as
+    often as 1/n, the same block evaluations for each. widen: inverse over the first of them, then over the first two,
+    and so on, equally many updates each."""
     spacing: Literal["auto", "even", "unit", "random", "coarse-early", "fine-early"] = "auto"
     """Schedule of every solve with fewer steps than N. auto: the name's, or even; even: rescaled steps; unit: steps of
     size 1, truncated; random: every whole-number schedule equally often; coarse-early: as LoopFormer's sampler draws;

@@ -52,7 +52,7 @@ class TestCurriculum:
         assert set(found) == {2, 3, 4, 6, 12}
         assert max(found.values()) - min(found.values()) < 150
 
-    def test_inverse_spends_the_same_flops_on_every_division(self):
+    def test_inverse_spends_the_same_block_evaluations_on_every_division(self):
         found = Counter(solves.main for solves in drawn(ObjectiveConfig("random", steps="inverse"), 6000))
         spent = [steps * times for steps, times in found.items()]
         assert set(found) == {2, 3, 4, 6, 12}
