@@ -37,7 +37,7 @@ class ObjectiveConfig:
     """Steps of the main solve: empty: depth.steps | grow | widen | uniform | inverse | poisson, each over the divisions
     of N that fit the layout (N/6, N/4, N/3, N/2, N), or over your own: "grow:3,6,12", "uniform:4,6,12". inverse: n as
     often as 1/n, the same block evaluations for each. widen: inverse over the first of them, then over the first two,
-    and so on, equally many updates each."""
+    and so on, equally many updates each; in the order given, "widen:3,2,4,6,12"."""
     spacing: Literal["auto", "even", "unit", "random", "coarse-early", "fine-early"] = "auto"
     """Schedule of every solve with fewer steps than N. auto: the name's, or even; even: rescaled steps; unit: steps of
     size 1, truncated; random: every whole-number schedule equally often; coarse-early: as LoopFormer's sampler draws;
@@ -123,6 +123,8 @@ def _check_counts(key: str, text: str, rules: tuple[str, ...]) -> None:
     except ValueError:
         raise UserError(wrong) from None
     require(rule in rules and all(number >= 1 for number in numbers), wrong)
+    require(len(set(numbers)) == len(numbers), f'objective.{key} = "{text}": each step count must be given once')
     require(
-        list(numbers) == sorted(set(numbers)), f'objective.{key} = "{text}": step counts must rise, each given once'
+        rule == "widen" or list(numbers) == sorted(numbers),
+        f'objective.{key} = "{text}": step counts must rise; only those of widen join in the order given',
     )

@@ -67,6 +67,12 @@ class TestCurriculum:
         assert set(found[200:]) == {2, 3, 12}
         assert found[200:].count(2) > found[200:].count(12)
 
+    def test_widening_draws_join_in_the_order_given(self):
+        found = [solves.main for solves in drawn(ObjectiveConfig("random", steps="widen:3,12,2"), 300)]
+        assert set(found[:100]) == {3}
+        assert set(found[100:200]) == {3, 12}
+        assert set(found[200:]) == {2, 3, 12}
+
     def test_poisson_prefers_the_middle(self):
         found = Counter(solves.main for solves in drawn(ObjectiveConfig("poisson", steps="poisson:2,6,12"), 3000))
         assert found[6] > found[2] > 0
@@ -141,6 +147,7 @@ class TestConfig:
             ({"steps": "often"}, r'objective\.steps = "often": must be grow, widen, uniform, inverse, poisson'),
             ({"steps": "uniform:a"}, r"objective\.steps"),
             ({"steps": "uniform:6,3"}, r"must rise"),
+            ({"steps": "widen:3,12,3"}, r"given once"),
             ({"steps": "uniform:0,3"}, r"objective\.steps"),
             ({"short": "grow", "distil": 1.0}, r"objective\.short"),
             ({"distil": 1.0}, r'objective\.short = "" with .*objective\.distil = 1'),
