@@ -17,7 +17,7 @@ HEAVY = {"jax", "flax", "tensorflow", "tensorflow_datasets", "matplotlib", "tran
 OWNERS = {  # package -> files that may import it, as globs within jaxode/
     "diffrax": ["depth/*"],
     "optax": ["training/*", "calibration/*"],
-    "orbax": ["checkpoint.py"],
+    "orbax": ["checkpoint/steps.py"],
     "tyro": ["config/*"],
     "matplotlib": ["evaluation/figures.py"],
     "torch": ["interop/files.py"],

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 from tiny_runs import fails
 
-from jaxode import checkpoint
+from jaxode.checkpoint import steps
 from jaxode.inference import main
 
 ROOT = Path(__file__).parents[2]
@@ -215,5 +215,5 @@ def test_late_readers_of_a_damaged_step_stay_silent():
     """The other threads of a failed read report one by one to a loop that is gone; nothing else is kept quiet."""
     heard = []
     for message in ("Event loop is closed", "another"):
-        checkpoint._report(heard.append, SimpleNamespace(exc_value=RuntimeError(message)))
+        steps._report(heard.append, SimpleNamespace(exc_value=RuntimeError(message)))
     assert [str(item.exc_value) for item in heard] == ["another"]

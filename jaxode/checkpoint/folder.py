@@ -1,0 +1,129 @@
+"""A run's folder on disk, and folders that appear whole or not at all."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import tomli_w
+
+from jaxode.config import Config, UserError, from_toml, require, to_dict
+from jaxode.data import Tokenizer
+from jaxode.weights import WEIGHTS
+
+RUNS = Path("runs")
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """One training run on disk."""
+
+    path: Path
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where the steps lie."""
+        return self.path / "checkpoints"
+
+    @property
+    def metrics(self) -> Path:
+        """Training metrics, one JSON object a line."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def exported(self) -> bool:
+        """Whether the folder holds an exported model: its weights alone, and no run to continue."""
+        return (self.path / WEIGHTS).is_file() and not self.checkpoints.exists()
+
+    def check_free(self) -> None:
+        """Refuse a folder that already holds a run: it is never overwritten.
+
+        Raises:
+            UserError: it does.
+        """
+        require(
+            not (self.path / "config.toml").exists() and not self.checkpoints.exists(),
+            f"{self.path} already holds a run: continue it with --resume, or name another folder with --out",
+        )
+
+    def create(self, config: Config, tokenizer: Tokenizer) -> None:
+        """Write config and tokenizer.
+
+        Raises:
+            UserError: the folder already holds a run, or cannot be written.
+        """
+        self.check_free()
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            tokenizer.save(self.path / "tokenizer")
+            partial = self.path / "config.toml.partial"
+            partial.write_text(tomli_w.dumps(to_dict(dataclasses.replace(config, resume=False))), encoding="utf-8")
+            os.replace(partial, self.path / "config.toml")
+        except OSError as error:
+            raise UserError(f"{self.path}: cannot be written: {error.strerror or error}") from None
+
+    def check_resumable(self) -> None:
+        """Refuse an exported model.
+
+        Raises:
+            UserError: it is one.
+        """
+        require(
+            not self.exported,
+            f"{self.path}: is an exported model and holds no optimizer state to continue with; resume the run itself",
+        )
+
+    def config(self) -> Config:
+        """The resolved config.
+
+        Raises:
+            UserError: no run lies here, or its config cannot be read.
+        """
+        require(self.path.is_dir(), f"{self.path}: no such run folder")
+        require(
+            (self.path / "config.toml").is_file(),
+            f"{self.path}: holds no config.toml, so it is no run folder; name the folder that train.py printed",
+        )
+        return from_toml(Config, self.path / "config.toml")
+
+    def tokenizer(self) -> Tokenizer:
+        """The run's own tokenizer."""
+        return Tokenizer.load(self.path / "tokenizer")
+
+
+def newest_run(root: Path = RUNS) -> Path | None:
+    """The run folder under `root` whose checkpoints changed last; None where there is none."""
+    runs = [path.parent for path in root.glob("*/checkpoints") if any(p.name.isdigit() for p in path.iterdir())]
+    return max(runs, key=lambda path: (path / "checkpoints").stat().st_mtime, default=None)
+
+
+@contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """A folder beside `folder` to write into; it takes the name when the block ends, and is gone when that fails.
+
+    Raises:
+        UserError: `folder` holds something already, or cannot be written.
+    """
+    require(
+        not folder.exists() or (folder.is_dir() and not any(folder.iterdir())),
+        f"{folder}: already there and not empty; nothing is overwritten: name another folder",
+    )
+    aside: Path | None = None
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+        yield aside
+        for path in (aside, *aside.rglob("*")):  # what makes temporary files makes them private
+            path.chmod(0o755 if path.is_dir() else 0o644)
+        os.replace(aside, folder)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written: {error.strerror or error}") from None
+    finally:
+        if aside is not None:
+            shutil.rmtree(aside, ignore_errors=True)

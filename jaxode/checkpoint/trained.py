@@ -1,0 +1,81 @@
+"""A trained model, read back from a run's folder or from an exported one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+from flax import nnx
+
+from jaxode.checkpoint.folder import RunFolder
+from jaxode.checkpoint.steps import Checkpoints
+from jaxode.config import Config, UserError, require
+from jaxode.data import Tokenizer
+from jaxode.model import CausalLM, MaskedLM, SequenceClassifier, make_model
+from jaxode.model.parameters import Architecture, Parameters, split
+from jaxode.weights import WEIGHTS, Weights, read_weights
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """A model read back from a run folder, or from an exported one; a classifier is another library's."""
+
+    model: CausalLM | MaskedLM | SequenceClassifier
+    architecture: Architecture
+    params: Parameters
+    config: Config
+    tokenizer: Tokenizer
+    step: int
+    run: RunFolder
+
+
+def load_run(path: Path | str, step: int | None = None) -> TrainedModel:
+    """Read a run folder: the newest checkpoint, or the one of `step`; or an exported model, which holds one step.
+
+    Raises:
+        UserError: no run, no complete checkpoint, a damaged one, or one that does not fit its config or tokenizer.
+    """
+    run = RunFolder(Path(path))
+    config, tokenizer = run.config(), run.tokenizer()
+    require(
+        tokenizer.vocab_size <= config.model.vocab_size,
+        f"{run.path}: tokenizer {tokenizer.name} has {tokenizer.vocab_size} tokens, the model's vocabulary "
+        f"{config.model.vocab_size}; the tokenizer belongs to another run",
+    )
+    # shapes only: fresh parameters would be made to be thrown away
+    architecture, shapes = split(nnx.eval_shape(lambda: make_model(config.model)))
+    read = _exported if run.exported else _checkpoint
+    weights = read(run, shapes, step)
+    params = weights.params
+    return TrainedModel(architecture.bind(params), architecture, params, config, tokenizer, weights.step, run)
+
+
+def _exported(run: RunFolder, shapes: Parameters, step: int | None) -> Weights:
+    weights = read_weights(run.path / WEIGHTS, shapes)
+    require(
+        step is None or step == weights.step,
+        f"{run.path}: an exported model holds one step, {weights.step}, and not step {step}",
+    )
+    return weights
+
+
+def _checkpoint(run: RunFolder, shapes: Parameters, step: int | None) -> Weights:
+    require(
+        run.checkpoints.is_dir(),
+        f"{run.path}: holds no checkpoints yet, nor the {WEIGHTS} of an exported model; train on with --resume",
+    )
+    with Checkpoints(run) as checkpoints:
+        chosen = checkpoints.latest if step is None else step
+        if chosen is None:
+            raise UserError(f"{run.path}: holds no complete checkpoint; continue the run with --resume")
+        require(
+            (run.checkpoints / str(chosen)).is_dir(),
+            f"{run.path}: holds no checkpoint of step {chosen}; the newest is {checkpoints.latest}",
+        )
+        return Weights(checkpoints.restore_params(chosen, _on_the_first_device(shapes)), chosen)
+
+
+def _on_the_first_device(shapes: Parameters) -> Parameters:
+    place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    return {name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place) for name, x in shapes.items()}
