@@ -24,6 +24,7 @@ RECIPES = {
     "trained at 1-3, growing, told": ("direct-3-grow-told",),
     "elastic: all alike": ("random-even-told", "elastic"),
     "elastic: widening from 2": ("widen-told", "widen-told-equal-flops"),
+    "elastic: widening from 3": ("widen-three-told",),
     "elastic: widening from 1": ("widen-one-told", "widen-one-told-equal-flops"),
 }
 STUDIES = ("objectives", "equal-flops", "seeds", "study-books-causal")

@@ -24,6 +24,7 @@ MODELS = (
     "runs/studies/objectives/widen-told-equal-flops-s0",
     "runs/studies/objectives/widen-one-told-s0",
     "runs/studies/equal-flops/widen-one-told-s0",
+    "runs/studies/equal-flops/widen-three-told-s0",
     "runs/studies/width-256/widen-one-told-s0",
     "runs/studies/masked/widen-one-told-s0",
 )
