@@ -1,4 +1,4 @@
-"""How far each step of the full depth moves the state, in models that were trained to run at fewer.
+"""How far each step moves the state, at full depth and at three steps, in models that were trained to run at fewer.
 
     python benchmarks/increments.py
 
@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from timing import report
 
 import jaxode
+from jaxode import DepthConfig
 
 TEXT = "The road was long and the evening cold when they came back to the village."
 
@@ -25,6 +26,10 @@ MODELS = (
     "runs/studies/objectives/widen-one-told-s0",
     "runs/studies/equal-flops/widen-one-told-s0",
     "runs/studies/equal-flops/widen-three-told-s0",
+    "runs/studies/bytes/elastic-s0",
+    "runs/studies/bytes/widen-three-told-s0",
+    "runs/studies/bytes/widen-two-last-told-s0",
+    "runs/studies/bytes/direct-3-told-s0",
     "runs/studies/width-256/widen-one-told-s0",
     "runs/studies/masked/widen-one-told-s0",
 )
@@ -37,9 +42,13 @@ def main() -> None:
     rows = []
     for name in parser.parse_args().models:
         found = jaxode.load(name)
-        trace = found.model(jnp.array([found.tokenizer.encode(TEXT)]), trace=True).trace
-        assert trace is not None
-        rows.append({"model": name} | {f"step {i}": round(float(size), 3) for i, size in enumerate(trace.field_norm)})
+        full = found.config.model.steps
+        for steps in (full, 3):
+            trace = found.model(jnp.array([found.tokenizer.encode(TEXT)]), DepthConfig(steps=steps), trace=True).trace
+            assert trace is not None
+            sizes = [round(float(size) * full / steps, 3) for size in trace.field_norm]
+            blank = [""] * (full - steps)
+            rows.append({"model": name, "n": steps} | {f"step {i}": size for i, size in enumerate(sizes + blank)})
     report("increments", rows)
 
 
