@@ -17,6 +17,7 @@ from timing import report
 import jaxode
 from jaxode import DepthConfig
 
+SHORT = 3
 TEXT = "The road was long and the evening cold when they came back to the village."
 
 MODELS = (
@@ -43,10 +44,11 @@ def main() -> None:
     for name in parser.parse_args().models:
         found = jaxode.load(name)
         full = found.config.model.steps
-        for steps in (full, 3):
+        for steps in (full, SHORT):
             trace = found.model(jnp.array([found.tokenizer.encode(TEXT)]), DepthConfig(steps=steps), trace=True).trace
             assert trace is not None
-            sizes = [round(float(size) * full / steps, 3) for size in trace.field_norm]
+            h = full / steps
+            sizes = [round(h * float(norm), 3) for norm in trace.field_norm]
             blank = [""] * (full - steps)
             rows.append({"model": name, "n": steps} | {f"step {i}": size for i, size in enumerate(sizes + blank)})
     report("increments", rows)

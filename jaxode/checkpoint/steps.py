@@ -125,7 +125,7 @@ class Checkpoints:
             }
         try:
             restored = self._manager.restore(step, args=self._args.Composite(**args))
-        except Exception as error:
+        except Exception as error:  # and TensorStore more of them, for the arrays
             raise _unreadable(source, error) from None
         sys.unraisablehook = previous
         return restored
