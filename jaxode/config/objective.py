@@ -38,6 +38,9 @@ class ObjectiveConfig:
     of N that fit the layout (N/6, N/4, N/3, N/2, N), or over your own: "grow:3,6,12", "uniform:4,6,12". inverse: n as
     often as 1/n, the same block evaluations for each. widen: inverse over the first of them, then over the first two,
     and so on, equally many updates each; in the order given, "widen:3,2,4,6,12"."""
+    widen_after: float = 0.0
+    """widen only: the first step count is alone for this share of the updates, the others join over the rest.
+    0: equally many updates for each set."""
     spacing: Literal["auto", "even", "unit", "random", "coarse-early", "fine-early"] = "auto"
     """Schedule of every solve with fewer steps than N. auto: the name's, or even; even: rescaled steps; unit: steps of
     size 1, truncated; random: every whole-number schedule equally often; coarse-early: as LoopFormer's sampler draws;
@@ -79,6 +82,15 @@ class ObjectiveConfig:
             at_least(f"objective.{key}", getattr(self, key), 0)
         _check_counts("steps", self.steps, ("grow", "widen", "uniform", "inverse", "poisson"))
         _check_counts("short", self.short, ("uniform", "inverse", "poisson"))
+        require(
+            0 <= self.widen_after < 1,
+            f"objective.widen_after = {self.widen_after:g}: must be a share of the updates, at least 0 and below 1",
+        )
+        require(
+            not self.widen_after or parse_counts(self.steps)[0] == "widen",
+            f'objective.widen_after = {self.widen_after:g} with objective.steps = "{self.steps}": only "widen" '
+            "has sets that step counts join; leave it 0",
+        )
         compared = self.short_loss + self.distil + self.match
         require(
             bool(self.short) == (compared > 0),

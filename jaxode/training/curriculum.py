@@ -39,6 +39,7 @@ class Curriculum:
         """Resolve the step counts of `config.objective` for the model."""
         model, depth, own = config.model, config.depth, config.objective.resolved
         self._seed, self._updates = config.train.seed, config.train.updates
+        self._alone = math.ceil(own.widen_after * self._updates)
         self.full = model.steps if depth.steps is None else depth.steps
         _check(model, depth, config.objective)
         self._rule, self._main = _choices("steps", own.steps, model)
@@ -59,15 +60,23 @@ class Curriculum:
     def at(self, update: int) -> Solves:
         """The solves of an update, counted from 0."""
         rng = np.random.default_rng((self._seed, update, 0x0DE))
-        reached = min(update * len(self._main) // self._updates, len(self._main) - 1)
         if self._rule == "grow":
-            main = self._main[reached]
+            main = self._main[self._reached(update)]
         elif self._rule == "widen":
-            main = _draw(rng, "inverse", self._main[: reached + 1])
+            main = _draw(rng, "inverse", self._main[: self._reached(update) + 1])
         else:
             main = _draw(rng, self._rule, self._main) if self._main else self.full
         shorter = [steps for steps in self._short if steps < main]
         return Solves(main, _draw(rng, self._short_rule, shorter) if shorter else None)
+
+    def _reached(self, update: int) -> int:
+        """Place in `steps` of the last count whose turn has come: equally many updates each, after those of `alone`."""
+        last = len(self._main) - 1
+        if not self._alone:
+            return min(update * len(self._main) // self._updates, last)
+        if update < self._alone:
+            return 0
+        return min(1 + (update - self._alone) * last // (self._updates - self._alone), last)
 
 
 @dataclass(frozen=True)

@@ -73,6 +73,12 @@ class TestCurriculum:
         assert set(found[100:200]) == {3, 12}
         assert set(found[200:]) == {2, 3, 12}
 
+    def test_widening_may_begin_late(self):
+        found = [s.main for s in drawn(ObjectiveConfig("random", steps="widen:2,3,12", widen_after=0.8), 500)]
+        assert set(found[:400]) == {2}
+        assert set(found[400:450]) == {2, 3}
+        assert set(found[450:]) == {2, 3, 12}
+
     def test_poisson_prefers_the_middle(self):
         found = Counter(solves.main for solves in drawn(ObjectiveConfig("poisson", steps="poisson:2,6,12"), 3000))
         assert found[6] > found[2] > 0
@@ -149,6 +155,8 @@ class TestConfig:
             ({"steps": "uniform:6,3"}, r"must rise"),
             ({"steps": "widen:3,12,3"}, r"given once"),
             ({"steps": "uniform:0,3"}, r"objective\.steps"),
+            ({"steps": "uniform", "widen_after": 0.5}, r'widen_after = 0\.5 with objective\.steps = "uniform"'),
+            ({"steps": "widen", "widen_after": 1.0}, r"objective\.widen_after = 1: must be a share"),
             ({"short": "grow", "distil": 1.0}, r"objective\.short"),
             ({"distil": 1.0}, r'objective\.short = "" with .*objective\.distil = 1'),
             ({"short": "uniform"}, r"a second solve and a weight"),
