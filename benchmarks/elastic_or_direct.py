@@ -1,4 +1,4 @@
-"""One elastic model, or one for each depth? Loss against training FLOPs, run at 3 steps and at full depth.
+"""One elastic model, or one for each depth? Loss against training FLOPs, and against depth where they are equal.
 
     python benchmarks/elastic_or_direct.py
 
@@ -9,6 +9,7 @@ steps; means over the seeds of a size.
 
 from __future__ import annotations
 
+import math
 import statistics
 from typing import Any
 
@@ -19,14 +20,20 @@ from jaxode.evaluation.figures import Panel, panel_figure, read_csv
 RECIPES = {
     "trained at 12 steps": ("fixed",),
     "trained at 12, told": ("fixed-told",),
+    "trained at 6, told": ("direct-6-told",),
+    "trained at 4, told": ("direct-4-told",),
     "trained at 3 steps": ("direct-3", "direct-3-equal-flops"),
     "trained at 3, told": ("direct-3-told", "direct-3-told-equal-flops"),
+    "trained at 2, told": ("direct-2-told",),
     "trained at 1-3, growing, told": ("direct-3-grow-told",),
     "elastic: all alike": ("random-even-told", "elastic"),
-    "elastic: widening from 2": ("widen-told", "widen-told-equal-flops"),
+    "elastic: widening from 2": ("widen-told", "widen-told-equal-flops", "widen-two-told"),
+    "elastic: widening from 2, late": ("widen-two-late-told",),
     "elastic: widening from 3": ("widen-three-told",),
     "elastic: widening from 1": ("widen-one-told", "widen-one-told-equal-flops"),
 }
+EQUAL_FLOPS = (7e13, 9e13)
+"""Where every depth was trained for itself as well."""
 STUDIES = ("objectives", "equal-flops", "seeds", "study-books-causal")
 
 
@@ -65,7 +72,20 @@ def main() -> None:
             if points:
                 lines[name] = ([x for x, _ in points], [y for _, y in points])
         panels.append(Panel(lines, "training FLOPs", "validation loss (nats per token)", title, logx=True))
+    panels.append(_equal_flops(rows))
     panel_figure(RESULTS / "elastic-or-direct.png", panels, "One elastic model, or one for each depth")
+
+
+def _equal_flops(rows: list[dict[str, Any]]) -> Panel:
+    """Loss against steps at the largest training FLOPs: each elastic model, and the best model of each depth."""
+    losses: dict[str, dict[int, float]] = {}
+    for row in rows:
+        if EQUAL_FLOPS[0] < row["training_flops"] < EQUAL_FLOPS[1]:
+            name = row["recipe"] if row["recipe"].startswith("elastic") else "one trained at each depth"
+            found = losses.setdefault(name, {})
+            found[row["n"]] = min(row["nats_per_token"], found.get(row["n"], math.inf))
+    lines = {name: (sorted(found), [found[steps] for steps in sorted(found)]) for name, found in losses.items()}
+    return Panel(lines, "block evaluations", "validation loss (nats per token)", "For 7.4e13 training FLOPs", logx=True)
 
 
 if __name__ == "__main__":
