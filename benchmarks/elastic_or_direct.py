@@ -27,7 +27,7 @@ RECIPES = {
     "trained at 2, told": ("direct-2-told",),
     "trained at 1-3, growing, told": ("direct-3-grow-told",),
     "elastic: all alike": ("random-even-told", "elastic"),
-    "elastic: widening from 2": ("widen-told", "widen-told-equal-flops", "widen-two-told"),
+    "elastic: widening from 2": ("widen-told", "widen-told-equal-flops"),
     "elastic: widening from 2, late": ("widen-two-late-told",),
     "elastic: widening from 3": ("widen-three-told",),
     "elastic: widening from 1": ("widen-one-told", "widen-one-told-equal-flops"),

@@ -1,4 +1,4 @@
-"""How far each step moves the state, at full depth and at three steps.
+"""How far each step moves the state, at full depth and in few steps.
 
     python benchmarks/increments.py
 
@@ -17,7 +17,7 @@ from timing import report
 import jaxode
 from jaxode import DepthConfig
 
-SHORT, LONGEST = 3, 12
+SHORT, LONGEST = (4, 3, 2), 12
 TEXT = "The road was long and the evening cold when they came back to the village."
 
 MODELS = (
@@ -48,7 +48,7 @@ def main() -> None:
     for name in parser.parse_args().models:
         found = jaxode.load(name)
         full = found.config.model.steps
-        for steps in (full, SHORT):
+        for steps in (full, *SHORT):
             trace = found.model(jnp.array([found.tokenizer.encode(TEXT)]), DepthConfig(steps=steps), trace=True).trace
             assert trace is not None
             h = full / steps
