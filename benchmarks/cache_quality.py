@@ -23,8 +23,8 @@ from timing import report
 import jaxode
 from jaxode import DepthConfig
 from jaxode.inference import Greedy
-from jaxode.inference.cache import Layout, Past
-from jaxode.inference.decoding import Decoder, earlier, prefill
+from jaxode.inference.generation.cache import Layout, Past
+from jaxode.inference.generation.decoding import Decoder, earlier, prefill
 from jaxode.model.memory import Memory
 
 PROMPT, LENGTH, COUNT = 32, 128, 64

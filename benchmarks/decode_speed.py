@@ -26,8 +26,9 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from jaxode import DepthConfig, ModelConfig, make_model
 from jaxode.data import Tokenizer
 from jaxode.evaluation.timing import median_times
-from jaxode.inference import Greedy, generate_batch, generation
-from jaxode.inference.decoding import Decoder
+from jaxode.inference import Greedy, generate_batch
+from jaxode.inference.generation import generate as generation
+from jaxode.inference.generation.decoding import Decoder
 from jaxode.model.parameters import split
 
 PROMPT, NEW = 16, 256

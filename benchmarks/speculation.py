@@ -25,7 +25,7 @@ import jaxode
 from jaxode import DepthConfig, ModelConfig
 from jaxode.evaluation.timing import median_times
 from jaxode.inference import Greedy, Speculation, generate_batch
-from jaxode.inference.speculation import speculate
+from jaxode.inference.generation.speculation import speculate
 
 PROMPT, NEW = 16, 256
 NAMES = ("books-causal", "books-causal-elastic")

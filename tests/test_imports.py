@@ -49,7 +49,7 @@ def test_import_is_light(module):
 
 def test_generation_loads_nothing_that_only_corpora_and_runs_need():
     unneeded = {"grain", "tensorflow_datasets", "orbax.checkpoint", "transformers", "matplotlib"}
-    done = python(f"import sys, jaxode.inference.main\nprint(*sorted({unneeded!r} & set(sys.modules)))")
+    done = python(f"import sys, jaxode.inference.tasks.main\nprint(*sorted({unneeded!r} & set(sys.modules)))")
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == []
 

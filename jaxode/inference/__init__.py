@@ -1,7 +1,7 @@
 """A trained model at work: decoding, fill-mask, texts scored and labelled in batches, adaptive depth, a token's cost.
 
-Names load on first use, so that `python -m jaxode.inference --help` imports no jax. No file here is called like one of
-them: importing it would put the module in the place of the name.
+Names load on first use, so that `python -m jaxode.inference --help` imports no jax. No file or folder here is
+called like one of them: importing it would put the module in the place of the name.
 """
 
 from __future__ import annotations
@@ -10,15 +10,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from jaxode.inference.adaptive import AdaptiveOutput, exit_early, solve_budgets
-    from jaxode.inference.batch_pass import Throughput
-    from jaxode.inference.classification import TextClass, TextClasses, classify_texts
-    from jaxode.inference.exits import Confidence, Divergence
-    from jaxode.inference.fill_mask import Candidate, FilledText, MaskFill, fill
-    from jaxode.inference.generation import Generation, generate, generate_batch
-    from jaxode.inference.library import load
-    from jaxode.inference.readouts import ErrorEstimates, error_estimates, read_outs
-    from jaxode.inference.sampling import (
+    from jaxode.inference.adaptive.exits import Confidence, Divergence
+    from jaxode.inference.adaptive.readouts import ErrorEstimates, error_estimates, read_outs
+    from jaxode.inference.adaptive.solves import AdaptiveOutput, exit_early, solve_budgets
+    from jaxode.inference.generation.generate import Generation, generate, generate_batch
+    from jaxode.inference.generation.sampling import (
         Chain,
         Greedy,
         MinP,
@@ -29,20 +25,24 @@ if TYPE_CHECKING:
         TopP,
         make_sampling,
     )
-    from jaxode.inference.scoring import TextScore, TextScores, score_texts
-    from jaxode.inference.speculation import Speculation
-    from jaxode.inference.streaming import TextStream
+    from jaxode.inference.generation.speculation import Speculation
+    from jaxode.inference.generation.streaming import TextStream
+    from jaxode.inference.loading.names import load
+    from jaxode.inference.texts.batch_pass import Throughput
+    from jaxode.inference.texts.classification import TextClass, TextClasses, classify_texts
+    from jaxode.inference.texts.fill_mask import Candidate, FilledText, MaskFill, fill
+    from jaxode.inference.texts.scoring import TextScore, TextScores, score_texts
 
 _HOMES = {
-    "adaptive": ("AdaptiveOutput", "exit_early", "solve_budgets"),
-    "batch_pass": ("Throughput",),
-    "classification": ("TextClass", "TextClasses", "classify_texts"),
-    "exits": ("Confidence", "Divergence"),
-    "fill_mask": ("Candidate", "FilledText", "MaskFill", "fill"),
-    "generation": ("Generation", "generate", "generate_batch"),
-    "library": ("load",),
-    "readouts": ("ErrorEstimates", "error_estimates", "read_outs"),
-    "sampling": (
+    "adaptive.solves": ("AdaptiveOutput", "exit_early", "solve_budgets"),
+    "texts.batch_pass": ("Throughput",),
+    "texts.classification": ("TextClass", "TextClasses", "classify_texts"),
+    "adaptive.exits": ("Confidence", "Divergence"),
+    "texts.fill_mask": ("Candidate", "FilledText", "MaskFill", "fill"),
+    "generation.generate": ("Generation", "generate", "generate_batch"),
+    "loading.names": ("load",),
+    "adaptive.readouts": ("ErrorEstimates", "error_estimates", "read_outs"),
+    "generation.sampling": (
         "Chain",
         "Greedy",
         "MinP",
@@ -53,9 +53,9 @@ _HOMES = {
         "TopP",
         "make_sampling",
     ),
-    "speculation": ("Speculation",),
-    "scoring": ("TextScore", "TextScores", "score_texts"),
-    "streaming": ("TextStream",),
+    "generation.speculation": ("Speculation",),
+    "texts.scoring": ("TextScore", "TextScores", "score_texts"),
+    "generation.streaming": ("TextStream",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

@@ -16,7 +16,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Parse, do the task, print. Returns the exit code."""
     config = parse(InferConfig, argv)
     # after parsing, so that --help and a wrong flag cost no import of jax
-    from jaxode.inference.main import run
+    from jaxode.inference.tasks.main import run
 
     run(config, write=_write, note=_note)
     return 0

@@ -8,7 +8,7 @@ from pathlib import Path
 import jax
 
 from jaxode.config import ModelConfig, UserError
-from jaxode.inference.batching import RowBatch
+from jaxode.inference.texts.batching import RowBatch
 
 MEMINFO = Path("/proc/meminfo")
 

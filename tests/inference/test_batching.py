@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jaxode.config import UserError
-from jaxode.inference.batching import bucket, bucketed, padded, real_tokens
+from jaxode.inference.texts.batching import bucket, bucketed, padded, real_tokens
 
 
 @given(st.integers(1, 5000))

@@ -6,7 +6,7 @@ import pytest
 from tiny_runs import model_config
 
 from jaxode.config import DepthConfig, UserError
-from jaxode.inference.cache import Layout, Past, applications, cache_bytes, move
+from jaxode.inference.generation.cache import Layout, Past, applications, cache_bytes, move
 from jaxode.model import block_evaluations
 from jaxode.model.memory import ROW_BY_ROW, Slot, put
 

@@ -9,7 +9,7 @@ from tiny_runs import TOKENIZER
 from jaxode.config import UserError
 from jaxode.data import Tokenizer
 from jaxode.data.tokenizers import Template
-from jaxode.inference.encoding import encode_texts
+from jaxode.inference.texts.token_ids import encode_texts
 
 END, PAD, MASK = TOKENIZER.end_id, TOKENIZER.pad_id, TOKENIZER.mask_id
 

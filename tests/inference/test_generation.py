@@ -13,8 +13,9 @@ from tiny_runs import LENGTH, TOKENIZER, model_config, parameters
 
 from jaxode.config import DepthConfig, UserError
 from jaxode.depth import Coefficients
-from jaxode.inference import Greedy, Temperature, generate, generate_batch, make_sampling, running
-from jaxode.inference.decoding import TURN, decode, prefill
+from jaxode.inference import Greedy, Temperature, generate, generate_batch, make_sampling
+from jaxode.inference.generation import continuation as running
+from jaxode.inference.generation.decoding import TURN, decode, prefill
 from jaxode.model.gains import Gains
 from jaxode.model.models import document_mask
 from jaxode.model.parameters import calibration_parameters

@@ -7,7 +7,7 @@ from tiny_runs import TOKENIZER, model_config, parameters
 from jaxode.config import DepthConfig, UserError
 from jaxode.evaluation import Diverged
 from jaxode.inference import Greedy, Temperature, generate, generate_batch
-from jaxode.inference.decoding import prefill
+from jaxode.inference.generation.decoding import prefill
 
 PROMPT = "abc"
 

@@ -14,7 +14,8 @@ from jaxode.config import DepthConfig
 from jaxode.data import BatchSpec, text_batches
 from jaxode.evaluation import evaluate
 from jaxode.evaluation.figures import read_csv
-from jaxode.inference import Temperature, generate, make_sampling, speculation
+from jaxode.inference import Temperature, generate, make_sampling
+from jaxode.inference.generation import speculation
 
 ROOT = Path(__file__).parents[2]
 TEXT = "Depth is time: one block, applied again and again. " * 4

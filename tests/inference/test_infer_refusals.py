@@ -10,7 +10,7 @@ import pytest
 from tiny_runs import fails
 
 from jaxode.checkpoint import steps
-from jaxode.inference import main
+from jaxode.inference.tasks import main
 
 ROOT = Path(__file__).parents[2]
 
@@ -197,7 +197,7 @@ def test_a_reader_that_leaves_early_is_no_error():
     code = """if True:
         import sys, types, infer
         tasks = types.SimpleNamespace(run=lambda config, write, note: [write("text") for _ in range(9)])
-        sys.modules |= {"jaxode.inference": types.ModuleType("inference"), "jaxode.inference.main": tasks}
+        sys.modules |= {"jaxode.inference": types.ModuleType("inference"), "jaxode.inference.tasks.main": tasks}
         sys.stdin.read()
         sys.exit(infer.main([]))
     """

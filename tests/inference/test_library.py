@@ -12,8 +12,8 @@ from jaxode.checkpoint import RunFolder
 from jaxode.config import DepthConfig
 from jaxode.data import BatchSpec, text_batches
 from jaxode.evaluation import evaluate
-from jaxode.inference import library
-from jaxode.inference.export import export
+from jaxode.inference.loading import names as library
+from jaxode.inference.tasks.export import export
 
 TEXT = (
     "The old man sat down by the fire and looked at the letter which his daughter had left upon the table. "

@@ -9,7 +9,7 @@ from tiny_runs import TOKENIZER, model_config, write_run
 
 from jaxode.config import DepthConfig, UserError
 from jaxode.inference import memory, score_texts
-from jaxode.inference.lines import read_lines
+from jaxode.inference.tasks.line_tables import read_lines
 
 TEXT = "one block\n\nagain, again\r\n  \nto the end"
 TEXTS = ["one block", "again, again", "to the end"]

@@ -9,7 +9,7 @@ from tiny_runs import TOKENIZER, parameters
 from jaxode.config import DepthConfig, ModelConfig, UserError
 from jaxode.inference import memory, score_texts
 from jaxode.inference.memory import available_memory, row_bytes
-from jaxode.inference.scoring import causal_nats, masked_nats
+from jaxode.inference.texts.scoring import causal_nats, masked_nats
 
 WIDEST = {
     "feed-forward": {"kind": "masked", "length": 32, "ff_width": 512},

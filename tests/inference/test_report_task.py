@@ -9,8 +9,8 @@ from jaxode.checkpoint import load_run
 from jaxode.config import DepthConfig, InferConfig
 from jaxode.depth import Coefficients
 from jaxode.evaluation.figures import read_csv
-from jaxode.inference import report
-from jaxode.inference.report import report_methods
+from jaxode.inference.tasks import report
+from jaxode.inference.tasks.report import report_methods
 
 TEXT = "Depth is time: one block, applied again and again. " * 4
 MODEL = model_config("causal", steps=2)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from jaxode.config import UserError
 from jaxode.inference import Chain, Greedy, MinP, RepetitionPenalty, Temperature, TopK, TopP, make_sampling
-from jaxode.inference.sampling import draw, is_greedy, log_probabilities
+from jaxode.inference.generation.sampling import draw, is_greedy, log_probabilities
 
 LOGITS = jnp.array([1.0, 0.0, -1.0, 2.0, 0.5])
 DRAWS = 20_000

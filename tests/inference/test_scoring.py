@@ -15,7 +15,8 @@ from tqdm import tqdm
 from jaxode.config import DepthConfig, UserError
 from jaxode.data import Tokenizer
 from jaxode.evaluation import Diverged
-from jaxode.inference import TextScore, batch_pass, score_texts
+from jaxode.inference import TextScore, score_texts
+from jaxode.inference.texts import batch_pass
 from jaxode.model import Encoder, make_model
 from jaxode.model.parameters import split
 

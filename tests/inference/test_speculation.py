@@ -14,18 +14,11 @@ from tokenizers import models
 
 from jaxode.config import DepthConfig, UserError
 from jaxode.data import Tokenizer, byte_tokenizer
-from jaxode.inference import (
-    Greedy,
-    Speculation,
-    Temperature,
-    generate,
-    generate_batch,
-    make_sampling,
-    running,
-    speculation,
-)
-from jaxode.inference.decoding import TURN, decode
-from jaxode.inference.speculation import Counts, DraftChoice
+from jaxode.inference import Greedy, Speculation, Temperature, generate, generate_batch, make_sampling
+from jaxode.inference.generation import continuation as running
+from jaxode.inference.generation import speculation
+from jaxode.inference.generation.decoding import TURN, decode
+from jaxode.inference.generation.speculation import Counts, DraftChoice
 
 HALF, ONE = DepthConfig(steps=2), DepthConfig(steps=1)
 
@@ -196,7 +189,7 @@ def test_a_wrong_acceptance_rule_fails(tiny, monkeypatch, wrong):
 
 def test_a_stale_slot_changes_tokens(causal, monkeypatch):
     """If the check did not overwrite the draft's keys and values, tokens would differ."""
-    from jaxode.inference import decoding
+    from jaxode.inference.generation import decoding
     from jaxode.model import memory
 
     rules = {"sampling": Greedy(), "max_new_tokens": 50, "speculation": Speculation((ONE,), (3,))}

@@ -17,9 +17,9 @@ from pathlib import Path
 from jaxode.calibration import Calibration
 from jaxode.checkpoint import RunFolder, TrainedModel, new_folder
 from jaxode.config import require
-from jaxode.inference.card import model_card
-from jaxode.inference.library import with_own
-from jaxode.inference.texts import read_text
+from jaxode.inference.loading.names import with_own
+from jaxode.inference.tasks.card import model_card
+from jaxode.inference.tasks.measured_text import read_text
 from jaxode.weights import WEIGHTS, Weights, write_weights
 
 

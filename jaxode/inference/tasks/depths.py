@@ -10,7 +10,7 @@ from jaxode.checkpoint import TrainedModel
 from jaxode.config import DepthConfig, InferConfig, ModelConfig, require
 from jaxode.depth import get_solver
 from jaxode.evaluation import default_configs
-from jaxode.inference.texts import validation_text
+from jaxode.inference.tasks.measured_text import validation_text
 from jaxode.model import flops_per_token, plan
 
 

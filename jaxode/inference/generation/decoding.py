@@ -12,8 +12,8 @@ from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxode.config import DepthConfig
-from jaxode.inference.cache import Layout, Past, move
-from jaxode.inference.sampling import Sampling, draw
+from jaxode.inference.generation.cache import Layout, Past, move
+from jaxode.inference.generation.sampling import Sampling, draw
 from jaxode.model.memory import Earlier, Memory, put
 from jaxode.model.parameters import Architecture, Parameters
 from jaxode.types import Key, Segments, State, Tokens

@@ -11,7 +11,7 @@ from jaxode.checkpoint import TrainedModel
 from jaxode.config import DepthConfig, InferConfig, ModelConfig, UserError
 from jaxode.data import Batch
 from jaxode.evaluation import Method, comparators, evaluation_counts, fits, resolved, save_report, work_precision
-from jaxode.inference.texts import Text, corpus, file_text, validation_text
+from jaxode.inference.tasks.measured_text import Text, corpus, file_text, validation_text
 from jaxode.interop import is_pretrained
 from jaxode.model.parameters import calibration_parameters
 

@@ -14,9 +14,9 @@ from jaxtyping import Array, Float, Int
 from jaxode.config import DepthConfig, UserError, require
 from jaxode.data import Tokenizer
 from jaxode.evaluation.loss import row_loss
-from jaxode.inference.batch_pass import BatchPass, Solved, Throughput
-from jaxode.inference.batching import RowBatch, padded, real_tokens
-from jaxode.inference.encoding import EncodedTexts, encode_texts
+from jaxode.inference.texts.batch_pass import BatchPass, Solved, Throughput
+from jaxode.inference.texts.batching import RowBatch, padded, real_tokens
+from jaxode.inference.texts.token_ids import EncodedTexts, encode_texts
 from jaxode.model import CausalLM, MaskedLM
 from jaxode.model.parameters import Architecture, Parameters
 from jaxode.types import Segments, Tokens

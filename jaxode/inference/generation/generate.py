@@ -7,11 +7,11 @@ from typing import Any, Literal, get_args
 
 from jaxode.config import DepthConfig, ModelConfig, require
 from jaxode.data import Tokenizer
-from jaxode.inference.cache import Layout, applications
-from jaxode.inference.decoding import Decoder
-from jaxode.inference.running import Generation, Running
-from jaxode.inference.sampling import Sampling, Temperature
-from jaxode.inference.speculation import Speculation
+from jaxode.inference.generation.cache import Layout, applications
+from jaxode.inference.generation.continuation import Generation, Running
+from jaxode.inference.generation.decoding import Decoder
+from jaxode.inference.generation.sampling import Sampling, Temperature
+from jaxode.inference.generation.speculation import Speculation
 from jaxode.model import plan
 from jaxode.model.parameters import Architecture, Parameters
 

@@ -18,7 +18,7 @@ from jaxtyping import Array, Float, Int
 
 from jaxode.config import DepthConfig, ModelConfig, require
 from jaxode.depth import get_solver
-from jaxode.inference.batching import bucket
+from jaxode.inference.texts.batching import bucket
 from jaxode.model import plan
 from jaxode.model.memory import Slot
 

@@ -10,10 +10,10 @@ from typing import Any
 
 from jaxode.checkpoint import TrainedModel
 from jaxode.config import DepthConfig, InferConfig, require
-from jaxode.inference.batch_pass import Throughput
-from jaxode.inference.classification import classify_texts
-from jaxode.inference.scoring import score_texts
-from jaxode.inference.texts import read_text
+from jaxode.inference.tasks.measured_text import read_text
+from jaxode.inference.texts.batch_pass import Throughput
+from jaxode.inference.texts.classification import classify_texts
+from jaxode.inference.texts.scoring import score_texts
 
 BATCH_SIZE = 32
 Write = Callable[[str], None]

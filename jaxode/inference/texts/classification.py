@@ -12,9 +12,9 @@ from jaxtyping import Array, Float
 
 from jaxode.config import DepthConfig, require
 from jaxode.data import Tokenizer
-from jaxode.inference.batch_pass import BatchPass, Throughput
-from jaxode.inference.batching import RowBatch, padded, real_tokens
-from jaxode.inference.encoding import encode_texts
+from jaxode.inference.texts.batch_pass import BatchPass, Throughput
+from jaxode.inference.texts.batching import RowBatch, padded, real_tokens
+from jaxode.inference.texts.token_ids import encode_texts
 from jaxode.model import SequenceClassifier
 from jaxode.model.parameters import Architecture, Parameters
 from jaxode.types import Segments, Tokens

@@ -30,8 +30,8 @@ from jaxode.depth import (
     step_until,
 )
 from jaxode.evaluation import fits
-from jaxode.inference.exits import Confidence, Divergence
-from jaxode.inference.readouts import FULL_DEPTH, check_depth, check_landing, read_out, start, weights_of
+from jaxode.inference.adaptive.exits import Confidence, Divergence
+from jaxode.inference.adaptive.readouts import FULL_DEPTH, check_depth, check_landing, read_out, start, weights_of
 from jaxode.model import Encoder, SequenceClassifier, Transformer, plan
 from jaxode.model.block import Context
 from jaxode.model.gains import Gains

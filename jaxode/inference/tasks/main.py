@@ -18,16 +18,16 @@ from jaxode.checkpoint import RunFolder, TrainedModel, load_run
 from jaxode.config import DepthConfig, InferConfig
 from jaxode.evaluation import depth_sweep, evaluate, save_sweep
 from jaxode.evaluation.figures import table
-from jaxode.inference.depths import asked_depth, choose_depth, cost, meaning, sweep_depths
-from jaxode.inference.export import export
-from jaxode.inference.fill_mask import fill
-from jaxode.inference.generation import generate
-from jaxode.inference.generation_task import bench, check_prompt, generation_settings, keep_compiled
-from jaxode.inference.library import is_shipped, with_own
-from jaxode.inference.lines import classify_lines, read_lines, score_lines
-from jaxode.inference.report import report_methods, write_report
-from jaxode.inference.source import check_pretrained, check_shipped, labels_of, load_pretrained, which_model
-from jaxode.inference.texts import file_text, needed_corpus, validation_text
+from jaxode.inference.generation.generate import generate
+from jaxode.inference.loading.names import is_shipped, with_own
+from jaxode.inference.loading.requested import check_pretrained, check_shipped, labels_of, load_pretrained, which_model
+from jaxode.inference.tasks.depths import asked_depth, choose_depth, cost, meaning, sweep_depths
+from jaxode.inference.tasks.export import export
+from jaxode.inference.tasks.generation import bench, check_prompt, generation_settings, keep_compiled
+from jaxode.inference.tasks.line_tables import classify_lines, read_lines, score_lines
+from jaxode.inference.tasks.measured_text import file_text, needed_corpus, validation_text
+from jaxode.inference.tasks.report import report_methods, write_report
+from jaxode.inference.texts.fill_mask import fill
 from jaxode.interop import is_pretrained, model_config
 from jaxode.model import plan
 

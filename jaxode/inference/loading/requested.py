@@ -7,7 +7,7 @@ from pathlib import Path
 from jaxode.checkpoint import RUNS, RunFolder, TrainedModel, newest_run
 from jaxode.config import InferConfig, UserError, require
 from jaxode.data.tokenizers import MASK
-from jaxode.inference.library import DEFAULTS, find, is_shipped, shipped
+from jaxode.inference.loading.names import DEFAULTS, find, is_shipped, shipped
 from jaxode.interop import class_names, from_pretrained
 from jaxode.model import Encoder
 

@@ -15,10 +15,10 @@ from jaxode.config import DepthConfig, InferConfig, ModelConfig, UserError, requ
 from jaxode.config.places import cache_root
 from jaxode.evaluation import default_steps
 from jaxode.evaluation.figures import table
-from jaxode.inference.generation import Generation, generate_batch
-from jaxode.inference.library import is_shipped
-from jaxode.inference.sampling import make_sampling
-from jaxode.inference.speculation import Speculation
+from jaxode.inference.generation.generate import Generation, generate_batch
+from jaxode.inference.generation.sampling import make_sampling
+from jaxode.inference.generation.speculation import Speculation
+from jaxode.inference.loading.names import is_shipped
 from jaxode.model import block_evaluations
 
 BENCH_PROMPT = "Once upon a time"

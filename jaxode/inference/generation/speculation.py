@@ -17,9 +17,9 @@ from flax import struct
 from jaxtyping import Array, Float, Int
 
 from jaxode.config import DepthConfig, ModelConfig, require
-from jaxode.inference.cache import Past
-from jaxode.inference.decoding import NOT_FINITE, TURN, Decoder, Rows, earlier, log_probability, take
-from jaxode.inference.sampling import Sampling, is_greedy, log_probabilities
+from jaxode.inference.generation.cache import Past
+from jaxode.inference.generation.decoding import NOT_FINITE, TURN, Decoder, Rows, earlier, log_probability, take
+from jaxode.inference.generation.sampling import Sampling, is_greedy, log_probabilities
 from jaxode.model import block_evaluations, flops_per_token
 from jaxode.model.memory import Memory
 from jaxode.model.parameters import Parameters

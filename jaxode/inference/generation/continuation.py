@@ -16,12 +16,12 @@ import numpy as np
 from jaxode.config import DepthConfig, ModelConfig, UserError
 from jaxode.data import Tokenizer, segments
 from jaxode.evaluation import diverged
-from jaxode.inference.batching import bucket
-from jaxode.inference.cache import cache_bytes, move
-from jaxode.inference.decoding import NOT_FINITE, TURN, Decoder, Rows, decode, prefill
+from jaxode.inference.generation.cache import cache_bytes, move
+from jaxode.inference.generation.decoding import NOT_FINITE, TURN, Decoder, Rows, decode, prefill
+from jaxode.inference.generation.speculation import DraftChoice, Speculation, speculate
+from jaxode.inference.generation.streaming import TextStream
 from jaxode.inference.memory import check_cache
-from jaxode.inference.speculation import DraftChoice, Speculation, speculate
-from jaxode.inference.streaming import TextStream
+from jaxode.inference.texts.batching import bucket
 from jaxode.model import block_evaluations
 from jaxode.model.parameters import Parameters
 

@@ -10,7 +10,7 @@ from jaxode.calibration import Calibration, Origin, load_all, with_calibrations
 from jaxode.checkpoint import TrainedModel, load_run
 from jaxode.config import require
 
-SHIPPED = Path(__file__).parents[1] / "shipped"
+SHIPPED = Path(__file__).parents[2] / "shipped"
 DEFAULTS = {"causal": "books-causal", "masked": "books-masked"}
 """The shipped model of each kind that stands in where there is no run."""
 

@@ -15,8 +15,8 @@ from tqdm import tqdm
 from jaxode.config import DepthConfig, ModelConfig, require
 from jaxode.depth import get_solver
 from jaxode.evaluation import diverged
-from jaxode.inference.batching import RowBatch, bucketed
 from jaxode.inference.memory import check_memory
+from jaxode.inference.texts.batching import RowBatch, bucketed
 from jaxode.model import Transformer, block_evaluations, plan
 from jaxode.model.parameters import Architecture, Parameters
 

@@ -1,0 +1,1 @@
+"""What continues texts: the cache over depth, decoding, sampling, drafts, streams."""

@@ -1,0 +1,1 @@
+"""What is predicted about many texts at once: their likelihood, their labels, their masked tokens."""
