@@ -12,15 +12,19 @@ if TYPE_CHECKING:
     from jaxode.inference import (
         Confidence,
         Divergence,
+        LoadedModel,
         classify_texts,
         error_estimates,
         exit_early,
+        generate,
+        generate_batch,
         load,
         read_outs,
         score_texts,
         solve_budgets,
     )
-    from jaxode.interop import Pretrained, from_pretrained, save_pretrained
+    from jaxode.inference import load as from_pretrained
+    from jaxode.interop import Pretrained, save_pretrained
     from jaxode.model import Block, CausalLM, Encoder, MaskedLM, SequenceClassifier, make_model
 
 _HOMES = {
@@ -38,17 +42,23 @@ _HOMES = {
     "jaxode.inference": (
         "Confidence",
         "Divergence",
+        "LoadedModel",
         "classify_texts",
         "error_estimates",
         "exit_early",
+        "from_pretrained",
+        "generate",
+        "generate_batch",
         "load",
         "read_outs",
         "score_texts",
         "solve_budgets",
     ),
-    "jaxode.interop": ("Pretrained", "from_pretrained", "save_pretrained"),
+    "jaxode.interop": ("Pretrained", "save_pretrained"),
     "jaxode.model": ("Block", "CausalLM", "Encoder", "MaskedLM", "SequenceClassifier", "make_model"),
 }
+_ALIASES = {"from_pretrained": "load"}
+"""Names that are kept for who knows them from other libraries."""
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __version__ = "0.1.0"
@@ -62,6 +72,7 @@ __all__ = [
     "DepthConfig",
     "Divergence",
     "Encoder",
+    "LoadedModel",
     "MaskedLM",
     "ModelConfig",
     "OptimizerConfig",
@@ -79,6 +90,8 @@ __all__ = [
     "exit_early",
     "fit_landing",
     "from_pretrained",
+    "generate",
+    "generate_batch",
     "integrate",
     "load",
     "make_model",
@@ -93,7 +106,7 @@ def __getattr__(name: str) -> Any:
     """Import a public name on first use, so that `import jaxode` is instant and touches no device."""
     if name not in _HOME_OF:
         raise AttributeError(f"module 'jaxode' has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOME_OF[name]), name)
+    return getattr(importlib.import_module(_HOME_OF[name]), _ALIASES.get(name, name))
 
 
 def __dir__() -> list[str]:

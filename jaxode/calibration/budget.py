@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
+from jaxode.checkpoint import takes_params
 from jaxode.config import DepthConfig, ModelConfig, UserError, require
 from jaxode.data import Batch
 from jaxode.evaluation.loss import batch_segments, row_loss
-from jaxode.model import block_evaluations
+from jaxode.model import SequenceClassifier, block_evaluations
 from jaxode.model.parameters import Architecture, Parameters
 
 CEILING = 1.0
@@ -50,6 +52,7 @@ def within_share(model: ModelConfig, depths: Sequence[DepthConfig], share: float
     return Choice(best, f"{_name(model, best)}: {costs[best]:.2f} of the block evaluations of the full depth")
 
 
+@takes_params
 def within_increase(
     architecture: Architecture,
     params: Parameters,
@@ -64,28 +67,99 @@ def within_increase(
 
     Depths are tested from the dearest down until one fails, so that the chance of any wrong acceptance stays below
     1 - confidence (fixed-sequence testing in Angelopoulos et al. 2021, Learn then Test). Sequences count as independent
-    draws from the text that the model will see; the increase of one is cut off at +-1 nat per token.
+    draws from the text that the model will see; the increase of one is cut off at +-1 nat per token. For want of
+    labels, a classifier's loss is that of the class which the full depth finds likeliest, nats per sequence.
+
+    A loaded model may stand for architecture and params.
 
     Raises:
         UserError: not even the dearest depth passes; the message names the increase that it reached.
     """
     require(limit > 0, f"max_loss_increase = {limit}: nats per token, above 0")
-    require(0.0 < confidence < 1.0, f"confidence = {confidence}: must lie between 0 and 1")
-    model: ModelConfig = architecture.bind(params).config
     batches = list(batches)
-    full = _row_losses(architecture, params, batches, DepthConfig(), document_mask)
+    model = architecture.bind(params)
+    labels = None
+    if isinstance(model, SequenceClassifier):
+        labels = _class_logits(architecture, params, batches, DepthConfig()).argmax(axis=1)
+
+    def losses(depth: DepthConfig) -> np.ndarray:
+        if labels is None:
+            return np.asarray(_row_losses(architecture, params, batches, depth, document_mask))
+        return _nats(_class_logits(architecture, params, batches, depth), labels)
+
+    full, unit = losses(DepthConfig()), "token" if labels is None else "sequence"
+    return _within(
+        model.config,
+        depths,
+        limit,
+        confidence,
+        measure=lambda depth: losses(depth) - full,
+        name="max_loss_increase",
+        told=lambda mean: f"loss +{mean:.4f} nats per {unit}",
+    )
+
+
+@takes_params
+def within_flips(
+    architecture: Architecture,
+    params: Parameters,
+    batches: Iterable[Batch],
+    depths: Sequence[DepthConfig],
+    limit: float,
+    *,
+    confidence: float = 0.95,
+) -> Choice:
+    """The fewest steps at which a classifier changes less than `limit` of the labels that it gives at full depth.
+
+    The same test as that of `within_increase`, on 1 for a changed label and 0 for one that stays. A loaded model may
+    stand for architecture and params.
+
+    Raises:
+        UserError: no classifier, or not even the dearest depth passes; the message names the share that it reached.
+    """
+    require(0.0 < limit < 1.0, f"max_label_flips = {limit}: a share of the labels, above 0 and below 1")
+    model = architecture.bind(params)
+    require(
+        isinstance(model, SequenceClassifier),
+        f"max_label_flips = {limit}: {type(model).__name__} gives no labels; bound its loss with max_loss_increase",
+    )
+    batches = list(batches)
+    full = _class_logits(architecture, params, batches, DepthConfig()).argmax(axis=1)
+    return _within(
+        model.config,
+        depths,
+        limit,
+        confidence,
+        measure=lambda depth: _class_logits(architecture, params, batches, depth).argmax(axis=1) != full,
+        name="max_label_flips",
+        told=lambda mean: f"{mean:.2%} of the labels changed",
+    )
+
+
+def _within(
+    model: ModelConfig,
+    depths: Sequence[DepthConfig],
+    limit: float,
+    confidence: float,
+    *,
+    measure: Callable[[DepthConfig], np.ndarray],
+    name: str,
+    told: Callable[[float], str],
+) -> Choice:
+    """The last depth, from the dearest down, of which `measure`, a number a sequence, is below `limit` in the mean."""
+    require(0.0 < confidence < 1.0, f"confidence = {confidence}: must lie between 0 and 1")
     chosen: Choice | None = None
     reached = "none is calibrated; run --task calibrate --steps n first"
     for depth in sorted(depths, key=lambda depth: -block_evaluations(model, depth)):
-        increase = _row_losses(architecture, params, batches, depth, document_mask) - full
+        increase = np.asarray(measure(depth), np.float64)
         evidence = p_value(increase, limit)
-        found = f"{_name(model, depth)}: loss +{increase.mean():.4f} nats per token on {len(increase)} sequences"
+        found = f"{_name(model, depth)}: {told(float(increase.mean()))} on {len(increase)} sequences"
         if evidence > 1 - confidence:
             reached = f"{found}, which leaves a chance of {min(evidence, 1.0):.2g} that the true mean is above"
             break
         chosen = Choice(depth, f"{found}, below {limit:g} with confidence {confidence:g}")
     if chosen is None:
-        raise UserError(f"max_loss_increase = {limit:g} cannot be promised with confidence {confidence:g}: {reached}")
+        raise UserError(f"{name} = {limit:g} cannot be promised with confidence {confidence:g}: {reached}")
     return chosen
 
 
@@ -125,6 +199,28 @@ def _rows(params: Parameters, batch: Batch, *, architecture: Architecture, depth
     model = architecture.bind(params)
     out = model(jnp.asarray(batch.tokens), depth, segments=batch_segments(batch, model.config.kind, document_mask))
     return row_loss(out.logits, jnp.asarray(batch.targets), jnp.asarray(batch.weights))
+
+
+def _class_logits(
+    architecture: Architecture, params: Parameters, batches: Sequence[Batch], depth: DepthConfig
+) -> Float[np.ndarray, "S classes"]:
+    """Of every sequence that holds a token."""
+    logits = []
+    for batch in batches:
+        segments = np.minimum(np.asarray(batch.segments), 1)
+        found = np.asarray(_classes(params, batch.tokens, segments, architecture=architecture, depth=depth))
+        logits.append(found[segments.any(axis=1)])
+    return np.concatenate(logits)
+
+
+@partial(jax.jit, static_argnames=("architecture", "depth"))
+def _classes(params: Parameters, tokens: Any, segments: Any, *, architecture: Architecture, depth: DepthConfig) -> Any:
+    return architecture.bind(params)(jnp.asarray(tokens), depth, segments=jnp.asarray(segments)).logits
+
+
+def _nats(logits: Float[np.ndarray, "S classes"], labels: Int[np.ndarray, " S"]) -> Float[np.ndarray, " S"]:
+    """-log p of the labels."""
+    return -np.take_along_axis(np.asarray(jax.nn.log_softmax(logits)), labels[:, None], axis=1)[:, 0]
 
 
 def _name(model: ModelConfig, depth: DepthConfig) -> str:

@@ -21,6 +21,7 @@ from jaxode.calibration.comparison import Comparison, Reference
 from jaxode.calibration.least_squares import follow
 from jaxode.calibration.origin import Origin
 from jaxode.calibration.search import candidates, sizes, starts
+from jaxode.checkpoint import takes_model
 from jaxode.config import DepthConfig, ModelConfig, require
 from jaxode.data import Batch
 from jaxode.depth import Coefficients, secant
@@ -124,6 +125,7 @@ def check_steps(model: ModelConfig, steps: int | None) -> None:
     )
 
 
+@takes_model
 def calibrate(
     model: Transformer,
     batches: Sequence[Batch],

@@ -8,6 +8,7 @@ import numpy as np
 
 from jaxode.calibration.comparison import Comparison
 from jaxode.calibration.least_squares import best_weights, reduced_rank
+from jaxode.checkpoint import takes_params
 from jaxode.config import DepthConfig, ModelConfig, require
 from jaxode.data import Batch
 from jaxode.depth import Coefficients
@@ -15,6 +16,7 @@ from jaxode.model import plan
 from jaxode.model.parameters import Architecture, Parameters
 
 
+@takes_params
 def fit_landing(
     architecture: Architecture,
     params: Parameters,

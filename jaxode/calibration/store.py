@@ -43,6 +43,7 @@ def save(folder: Path, calibration: Calibration, origin: Origin) -> Path:
     }
     partial = path.with_suffix(".partial")
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         partial.write_text(json.dumps(text, indent=1) + "\n", encoding="utf-8")
         os.replace(partial, path)
     except OSError as error:

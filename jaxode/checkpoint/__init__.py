@@ -9,7 +9,20 @@ RUN/metrics.jsonl, summary.json, sweep.csv, sweep.png
 """
 
 from jaxode.checkpoint.folder import RUNS, RunFolder, new_folder, newest_run
+from jaxode.checkpoint.model_arguments import takes_model, takes_params, takes_tokenizer
 from jaxode.checkpoint.steps import Checkpoints
-from jaxode.checkpoint.trained import TrainedModel, load_run
+from jaxode.checkpoint.trained import Task, TrainedModel, load_run
 
-__all__ = ["RUNS", "Checkpoints", "RunFolder", "TrainedModel", "load_run", "new_folder", "newest_run"]
+__all__ = [
+    "RUNS",
+    "Checkpoints",
+    "RunFolder",
+    "Task",
+    "TrainedModel",
+    "load_run",
+    "new_folder",
+    "newest_run",
+    "takes_model",
+    "takes_params",
+    "takes_tokenizer",
+]

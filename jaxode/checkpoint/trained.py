@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Literal
 
 import jax
 from flax import nnx
@@ -12,22 +14,53 @@ from jaxode.checkpoint.folder import RunFolder
 from jaxode.checkpoint.steps import Checkpoints
 from jaxode.config import Config, UserError, require
 from jaxode.data import Tokenizer
-from jaxode.model import CausalLM, MaskedLM, SequenceClassifier, make_model
+from jaxode.model import CausalLM, Encoder, MaskedLM, SequenceClassifier, make_model
 from jaxode.model.parameters import Architecture, Parameters, split
 from jaxode.weights import WEIGHTS, Weights, read_weights
+
+Task = Literal["causal", "masked", "classifier", "encoder"]
+"""What a model predicts: the next token, masked tokens, labels of a sequence, or nothing but states."""
 
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """A model read back from a run folder, or from an exported one; a classifier is another library's."""
+    """A model with its numbers, read back from files: of a run, an exported model or Hugging Face.
 
-    model: CausalLM | MaskedLM | SequenceClassifier
+    `dataclasses.replace(trained, params=...)` carries other numbers.
+    """
+
+    model: CausalLM | MaskedLM | SequenceClassifier | Encoder
     architecture: Architecture
     params: Parameters
     config: Config
-    tokenizer: Tokenizer
-    step: int
-    run: RunFolder
+    """Of the run; of another library's model `config.model` describes it, and the rest holds defaults."""
+    tokenizer: Tokenizer | None
+    task: Task
+    source: Mapping[str, Any] = field(default_factory=dict)
+    """config.json of a Hugging Face model as it was; empty for a run."""
+    folder: Path = Path()
+    step: int = 0
+    """Updates of training behind it; 0 where nothing tells."""
+    labels: tuple[str, ...] = ()
+    """Names of a classifier's labels by number."""
+
+    @property
+    def run(self) -> RunFolder:
+        """The folder as that of a run."""
+        return RunFolder(self.folder)
+
+    @property
+    def own_tokenizer(self) -> Tokenizer:
+        """The tokenizer, for those who cannot do without.
+
+        Raises:
+            UserError: there is none.
+        """
+        if self.tokenizer is None:
+            raise UserError(
+                f"{self.folder}: holds no tokenizer; copy tokenizer.json and tokenizer_config.json beside its weights"
+            )
+        return self.tokenizer
 
 
 def load_run(path: Path | str, step: int | None = None) -> TrainedModel:
@@ -48,7 +81,16 @@ def load_run(path: Path | str, step: int | None = None) -> TrainedModel:
     read = _exported if run.exported else _checkpoint
     weights = read(run, shapes, step)
     params = weights.params
-    return TrainedModel(architecture.bind(params), architecture, params, config, tokenizer, weights.step, run)
+    return TrainedModel(
+        model=architecture.bind(params),
+        architecture=architecture,
+        params=params,
+        config=config,
+        tokenizer=tokenizer,
+        task=config.model.kind,
+        folder=run.path,
+        step=weights.step,
+    )
 
 
 def _exported(run: RunFolder, shapes: Parameters, step: int | None) -> Weights:

@@ -7,6 +7,12 @@ from typing import Literal
 
 from jaxode.config.checks import UserError, at_least, require
 
+CHOICES = ("budget", "max_loss_increase", "max_label_flips")
+"""What chooses the depth in the place of `steps`."""
+
+READERS = {"prompt": ("generate", "fill", "bench"), "file": ("score", "classify", "sweep", "report", "calibrate")}
+"""The tasks that read a text of each kind."""
+
 
 @dataclass(frozen=True)
 class InferConfig:
@@ -45,6 +51,12 @@ class InferConfig:
     """Share of the full depth's block evaluations; chooses the steps."""
     max_loss_increase: float | None = None
     """Nats per token over the full depth's loss; chooses the fewest calibrated steps that keep it with `confidence`."""
+    max_label_flips: float | None = None
+    """Share of a classifier's labels that may differ from those of the full depth; chooses the fewest calibrated steps
+    that keep to it with `confidence`."""
+    bound_file: str = ""
+    """Text that `max_loss_increase` or `max_label_flips` is tested on: lines for a classifier, other ones than it was
+    calibrated on; the run's validation text when empty."""
     confidence: float = 0.95
     solver: str = "auto"
     """auto: calibrated where the run holds a calibration for `steps`, else euler; or as depth.solver in training."""
@@ -86,8 +98,13 @@ class InferConfig:
             self.steps is None or self.steps >= 1,
             f"steps = {self.steps}: must be at least 1 (None runs the model's full depth)",
         )
-        given = [name for name in ("steps", "budget", "max_loss_increase") if getattr(self, name) is not None]
+        given = [name for name in ("steps", *CHOICES) if getattr(self, name) is not None]
         require(len(given) <= 1, f"{' and '.join(given)} both choose the depth: give one of them")
+        require(
+            not self.bound_file or bool(self.bound),
+            f"bound_file = {self.bound_file}: tests max_loss_increase or max_label_flips; give one of them, or "
+            "leave it out",
+        )
         for name in given:
             if name != "steps":
                 self._check_chosen_depth(name)
@@ -102,6 +119,10 @@ class InferConfig:
         require(
             self.max_loss_increase is None or self.max_loss_increase > 0,
             f"max_loss_increase = {self.max_loss_increase}: nats per token, above 0",
+        )
+        require(
+            self.max_label_flips is None or 0 < self.max_label_flips < 1,
+            f"max_label_flips = {self.max_label_flips}: a share of the labels, above 0 and below 1",
         )
         require(0 < self.confidence < 1, f"confidence = {self.confidence}: must lie between 0 and 1")
         for name in ("max_new_tokens", "top", "batches"):
@@ -122,23 +143,36 @@ class InferConfig:
         )
         require(self.task != "score" or bool(self.file), "task = score needs --file: the text file to score")
         require(self.task != "classify" or bool(self.file), "task = classify needs --file: texts, one a line")
+        for name, readers in READERS.items():
+            value = getattr(self, name)
+            require(
+                not value or self.task in ("auto", *readers),
+                f'{name} = "{value}" with task = {self.task}: only {", ".join(readers)} read it; leave it out',
+            )
         require(
             not self.lines or self.task == "score",
             f"lines with task = {self.task}: score alone reads a file line by line or as a whole (classify reads lines "
             "always); leave it out",
         )
-        if not self.by_line and self.task != "bench":
+        # what "auto" stands for is checked once the model is known
+        batched = self.by_line or self.task in ("auto", "bench", "calibrate")
+        if not batched:
             for name, free in (("batch_size", None), ("truncate", False)):
                 value = getattr(self, name)
                 require(
                     value == free,
-                    f"{name} = {value} with task = {self.task}: counts for classify, bench, score with --lines; "
-                    "leave it out",
+                    f"{name} = {value} with task = {self.task}: counts for classify, bench, score with --lines, and to "
+                    "calibrate a classifier; leave it out",
                 )
         if self.batch_size is not None:
             at_least("batch_size", self.batch_size, 1)
         if self.at:
             self._check_at()
+
+    @property
+    def bound(self) -> str:
+        """The name of the bound that chooses the depth; empty without one."""
+        return next((name for name in CHOICES[1:] if getattr(self, name) is not None), "")
 
     @property
     def by_line(self) -> bool:
@@ -167,7 +201,7 @@ class InferConfig:
         )
 
     def _check_chosen_depth(self, name: str) -> None:
-        """What names the depth itself cannot stand beside `budget` or `max_loss_increase`, which choose it."""
+        """What names the depth itself cannot stand beside one of `CHOICES`, which choose it."""
         given = f"{name} = {getattr(self, name)}"
         require(
             self.task not in ("sweep", "report", "calibrate", "export"),

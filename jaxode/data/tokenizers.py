@@ -41,8 +41,11 @@ class Tokenizer:
     vocabulary has no mask token; `pad_id`; `special_ids`, all ids that plain text never produces.
     """
 
-    def __init__(self, model: hf.Tokenizer, name: str, end_id: int, mask_id: int | None, pad_id: int):
+    def __init__(
+        self, model: hf.Tokenizer, name: str, end_id: int, mask_id: int | None, pad_id: int, framed: bool = False
+    ):
         self.name = name
+        self.framed = framed
         self.end_id, self.mask_id, self.pad_id = end_id, mask_id, pad_id
         # two copies, since whether specials are parsed is a switch on the model that threads share
         self._json = model.to_str()

@@ -14,6 +14,7 @@ from flax import struct
 from jaxtyping import Array, Float, Int
 from tqdm import tqdm
 
+from jaxode.checkpoint import takes_params
 from jaxode.config import DepthConfig, UserError
 from jaxode.data import Batch
 from jaxode.evaluation.divergence import diverged
@@ -105,6 +106,7 @@ def evaluation_step(
     return sums, out.block_evaluations
 
 
+@takes_params
 def evaluate(
     architecture: Architecture,
     params: Parameters,

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from tqdm import tqdm
 
+from jaxode.checkpoint import takes_params
 from jaxode.config import DepthConfig, ModelConfig, UserError, require
 from jaxode.data import Batch
 from jaxode.depth import get_solver
@@ -62,6 +63,7 @@ class Report:
     """Predicted tokens behind every loss."""
 
 
+@takes_params
 def work_precision(
     architecture: Architecture,
     params: Parameters,

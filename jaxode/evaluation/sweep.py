@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 
+from jaxode.checkpoint import takes_params
 from jaxode.config import DepthConfig, ModelConfig, UserError
 from jaxode.data import Batch
 from jaxode.depth import get_solver
@@ -83,6 +84,7 @@ def fits(model: ModelConfig, depth: DepthConfig) -> bool:
     return True
 
 
+@takes_params
 def depth_sweep(
     architecture: Architecture,
     params: Parameters,

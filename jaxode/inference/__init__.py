@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     )
     from jaxode.inference.generation.speculation import Speculation
     from jaxode.inference.generation.streaming import TextStream
-    from jaxode.inference.loading.names import load
+    from jaxode.inference.loading.loaded_model import LoadedModel, load
     from jaxode.inference.texts.batch_pass import Throughput
     from jaxode.inference.texts.classification import TextClass, TextClasses, classify_texts
     from jaxode.inference.texts.fill_mask import Candidate, FilledText, MaskFill, fill
@@ -40,7 +40,7 @@ _HOMES = {
     "adaptive.exits": ("Confidence", "Divergence"),
     "texts.fill_mask": ("Candidate", "FilledText", "MaskFill", "fill"),
     "generation.generate": ("Generation", "generate", "generate_batch"),
-    "loading.names": ("load",),
+    "loading.loaded_model": ("LoadedModel", "load"),
     "adaptive.readouts": ("ErrorEstimates", "error_estimates", "read_outs"),
     "generation.sampling": (
         "Chain",
@@ -69,6 +69,7 @@ __all__ = [
     "FilledText",
     "Generation",
     "Greedy",
+    "LoadedModel",
     "MaskFill",
     "MinP",
     "RepetitionPenalty",

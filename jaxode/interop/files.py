@@ -64,7 +64,8 @@ def locate(name: Path | str) -> Path:
 
 def is_pretrained(folder: Path) -> bool:
     """Whether a folder holds a Hugging Face model rather than a run."""
-    return (folder / CONFIG).is_file() and not (folder / "config.toml").exists()
+    theirs = (folder / CONFIG).is_file() or _layout(folder) is not None
+    return theirs and not (folder / "config.toml").exists()
 
 
 def read_config(folder: Path) -> dict[str, Any]:

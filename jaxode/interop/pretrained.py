@@ -5,10 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import cast, get_args
 
 import jax.numpy as jnp
 from flax import nnx
@@ -22,35 +20,10 @@ from jaxode.interop import albert_config, albert_tensors
 from jaxode.interop.albert_config import Task
 from jaxode.interop.files import CONFIG, SAFETENSORS, TOKENIZER_FILES, locate, read_config, read_tensors
 from jaxode.model import Encoder, MaskedLM, SequenceClassifier
-from jaxode.model.parameters import Architecture, Parameters, check_fit, split
+from jaxode.model.parameters import check_fit, split
 
-
-@dataclass(frozen=True)
-class Pretrained:
-    """A model read from Hugging Face files.
-
-    `dataclasses.replace(pretrained, params=...)` carries other numbers, which `save_pretrained` then writes.
-    """
-
-    model: MaskedLM | SequenceClassifier | Encoder
-    architecture: Architecture
-    params: Parameters
-    config: Config
-    """`config.model` describes the model; the rest holds defaults."""
-    tokenizer: Tokenizer | None
-    task: Task
-    source: Mapping[str, Any]
-    """config.json as it was."""
-    folder: Path
-
-    @property
-    def labels(self) -> tuple[str, ...]:
-        """Names of a classifier's labels by number; none for another task.
-
-        Raises:
-            UserError: config.json names other labels than 0, 1, ..
-        """
-        return albert_config.class_names(self.source, str(self.folder / CONFIG)) if self.task == "classifier" else ()
+Pretrained = TrainedModel
+"""A model read from Hugging Face files is one like any other; `source` holds its config.json."""
 
 
 def model_config(folder: Path | str) -> ModelConfig:
@@ -60,6 +33,18 @@ def model_config(folder: Path | str) -> ModelConfig:
         UserError: no config.json, or one that is no ALBERT's.
     """
     return albert_config.model_config(read_config(Path(folder)), str(Path(folder) / CONFIG))
+
+
+def pretrained_task(folder: Path | str, task: str | None = None) -> Task:
+    """What a Hugging Face folder is read for: `task`, or where that is None what its config.json says.
+
+    Raises:
+        UserError: no config.json, one that names no architecture that is read, or an unknown task.
+    """
+    allowed = ", ".join(get_args(Task))
+    require(task is None or task in get_args(Task), f'task = "{task}": allowed are {allowed}, or None')
+    raw = read_config(Path(folder))
+    return cast(Task, task) if task else albert_config.default_task(raw, str(Path(folder) / CONFIG))
 
 
 def class_names(folder: Path | str) -> tuple[str, ...]:
@@ -72,7 +57,7 @@ def class_names(folder: Path | str) -> tuple[str, ...]:
     return albert_config.class_names(raw, source) if albert_config.default_task(raw, source) == "classifier" else ()
 
 
-def from_pretrained(name: Path | str, task: str | None = None) -> Pretrained:
+def from_pretrained(name: Path | str, task: str | None = None) -> TrainedModel:
     """Read a Hugging Face ALBERT (Lan et al. 2020) as a jaxode model of the same logits.
 
     Its N layers are N steps of size 1 of the post-norm block's field; every solver, schedule and number of steps of
@@ -88,13 +73,10 @@ def from_pretrained(name: Path | str, task: str | None = None) -> Pretrained:
     Raises:
         UserError: files that are missing, damaged or not of an ALBERT, tensors that do not fit, or an unknown task.
     """
-    require(
-        task is None or task in get_args(Task), f'task = "{task}": allowed are {", ".join(get_args(Task))}, or None'
-    )
     folder = locate(name)
+    chosen = pretrained_task(folder, task)
     raw, source = read_config(folder), str(folder / CONFIG)
     config = albert_config.model_config(raw, source)
-    chosen = cast(Task, task) if task else albert_config.default_task(raw, source)
     tokenizer = _tokenizer(folder, config)
     tensors, tied = albert_tensors.untie(albert_tensors.plain_names(read_tensors(folder)), config.tied)
     config = dataclasses.replace(config, tied=tied)
@@ -110,7 +92,7 @@ def from_pretrained(name: Path | str, task: str | None = None) -> Pretrained:
     params = {pair.ours: jnp.asarray(pair.read(found), jnp.float32) for pair in pairs}
     # a batch of long rows over a large vocabulary: its logits should fit in memory
     train, data = TrainConfig(batch_size=4), DataConfig(tokenizer=str(folder))
-    return Pretrained(
+    return TrainedModel(
         model=architecture.bind(params),
         architecture=architecture,
         params=params,
@@ -119,10 +101,11 @@ def from_pretrained(name: Path | str, task: str | None = None) -> Pretrained:
         task=chosen,
         source=raw,
         folder=folder,
+        labels=albert_config.class_names(raw, source) if chosen == "classifier" else (),
     )
 
 
-def save_pretrained(trained: Pretrained | TrainedModel, folder: Path | str) -> Path:
+def save_pretrained(trained: TrainedModel, folder: Path | str) -> Path:
     """Write config.json, model.safetensors and the tokenizer, for transformers to load with the same logits.
 
     Args:
@@ -134,10 +117,9 @@ def save_pretrained(trained: Pretrained | TrainedModel, folder: Path | str) -> P
     """
     folder = Path(folder)
     model, params = trained.config.model, trained.params
-    own = trained if isinstance(trained, Pretrained) else None
-    task = own.task if own else "masked"
-    config = albert_config.write(model, task, own.source if own else {})
-    if own is None and trained.tokenizer is not None:
+    task: Task = "masked" if trained.task == "causal" else trained.task  # what is causal is refused by its kind
+    config = albert_config.write(model, task, trained.source)
+    if not trained.source and trained.tokenizer is not None:
         ids = trained.tokenizer
         config |= {"pad_token_id": ids.pad_id, "bos_token_id": ids.end_id, "eos_token_id": ids.end_id}
     if task == "classifier":
@@ -167,6 +149,7 @@ def _tokenizer(folder: Path, config: ModelConfig) -> Tokenizer | None:
         return None
     try:
         tokenizer = load_tokenizer(str(folder))
+        tokenizer.framed = True
     except UserError as error:
         reason = str(error).split("; give ")[0].split(": ", 1)[-1]
         raise UserError(f"{folder}: its tokenizer {reason}; repair it, or remove its files to do without one") from None
@@ -178,11 +161,11 @@ def _tokenizer(folder: Path, config: ModelConfig) -> Tokenizer | None:
     return tokenizer
 
 
-def _save_tokenizer(trained: Pretrained | TrainedModel, folder: Path) -> None:
+def _save_tokenizer(trained: TrainedModel, folder: Path) -> None:
     tokenizer = trained.tokenizer
     if tokenizer is None:
         return
-    if isinstance(trained, Pretrained):
+    if trained.source:
         for name in TOKENIZER_FILES:
             if (trained.folder / name).is_file():
                 shutil.copyfile(trained.folder / name, folder / name)

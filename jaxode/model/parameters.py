@@ -73,14 +73,18 @@ def split(model: nnx.Module) -> tuple[Architecture, Parameters]:
     return Architecture(graph, tuple(path for path, _ in flat)), parameters
 
 
+def without_calibrations(parameters: Mapping[str, Any]) -> Parameters:
+    """The weights alone."""
+    return {name: value for name, value in parameters.items() if not name.startswith(CALIBRATION)}
+
+
 def fingerprint(parameters: Mapping[str, Any]) -> str:
     """128 bits that tell one set of weights from another: names, shapes and numbers, without calibrations."""
     digest = hashlib.blake2b(digest_size=16)
-    for name in sorted(parameters):
-        if not name.startswith(CALIBRATION):
-            value = np.asarray(parameters[name])
-            digest.update(f"{name} {value.dtype} {value.shape}".encode())
-            digest.update(np.ascontiguousarray(value).tobytes())
+    for name, value in sorted(without_calibrations(parameters).items()):
+        array = np.asarray(value)
+        digest.update(f"{name} {array.dtype} {array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()
 
 

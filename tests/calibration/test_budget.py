@@ -1,6 +1,7 @@
 """Budgets: what is chosen, what is refused, and that the confidence is kept."""
 
 import dataclasses
+import inspect
 
 import numpy as np
 import pytest
@@ -69,7 +70,7 @@ def losses(monkeypatch):
 
 
 def choose(architecture, limit, **kwargs):
-    return within_increase.__wrapped__(architecture, {}, [], DEPTHS, limit, **kwargs)
+    return inspect.unwrap(within_increase)(architecture, {}, [], DEPTHS, limit, **kwargs)
 
 
 def test_the_fewest_steps_that_keep_the_limit(losses):
@@ -82,4 +83,4 @@ def test_a_limit_that_cannot_be_kept_names_what_was_reached(losses):
     with pytest.raises(UserError, match=r"cannot be promised.*6 steps \(calibrated\): loss \+0.00"):
         choose(losses, 0.0001)
     with pytest.raises(UserError, match="none is calibrated"):
-        within_increase.__wrapped__(losses, {}, [], [], 0.1)
+        inspect.unwrap(within_increase)(losses, {}, [], [], 0.1)

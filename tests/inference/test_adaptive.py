@@ -1,5 +1,6 @@
 """Early exits and budgets on whole models: every layout against truncated solves and against rows run alone."""
 
+import inspect
 import itertools
 
 import jax
@@ -248,7 +249,7 @@ def test_thresholds_and_budgets_do_not_compile_again(models, compilations):
 def test_budgets_that_cannot_be_are_refused_before_compilation(models, compilations, budgets, depth, message):
     before = compilations()
     with pytest.raises(UserError, match=message):
-        solve_budgets.__wrapped__(models["causal"], TOKENS, np.array(budgets), DepthConfig(**depth))
+        inspect.unwrap(solve_budgets)(models["causal"], TOKENS, np.array(budgets), DepthConfig(**depth))
     assert compilations() == before
 
 
@@ -293,4 +294,4 @@ def test_exits_that_cannot_be_are_refused_before_compilation(models, compilation
 
 def test_what_is_no_rule_is_refused(models):
     with pytest.raises(UserError, match=r"rule = 0\.1: give one of StepError, Acceleration"):
-        exit_early.__wrapped__(models["causal"], TOKENS, 0.1)
+        inspect.unwrap(exit_early)(models["causal"], TOKENS, 0.1)

@@ -15,7 +15,7 @@ from jaxode.calibration import Calibration, Origin, load_all, save
 from jaxode.checkpoint import load_run
 from jaxode.config import Config, DepthConfig, UserError, from_toml
 from jaxode.depth import Coefficients
-from jaxode.inference.tasks import export as exporting
+from jaxode.inference.loading import export as exporting
 from jaxode.training import train
 
 LAST = 700  # the updates that the config of a tiny run plans

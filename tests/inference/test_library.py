@@ -13,7 +13,7 @@ from jaxode.config import DepthConfig
 from jaxode.data import BatchSpec, text_batches
 from jaxode.evaluation import evaluate
 from jaxode.inference.loading import names as library
-from jaxode.inference.tasks.export import export
+from jaxode.inference.loading.export import export
 
 TEXT = (
     "The old man sat down by the fire and looked at the letter which his daughter had left upon the table. "
@@ -36,7 +36,7 @@ def other_models(tmp_path, monkeypatch):
     """Another set of shipped models: one, causal, of no training."""
     folder = tmp_path / "shipped"
     run = write_run(tmp_path / "run", model_config("causal"), steps=(700,))
-    trained = library.load(run)
+    trained = jaxode.load(run)
     export(trained, {}, folder / "books-causal")
     monkeypatch.setattr(library, "SHIPPED", folder)
     return folder

@@ -114,8 +114,8 @@ def test_too_many_rows_for_memory(infer, runs, file, monkeypatch):
             ("--task", "score", "--file", "a", "--batch-size", 4),
             "batch_size = 4 with task = score: counts for classify",
         ),
-        (("--batch-size", 4), "batch_size = 4 with task = auto"),
-        (("--truncate",), "truncate = True with task = auto"),
+        (("--batch-size", 4), "batch_size = 4 with task = generate"),
+        (("--truncate",), "truncate = True with task = generate"),
         (("--task", "classify", "--file", "a", "--batch-size", 0), "batch_size = 0: must be at least 1"),
     ],
 )

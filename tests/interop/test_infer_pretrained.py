@@ -43,20 +43,27 @@ def test_fill_puts_the_text_within_the_template(exported, infer):
     assert err.startswith(f"run {exported}, Hugging Face model: masked, ")
 
 
-def test_score_sweep_and_calibrate_read_a_file(exported, infer, text_file):
+def test_score_sweep_and_calibrate_read_a_file(exported, infer, text_file, tmp_path, monkeypatch):
+    """Nothing is written beside weights that jaxode did not make; the cache keeps calibrations by fingerprint."""
+    monkeypatch.setenv("JAXODE_CACHE", str(tmp_path / "cache"))
+    before = sorted(exported.rglob("*"))
     about = ("--checkpoint", exported, "--file", text_file)
     code, out, err = infer(*about, "--task", "score")
     assert code == 0, err
     assert out.split()[:3] == ["tokens", "nats_per_token", "perplexity"]
     code, out, err = infer(*about, "--task", "calibrate", "--steps", 2, "--batches", 3)
     assert code == 0, err
-    assert (exported / "calibration-2.json").is_file()
-    code, out, err = infer(*about, "--task", "report", "--batches", 1)
+    assert len(list((tmp_path / "cache" / "calibrations").glob("*/calibration-2.json"))) == 1
+    code, out, err = infer(*about, "--task", "report", "--batches", 1, "--out", tmp_path / "out")
     assert code == 0, err
     assert "of the measured text itself" in err
     code, out, err = infer(*about, "--task", "sweep", "--batches", 1)
+    assert code == 2
+    assert "nothing is written beside a model that jaxode did not make; name a folder for the results with --out" in err
+    code, out, err = infer(*about, "--task", "sweep", "--batches", 1, "--out", tmp_path / "out")
     assert code == 0, err
-    rows = read_csv(exported / "sweep.csv")
+    assert sorted(exported.rglob("*")) == before
+    rows = read_csv(tmp_path / "out" / "sweep.csv")
     assert [(row["steps"], row["solver"]) for row in rows[:3]] == [(4, "euler"), (2, "euler"), (1, "euler")]
     assert (rows[-1]["steps"], rows[-1]["solver"]) == (2, "calibrated")
 
@@ -66,7 +73,7 @@ def test_score_sweep_and_calibrate_read_a_file(exported, infer, text_file):
     [
         (("--task", "sweep"), "task = sweep: a Hugging Face folder holds no text to measure on; name a text file"),
         (("--task", "calibrate", "--steps", 2), "task = calibrate: a Hugging Face folder holds no text"),
-        (("--task", "generate"), "cannot continue text; use fill"),
+        (("--task", "generate"), "cannot continue text; it is a masked model: use task fill"),
         (("--max-loss-increase", 0.1), "max_loss_increase: a Hugging Face folder holds no validation text"),
     ],
 )

@@ -11,6 +11,7 @@ import numpy as np
 from flax import nnx, struct
 from jaxtyping import Array, Float
 
+from jaxode.checkpoint import takes_model
 from jaxode.config import DepthConfig, require
 from jaxode.depth import Coefficients, combine, get_solver, sequence_mean, step_until
 from jaxode.model import Transformer, plan
@@ -34,6 +35,7 @@ class ErrorEstimates:
     sequence: Float[Array, "N B"]
 
 
+@takes_model
 def read_outs(
     model: Transformer,
     tokens: Tokens,
@@ -78,6 +80,7 @@ def _read_outs(
     return jax.lax.map(partial(read_out, model, context, segments), states)
 
 
+@takes_model
 def error_estimates(
     model: Transformer,
     tokens: Tokens,

@@ -17,6 +17,7 @@ import numpy as np
 from flax import nnx, struct
 from jaxtyping import Array, Bool, Float, Int
 
+from jaxode.checkpoint import takes_model
 from jaxode.config import DepthConfig, UserError, require
 from jaxode.depth import (
     Acceleration,
@@ -67,6 +68,7 @@ class AdaptiveOutput:
     error: Float[Array, "N B L"]
 
 
+@takes_model
 def exit_early(
     model: Transformer,
     tokens: Tokens,
@@ -159,6 +161,7 @@ def _exit_early(
     return _finish(model, x, context, segments, parts, each, ~parts[-1].active)
 
 
+@takes_model
 def solve_budgets(
     model: Transformer,
     tokens: Tokens,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, get_args
 
+from jaxode.checkpoint import takes_tokenizer
 from jaxode.config import DepthConfig, ModelConfig, require
 from jaxode.data import Tokenizer
 from jaxode.inference.generation.cache import Layout, applications
@@ -18,6 +19,7 @@ from jaxode.model.parameters import Architecture, Parameters
 Context = Literal["slide", "window", "refuse"]
 
 
+@takes_tokenizer
 def generate(
     architecture: Architecture,
     params: Parameters,
@@ -36,6 +38,7 @@ def generate(
     return generate_batch(architecture, params, tokenizer, [prompt], seeds=[seed], on_text=on_text, **settings)[0]
 
 
+@takes_tokenizer
 def generate_batch(
     architecture: Architecture,
     params: Parameters,

@@ -1,45 +1,72 @@
-"""Which model a name means: a folder on disk, a model that comes with the package, or the newest run."""
+"""Which model a name means, told before any weight is read: a folder on disk, a shipped model, a Hugging Face name."""
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Mapping
+import re
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
-from jaxode.calibration import Calibration, Origin, load_all, with_calibrations
-from jaxode.checkpoint import TrainedModel, load_run
-from jaxode.config import require
+from jaxode.checkpoint import RunFolder, Task
+from jaxode.config import ModelConfig, UserError, require
+from jaxode.interop import is_pretrained, locate, model_config, pretrained_task
 
 SHIPPED = Path(__file__).parents[2] / "shipped"
 DEFAULTS = {"causal": "books-causal", "masked": "books-masked"}
 """The shipped model of each kind that stands in where there is no run."""
 
+Origin = Literal["shipped", "run", "exported", "huggingface"]
 
-def load(name: Path | str) -> TrainedModel:
-    """A trained model with its calibrations, ready to run: `jaxode.load("books-causal")`.
 
-    ``loaded.model(tokens, DepthConfig(steps=4, solver="calibrated"))`` runs it in 4 calibrated steps;
-    ``loaded.model.calibrations`` has the numbers of steps to choose from as its keys.
+@dataclass(frozen=True)
+class ModelFolder:
+    """What a name means."""
+
+    path: Path
+    origin: Origin
+    task: Task
+    """What the model predicts."""
+    config: ModelConfig
+
+    @property
+    def ours(self) -> bool:
+        """Whether jaxode made the folder and may write beside the weights."""
+        return self.origin in ("run", "exported")
+
+    def __str__(self) -> str:
+        """As it is called in notes."""
+        return f"shipped model {self.path.name}" if self.origin == "shipped" else f"run {self.path}"
+
+
+def resolve(name: Path | str, task: str | None = None) -> ModelFolder:
+    """The folder that a path, the name of a shipped model, or a Hugging Face name means.
+
+    A folder goes before a shipped model of its name. A Hugging Face name is looked for in the cache of this machine,
+    then on the hub.
 
     Args:
-        name: of a shipped model, or the path of a run folder or an exported model.
+        name: a path, or a name.
+        task: of a Hugging Face model, where its config.json shall not decide: masked, classifier or encoder.
 
     Raises:
-        UserError: an unknown name, or a folder that is damaged or holds a calibration of other weights.
+        UserError: none of them, or a folder that holds no model.
     """
-    path = find(name)
-    trained = with_own(load_run(path), load_all(path))
-    return dataclasses.replace(trained, model=trained.architecture.bind(trained.params))
-
-
-def with_own(trained: TrainedModel, calibrations: Mapping[int, Calibration]) -> TrainedModel:
-    """The same with calibrations among its parameters.
-
-    Raises:
-        UserError: one was made for another model, tokenizer or other weights.
-    """
-    origin = Origin.of(trained.config.model, trained.tokenizer, trained.params)
-    return dataclasses.replace(trained, params=with_calibrations(trained.params, calibrations, origin))
+    path = _folder(name)
+    if is_pretrained(path):
+        return ModelFolder(path, "huggingface", pretrained_task(path, task), model_config(path))
+    require(
+        (path / "config.toml").is_file(),
+        f"{path}: holds no config.toml, so it is no run folder (nor a Hugging Face model: {path / 'config.json'}: "
+        "missing); name the folder that train.py printed",
+    )
+    run = RunFolder(path)
+    config = run.config().model
+    require(
+        task in (None, config.kind),
+        f'{path}: is a {config.kind} model: task = "{task}" is for a Hugging Face model; leave it out',
+    )
+    origin: Origin = "shipped" if is_shipped(path) else "exported" if run.exported else "run"
+    return ModelFolder(path, origin, config.kind, config)
 
 
 def shipped() -> dict[str, Path]:
@@ -47,20 +74,69 @@ def shipped() -> dict[str, Path]:
     return {path.parent.name: path.parent for path in sorted(SHIPPED.glob("*/config.toml"))}
 
 
-def find(name: Path | str) -> Path:
-    """The folder that a path, or else the name of a shipped model, means.
-
-    Raises:
-        UserError: neither.
-    """
-    models = shipped()
-    require(
-        Path(name).is_dir() or str(name) in models,
-        f"{name}: no such run folder, and no shipped model of that name (shipped: {', '.join(models) or 'none'})",
-    )
-    return Path(name) if Path(name).is_dir() else models[str(name)]
-
-
 def is_shipped(path: Path) -> bool:
     """Whether a folder belongs to the package, which is not written to."""
     return path.resolve().parent == SHIPPED.resolve()
+
+
+def _folder(name: Path | str) -> Path:
+    path, models = Path(name).expanduser(), shipped()
+    if path.is_dir():
+        return path
+    if str(name) in models:
+        return models[str(name)]
+    unknown = f"{name}: no such run folder, and no shipped model of that name (shipped: {', '.join(models) or 'none'})"
+    # what would lie below a folder that is here was meant as a path
+    parts = re.fullmatch(r"([\w-][\w.-]*)(/[\w.-]+)?", str(name))
+    if parts is None or path.exists() or (parts[2] and Path(parts[1]).is_dir()):
+        raise UserError(unknown)
+    try:
+        return locate(name)
+    except UserError as error:
+        if parts[2]:  # only a hub has names of two parts
+            raise UserError(f"{error}; no run folder is called so either") from None
+        reason = str(error).removeprefix(f"{name}: ").split(";")[0]
+        raise UserError(f"{unknown}; as the name of a Hugging Face model: {reason}") from None
+
+
+TASKS: dict[Task, tuple[str, ...]] = {
+    "causal": ("generate", "score", "sweep", "report", "calibrate", "export", "bench"),
+    "masked": ("fill", "score", "sweep", "report", "calibrate", "export"),
+    "classifier": ("classify", "calibrate"),
+    "encoder": (),
+}
+"""What each kind of model can do in infer.py; the first is what it does where no task is named."""
+
+_KINDS: dict[Task, str] = {
+    "causal": "a causal model: use task generate, which continues text (--prompt TEXT)",
+    "masked": "a masked model: use task fill, which fills in [MASK] (--prompt TEXT)",
+    "classifier": "a classifier: use task classify, which labels the lines of a file (--task classify --file FILE)",
+    "encoder": "an encoder without a head: it gives states, in Python alone (jaxode.load(FOLDER).model(tokens))",
+}
+_VOCABULARY = "has no head over the vocabulary"
+_LACKS = {
+    "generate": "cannot continue text",
+    "bench": "cannot continue text",
+    "fill": "cannot fill in [MASK]",
+    "classify": "has no classifier head; name the folder of a Hugging Face AlbertForSequenceClassification",
+    "score": _VOCABULARY,
+    "sweep": _VOCABULARY,
+    "report": _VOCABULARY,
+    "calibrate": "predicts nothing",
+    "export": "is no run; copy its folder, or use save() of the model in Python",
+    "auto": "can do none of the tasks",
+}
+
+
+def check_task(folder: ModelFolder, task: str) -> str:
+    """What "auto" means for a model; another task is returned if the model can do it.
+
+    Raises:
+        UserError: it cannot; the message says what the model is and which task it can do.
+    """
+    able = TASKS[folder.task]
+    if task == "auto" and able:
+        return able[0]
+    wanted = "" if task == "auto" else f"task = {task}: "
+    require(task in able, f"{wanted}{folder.path} {_LACKS[task]}; it is {_KINDS[folder.task]}")
+    return task

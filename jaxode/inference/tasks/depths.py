@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 
-from jaxode.calibration import Calibration, Choice, within_increase, within_share
-from jaxode.checkpoint import TrainedModel
+from jaxode.calibration import Calibration, Choice, within_flips, within_increase, within_share
 from jaxode.config import DepthConfig, InferConfig, ModelConfig, require
 from jaxode.depth import get_solver
 from jaxode.evaluation import default_configs
-from jaxode.inference.tasks.measured_text import validation_text
+from jaxode.inference.loading.loaded_model import LoadedModel
+from jaxode.inference.tasks.classifier_text import bound_batches
 from jaxode.model import flops_per_token, plan
 
 
@@ -40,20 +40,16 @@ def meaning(model: ModelConfig, steps: int | None) -> str | None:
     return None
 
 
-def choose_depth(trained: TrainedModel, config: InferConfig, calibrations: Mapping[int, Calibration]) -> Choice:
-    depths = [calibration.depth for calibration in calibrations.values()]
+def choose_depth(loaded: LoadedModel, config: InferConfig) -> Choice:
+    """What `budget`, `max_loss_increase` or `max_label_flips` allows."""
+    depths = [calibration.depth for calibration in loaded.calibrations.values()]
     if config.budget is not None:
-        return within_share(trained.config.model, depths, config.budget)
+        return within_share(loaded.config.model, depths, config.budget)
+    batches = bound_batches(loaded, config)
+    if config.max_label_flips is not None:
+        return within_flips(loaded, batches, depths, config.max_label_flips, confidence=config.confidence)
     assert config.max_loss_increase is not None
-    return within_increase(
-        trained.architecture,
-        trained.params,
-        validation_text(trained, config.batches, "choose the depth with --steps or --budget").batches,
-        depths,
-        config.max_loss_increase,
-        confidence=config.confidence,
-        document_mask=trained.config.data.document_mask,
-    )
+    return within_increase(loaded, batches, depths, config.max_loss_increase, confidence=config.confidence)
 
 
 def sweep_depths(

@@ -58,7 +58,6 @@ def generation_settings(
             min_p=config.min_p,
             repetition_penalty=config.repetition_penalty,
         ),
-        "document_mask": trained.config.data.document_mask,
         "context": config.context,
         "cache_share": config.cache_share,
         "speculation": drafts(trained.config.model, depth, calibrations) if config.speculative else None,
@@ -100,7 +99,7 @@ def bench(
     found = []
     for chosen, speculation in ways:
         own = settings | {"depth": chosen, "speculation": speculation}
-        times = [generate_batch(trained.architecture, trained.params, trained.tokenizer, prompts, **own) for _ in "12"]
+        times = [generate_batch(trained, prompts, **own) for _ in "12"]
         found.append(_row(chosen, speculation, times[-1]))
     return table(found, list(found[0])) + "\n"
 

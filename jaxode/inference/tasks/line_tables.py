@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from jaxode.checkpoint import TrainedModel
 from jaxode.config import DepthConfig, InferConfig, require
+from jaxode.inference.loading.loaded_model import LoadedModel
 from jaxode.inference.tasks.measured_text import read_text
 from jaxode.inference.texts.batch_pass import Throughput
 from jaxode.inference.texts.classification import classify_texts
@@ -54,36 +54,30 @@ def read_lines(file: str) -> Lines:
 
 
 def score_lines(
-    trained: TrainedModel,
+    loaded: LoadedModel,
     lines: Lines,
     config: InferConfig,
     depth: DepthConfig,
     write: Write,
     note: Write,
-    *,
-    frame: bool,
 ) -> Throughput:
     """Write line, tokens, nats and nats_per_token of every text.
 
     Args:
-        trained: a language model.
+        loaded: a language model.
         lines: its texts.
         config: batch size, and whether long texts are cut.
         depth: of every solve.
         write: takes the CSV.
         note: takes lines about the pass.
-        frame: put each text within the tokenizer's template.
 
     Raises:
         UserError: as `score_texts`.
     """
     done = score_texts(
-        trained.architecture,
-        trained.params,
-        trained.tokenizer,
+        loaded,
         lines.texts,
-        document_mask=trained.config.data.document_mask,
-        **_common(lines, config, depth, frame, "score"),
+        **_common(lines, config, depth, "score"),
     )
     rows = [
         (number, score.tokens, _number(score.nats), _number(score.nats_per_token))
@@ -95,8 +89,7 @@ def score_lines(
 
 
 def classify_lines(
-    trained: TrainedModel,
-    labels: Sequence[str],
+    loaded: LoadedModel,
     lines: Lines,
     config: InferConfig,
     depth: DepthConfig,
@@ -106,8 +99,7 @@ def classify_lines(
     """Write line, label and p(..) of every label for every text, each within the tokenizer's template.
 
     Args:
-        trained: a classifier.
-        labels: their names.
+        loaded: a classifier.
         lines: its texts.
         config: batch size, and whether long texts are cut.
         depth: of every solve.
@@ -117,12 +109,11 @@ def classify_lines(
     Raises:
         UserError: as `classify_texts`.
     """
+    labels = loaded.labels
     done = classify_texts(
-        trained.architecture,
-        trained.params,
-        trained.tokenizer,
+        loaded,
         lines.texts,
-        **_common(lines, config, depth, frame=True, name="classify"),
+        **_common(lines, config, depth, "classify"),
     )
     rows = [
         (number, labels[one.label], *map(_number, one.probabilities))
@@ -133,11 +124,10 @@ def classify_lines(
     return done.throughput
 
 
-def _common(lines: Lines, config: InferConfig, depth: DepthConfig, frame: bool, name: str) -> dict[str, Any]:
+def _common(lines: Lines, config: InferConfig, depth: DepthConfig, name: str) -> dict[str, Any]:
     return {
         "depth": depth,
         "batch_size": BATCH_SIZE if config.batch_size is None else config.batch_size,
-        "frame": frame,
         "truncate": config.truncate,
         "names": lines.names,
         "progress": name,

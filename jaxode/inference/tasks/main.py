@@ -2,40 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import dataclasses
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from jaxode.calibration import (
-    Calibration,
-    Origin,
-    calibrate,
-    calibration_batches,
-    check_steps,
-    load_all,
-    save,
-)
-from jaxode.checkpoint import RunFolder, TrainedModel, load_run
+from jaxode.calibration import calibrate, calibration_batches, check_steps, save
 from jaxode.config import DepthConfig, InferConfig
+from jaxode.data import Batch
 from jaxode.evaluation import depth_sweep, evaluate, save_sweep
 from jaxode.evaluation.figures import table
 from jaxode.inference.generation.generate import generate
-from jaxode.inference.loading.names import is_shipped, with_own
-from jaxode.inference.loading.requested import check_pretrained, check_shipped, labels_of, load_pretrained, which_model
+from jaxode.inference.loading.export import export
+from jaxode.inference.loading.loaded_model import LoadedModel, load_folder
+from jaxode.inference.loading.names import check_task
+from jaxode.inference.tasks.classifier_text import label_batches
 from jaxode.inference.tasks.depths import asked_depth, choose_depth, cost, meaning, sweep_depths
-from jaxode.inference.tasks.export import export
 from jaxode.inference.tasks.generation import bench, check_prompt, generation_settings, keep_compiled
 from jaxode.inference.tasks.line_tables import classify_lines, read_lines, score_lines
 from jaxode.inference.tasks.measured_text import file_text, needed_corpus, validation_text
 from jaxode.inference.tasks.report import report_methods, write_report
+from jaxode.inference.tasks.requested_model import check_places, requested_model, wants_calibrations
 from jaxode.inference.texts.fill_mask import fill
-from jaxode.interop import is_pretrained, model_config
 from jaxode.model import plan
 
 Write = Callable[[str], None]
 
 
 def run(config: InferConfig, write: Write, note: Write) -> None:
-    """Load the run and do its task.
+    """Load the model and do its task.
 
     Args:
         config: what to do.
@@ -43,90 +37,72 @@ def run(config: InferConfig, write: Write, note: Write) -> None:
         note: takes one line at a time about the run and its cost.
 
     Raises:
-        UserError: a run, a task, a text or a depth that does not fit.
+        UserError: a model, a task, a text or a depth that does not fit.
     """
-    path, name = which_model(config)
-    pretrained = is_pretrained(path)
-    model = model_config(path) if pretrained else RunFolder(path).config().model
-    task = config.task if config.task != "auto" else ("generate" if model.kind == "causal" else "fill")
-    calibrations = load_all(path)
-    depth = asked_depth(config, model, calibrations)
+    folder, name = requested_model(config)
+    task = check_task(folder, config.task)
+    config = dataclasses.replace(config, task=task)  # refuses what belongs to another task
+    check_places(config, task, folder)
+    model, labelled = folder.config, folder.task == "classifier"
     # what does not fit is refused before any weight is read
+    if task == "calibrate":
+        check_steps(model, config.steps)
+    elif task == "report":
+        report_methods(model, config, DepthConfig(steps=config.steps), {})
+    lines = read_lines(config.file) if config.by_line or (labelled and task == "calibrate") else None
+    keep_compiled(config, folder.path)
+    loaded = load_folder(folder, calibrations=wants_calibrations(config))
+    calibrations = loaded.calibrations
+    depth = asked_depth(config, model, calibrations)
     depths = sweep_depths(model, depth, config, calibrations) if task == "sweep" else ()
     methods = report_methods(model, config, depth, calibrations) if task == "report" else ()
     plan(model, depth)
-    if task == "calibrate":
-        check_steps(model, depth.steps)
-    labels = labels_of(path, pretrained) if task == "classify" else ()
-    lines = read_lines(config.file) if config.by_line else None
-    keep_compiled(config, path)
-    if pretrained:
-        check_pretrained(config, task)
-    if is_shipped(path):
-        check_shipped(config, task, path)
-    trained = load_pretrained(path, "classifier" if labels else "masked") if pretrained else load_run(path)
-    budgets = config.budget is not None or config.max_loss_increase is not None
-    swept = task == "report" or (task == "sweep" and any(one.solver == "calibrated" for one in depths))
-    drafts = task == "bench" or config.speculative
-    if depth.solver == "calibrated" or swept or budgets or drafts:
-        trained = with_own(trained, calibrations)
-    source = "Hugging Face model" if pretrained else f"step {trained.step}"
+    source = "Hugging Face model" if folder.origin == "huggingface" else f"step {loaded.step}"
     note(
-        f"{name}, {source}: {model.kind}, "
-        f"{trained.model.num_parameters:,} parameters, tokenizer {trained.tokenizer.name}"
+        f"{name}, {source}: {'classifier' if labelled else model.kind}, "
+        f"{loaded.model.num_parameters:,} parameters, tokenizer {loaded.own_tokenizer.name}"
     )
     unusual = meaning(model, depth.steps)
     if unusual:
         note(unusual)
-    if budgets:
-        choice = choose_depth(trained, config, calibrations)
+    if config.budget is not None or config.bound:
+        choice = choose_depth(loaded, config)
         depth = choice.depth
         note(f"chosen: {choice.reason}")
     if task == "bench":
         check_prompt(model, config, task)
-        write(bench(trained, config, depth, calibrations))
+        write(bench(loaded, config, depth, calibrations))
     elif task == "calibrate":
-        _calibrate(trained, config, write, note)
+        batches = None if lines is None else label_batches(loaded, lines, config)
+        _calibrate(loaded, config, batches, write, note)
     elif task == "generate":
-        _generate(trained, config, depth, calibrations, write, note)
+        _generate(loaded, config, depth, write, note)
     elif task == "fill":
-        _fill(trained, config, depth, write, note, frame=pretrained)
+        _fill(loaded, config, depth, write, note)
     elif lines is not None:
-        if task == "classify":
-            passed = classify_lines(trained, labels, lines, config, depth, write, note)
-        else:
-            passed = score_lines(trained, lines, config, depth, write, note, frame=pretrained)
+        passed = (classify_lines if labelled else score_lines)(loaded, lines, config, depth, write, note)
         note(cost(model, depth, passed.block_evaluations))
     elif task == "score":
-        _score(trained, config, depth, write, note)
+        _score(loaded, config, depth, write, note)
     elif task == "export":
-        _export(trained, config, calibrations, note)
+        _export(loaded, config, note)
     elif task == "report":
-        write_report(trained, config, methods, write, note)
+        write_report(loaded, config, methods, write, note)
     else:
-        _sweep(trained, config, depths, write, note)
+        _sweep(loaded, config, depths, write, note)
 
 
-def _generate(
-    trained: TrainedModel,
-    config: InferConfig,
-    depth: DepthConfig,
-    calibrations: Mapping[int, Calibration],
-    write: Write,
-    note: Write,
-) -> None:
-    check_prompt(trained.config.model, config, "generate")
+def _generate(loaded: LoadedModel, config: InferConfig, depth: DepthConfig, write: Write, note: Write) -> None:
+    check_prompt(loaded.config.model, config, "generate")
     done = generate(
-        trained.architecture,
-        trained.params,
-        trained.tokenizer,
+        loaded,
         config.prompt,
         seed=config.seed,
         on_token=write,
-        **generation_settings(trained, config, depth, calibrations),
+        **generation_settings(loaded, config, depth, loaded.calibrations),
     )
     write("\n")
-    spent = cost(trained.config.model, depth, done.block_evaluations_per_token)
+    spent = cost(loaded.config.model, depth, done.block_evaluations_per_token)
     later = "" if done.seconds_per_token is None else f", {1e3 * done.seconds_per_token:.2f} ms a token"
     accepted = ", no draft would pay here" if config.speculative and done.seconds_per_token is not None else ""
     if done.acceptance is not None:
@@ -134,18 +110,12 @@ def _generate(
     note(f"{spent}{later} (the first {done.seconds_first:.1f} s); {done.new_tokens} tokens{accepted}")
 
 
-def _fill(
-    trained: TrainedModel, config: InferConfig, depth: DepthConfig, write: Write, note: Write, *, frame: bool
-) -> None:
+def _fill(loaded: LoadedModel, config: InferConfig, depth: DepthConfig, write: Write, note: Write) -> None:
     done = fill(
-        trained.architecture,
-        trained.params,
-        trained.tokenizer,
+        loaded,
         config.prompt,
         depth=depth,
         top=config.top,
-        document_mask=trained.config.data.document_mask,
-        frame=frame,
     )
     rows = [
         {"mask": number, "token": repr(candidate.token), "probability": candidate.probability}
@@ -153,17 +123,15 @@ def _fill(
         for candidate in found.candidates
     ]
     write(f"{done.text}\n\n{table(rows, list(rows[0]))}\n")
-    note(cost(trained.config.model, depth, done.block_evaluations))
+    note(cost(loaded.config.model, depth, done.block_evaluations))
 
 
-def _score(trained: TrainedModel, config: InferConfig, depth: DepthConfig, write: Write, note: Write) -> None:
-    text = file_text(trained, config.file)
+def _score(loaded: LoadedModel, config: InferConfig, depth: DepthConfig, write: Write, note: Write) -> None:
+    text = file_text(loaded, config.file)
     result = evaluate(
-        trained.architecture,
-        trained.params,
+        loaded,
         text.batches,
         depth,
-        document_mask=trained.config.data.document_mask,
         bytes_per_token=text.bytes_per_token,
         progress="score",
     )
@@ -175,42 +143,36 @@ def _score(trained: TrainedModel, config: InferConfig, depth: DepthConfig, write
     if result.bits_per_byte is not None:
         row["bits_per_byte"] = result.bits_per_byte
     write(table([row], list(row)) + "\n")
-    note(cost(trained.config.model, depth, result.block_evaluations))
+    note(cost(loaded.config.model, depth, result.block_evaluations))
 
 
 def _sweep(
-    trained: TrainedModel, config: InferConfig, depths: tuple[DepthConfig, ...], write: Write, note: Write
+    loaded: LoadedModel, config: InferConfig, depths: tuple[DepthConfig, ...], write: Write, note: Write
 ) -> None:
-    text = file_text(trained, config.file, config.batches) if config.file else validation_text(trained, config.batches)
+    text = file_text(loaded, config.file, config.batches) if config.file else validation_text(loaded, config.batches)
     result = depth_sweep(
-        trained.architecture,
-        trained.params,
+        loaded,
         text.batches,
         depths,
-        document_mask=trained.config.data.document_mask,
         bytes_per_token=text.bytes_per_token,
         progress=True,
     )
-    folder = Path(config.out) if config.out else trained.run.path
+    folder = Path(config.out) if config.out else loaded.run.path
     write(save_sweep(folder, result) + "\n")
     note(f"{result.tokens} tokens predicted; written: {folder / 'sweep.csv'}, {folder / 'sweep.png'}")
 
 
-def _calibrate(trained: TrainedModel, config: InferConfig, write: Write, note: Write) -> None:
+def _calibrate(
+    loaded: LoadedModel, config: InferConfig, batches: Sequence[Batch] | None, write: Write, note: Write
+) -> None:
     assert config.steps is not None  # InferConfig refuses it
-    if config.file:
-        batches = list(file_text(trained, config.file, config.batches).batches)
-    else:
-        batches = calibration_batches(needed_corpus(trained), config.seed)
-    done = calibrate(
-        trained.model,
-        batches,
-        config.steps,
-        document_mask=trained.config.data.document_mask,
-        progress=True,
-    )
-    origin = Origin.of(trained.config.model, trained.tokenizer, trained.params)
-    path = save(trained.run.path, done, origin)
+    if batches is None and config.file:
+        batches = list(file_text(loaded, config.file, config.batches).batches)
+    elif batches is None:
+        batches = calibration_batches(needed_corpus(loaded), config.seed)
+    done = calibrate(loaded, batches, config.steps, progress=True)
+    folder = Path(config.out) if config.out else loaded.calibration_folder
+    path = save(folder, done, loaded.calibration_origin)
     row = {
         "steps": done.steps,
         "schedule": ",".join(map(str, done.schedule)),
@@ -220,11 +182,12 @@ def _calibrate(trained: TrainedModel, config: InferConfig, write: Write, note: W
         "seconds": done.seconds,
     }
     write(table([row], list(row)) + "\n")
-    note(f"kl and rise in nats per token over the full depth, on text held out of the fit; written: {path}")
+    unit = "sequence" if loaded.task == "classifier" else "token"
+    note(f"kl and rise in nats per {unit} over the full depth, on text held out of the fit; written: {path}")
 
 
-def _export(trained: TrainedModel, config: InferConfig, calibrations: Mapping[int, Calibration], note: Write) -> None:
-    folder = export(trained, calibrations, Path(config.out), config.notes)
+def _export(loaded: LoadedModel, config: InferConfig, note: Write) -> None:
+    folder = export(loaded, loaded.calibrations, Path(config.out), config.notes)
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-    fitted = f"calibrated for {', '.join(map(str, calibrations))} steps" if calibrations else "no calibrations"
-    note(f"{size / 1e6:.2f} MB, {fitted}; written: {folder}")
+    fitted = f"calibrated for {', '.join(map(str, loaded.calibrations))} steps"
+    note(f"{size / 1e6:.2f} MB, {fitted if loaded.calibrations else 'no calibrations'}; written: {folder}")

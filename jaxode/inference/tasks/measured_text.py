@@ -30,7 +30,7 @@ def corpus(trained: TrainedModel) -> jaxode.data.PreparedData:
         UserError: it is not at hand.
     """
     model = trained.config.model
-    return jaxode.data.prepare(trained.config.data, model.length, model.kind, tokenizer=trained.tokenizer)
+    return jaxode.data.prepare(trained.config.data, model.length, model.kind, tokenizer=trained.own_tokenizer)
 
 
 def needed_corpus(trained: TrainedModel, remedy: str = FILE_INSTEAD) -> jaxode.data.PreparedData:
@@ -64,7 +64,7 @@ def file_text(trained: TrainedModel, file: str, limit: int | None = None) -> Tex
     """
     data, model = trained.config.data, trained.config.model
     text = read_text(file)
-    spec = BatchSpec(trained.tokenizer, model.kind, data.document_mask, data.mask_fraction)
+    spec = BatchSpec(trained.own_tokenizer, model.kind, data.document_mask, data.mask_fraction)
     # a short text would leave most rows of a training batch empty
     rows = min(trained.config.train.batch_size, len(text.encode()) // model.length + 1)
     scored = jaxode.data.text_batches(text, spec, model.length, rows, limit)

@@ -62,13 +62,10 @@ def write_report(
     except OSError as error:
         raise UserError(f"{folder}: the report cannot be written there: {error.strerror or error}") from None
     text = file_text(trained, config.file, config.batches) if config.file else validation_text(trained, config.batches)
-    masks = trained.config.data.document_mask
     report = work_precision(
-        trained.architecture,
-        trained.params,
+        trained,
         text.batches,
         (*methods, *_magnitudes(trained, config, text, note)),
-        document_mask=masks,
         progress=True,
     )
     write(save_report(folder, report) + "\n")
@@ -83,11 +80,9 @@ def _magnitudes(trained: TrainedModel, config: InferConfig, text: Text, note: Ca
     batches, source = _lengths_text(trained, config, text)
     note(f"magnitude matching: lengths of {len(batches)} batches of {source}")
     found = magnitude_matching(
-        trained.architecture,
-        trained.params,
+        trained,
         batches,
         counts,
-        document_mask=trained.config.data.document_mask,
         progress=True,
     )
     return [

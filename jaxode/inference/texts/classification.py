@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float
 
+from jaxode.checkpoint import takes_tokenizer
 from jaxode.config import DepthConfig, require
 from jaxode.data import Tokenizer
 from jaxode.inference.texts.batch_pass import BatchPass, Throughput
@@ -48,6 +49,7 @@ def class_probabilities(
     return jax.nn.softmax(architecture.bind(params)(tokens, depth, segments=segments).logits)
 
 
+@takes_tokenizer
 def classify_texts(
     architecture: Architecture,
     params: Parameters,
@@ -56,7 +58,7 @@ def classify_texts(
     *,
     depth: DepthConfig | None = None,
     batch_size: int = 32,
-    frame: bool = False,
+    frame: bool | None = None,
     truncate: bool = False,
     names: Sequence[str] = (),
     progress: str | None = None,
@@ -70,7 +72,7 @@ def classify_texts(
         texts: each at most L tokens long, frame included; special tokens written out in them are plain text.
         depth: solver, steps and schedule; full depth when None.
         batch_size: rows that go through the model at once.
-        frame: put each text within the tokenizer's template, for a model that was trained with it ([CLS] text [SEP]).
+        frame: put each text within the tokenizer's template ([CLS] text [SEP]); None: where the model was trained so.
         truncate: cut longer texts to their first tokens instead of refusing them.
         names: what errors call the texts; "text 1", "text 2", .. when empty.
         progress: name of a bar, shown where standard error is a terminal; None shows none.
@@ -86,7 +88,14 @@ def classify_texts(
         isinstance(model, SequenceClassifier),
         f"{type(model).__name__} has no classifier head: give a SequenceClassifier",
     )
-    encoded = encode_texts(tokenizer, texts, model.config.length, frame=frame, truncate=truncate, names=names)
+    encoded = encode_texts(
+        tokenizer,
+        texts,
+        model.config.length,
+        frame=tokenizer.framed if frame is None else frame,
+        truncate=truncate,
+        names=names,
+    )
 
     def inputs(batch: RowBatch) -> tuple[np.ndarray, ...]:
         rows = [encoded.ids[i] for i in batch.rows]

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from jaxode.checkpoint import takes_tokenizer
 from jaxode.config import DepthConfig, ModelConfig, require
 from jaxode.data import Tokenizer, segments
 from jaxode.evaluation import diverged
@@ -68,6 +69,7 @@ def mask_logits(
     return model.head(jnp.take(out.state, positions, axis=1), model.embedding)[0], out.block_evaluations
 
 
+@takes_tokenizer
 def fill(
     architecture: Architecture,
     params: Parameters,
@@ -77,7 +79,7 @@ def fill(
     depth: DepthConfig | None = None,
     top: int = 5,
     document_mask: bool = False,
-    frame: bool = False,
+    frame: bool | None = None,
 ) -> FilledText:
     """Candidates for every [MASK] of `text`, in one forward pass.
 
@@ -89,7 +91,7 @@ def fill(
         depth: solver, steps and schedule; full depth when None.
         top: candidates a mask. Special tokens are never among them.
         document_mask: keep attention within documents.
-        frame: put the text within the tokenizer's template, for a model that was trained with it ([CLS] text [SEP]).
+        frame: put the text within the tokenizer's template ([CLS] text [SEP]); None: where the model was trained so.
 
     Raises:
         UserError: a causal model, a text without a mask or longer than L, or a depth that does not fit the layout.
@@ -107,7 +109,7 @@ def fill(
     require(top >= 1, f"top = {top}: must be at least 1")
     depth = depth or DepthConfig()
     plan(model, depth)
-    ids, masks = _encode(tokenizer, text, frame)
+    ids, masks = _encode(tokenizer, text, tokenizer.framed if frame is None else frame)
     require(bool(masks), f"the prompt holds no {MASK}: write it where a token is to be filled in, as in 'a {MASK} day'")
     require(
         len(ids) <= model.length,

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from jaxode.checkpoint import takes_tokenizer
 from jaxode.config import DepthConfig, UserError, require
 from jaxode.data import Tokenizer
 from jaxode.evaluation.loss import row_loss
@@ -81,6 +82,7 @@ def causal_nats(
     return row_loss(logits, targets, (segments > 0).astype(jnp.float32))[0]
 
 
+@takes_tokenizer
 def score_texts(
     architecture: Architecture,
     params: Parameters,
@@ -90,7 +92,7 @@ def score_texts(
     depth: DepthConfig | None = None,
     batch_size: int = 32,
     document_mask: bool = False,
-    frame: bool = False,
+    frame: bool | None = None,
     truncate: bool = False,
     names: Sequence[str] = (),
     progress: str | None = None,
@@ -110,7 +112,8 @@ def score_texts(
         depth: solver, steps and schedule; full depth when None.
         batch_size: rows that go through the model at once.
         document_mask: attention was kept within documents in training.
-        frame: put each text within the tokenizer's template, whose tokens are not predicted (masked models only).
+        frame: put each text within the tokenizer's template, whose tokens are not predicted (masked models only); None:
+            where the model was trained so.
         truncate: cut longer texts to their first tokens instead of refusing them.
         names: what errors call the texts; "text 1", "text 2", .. when empty.
         progress: name of a bar, shown where standard error is a terminal; None shows none.
@@ -128,7 +131,8 @@ def score_texts(
     )
     masked = isinstance(model, MaskedLM)
     length = model.config.length
-    encoded = encode_texts(tokenizer, texts, length, frame=frame and masked, truncate=truncate, names=names)
+    framed = tokenizer.framed if frame is None else frame
+    encoded = encode_texts(tokenizer, texts, length, frame=framed and masked, truncate=truncate, names=names)
     given = 1 if document_mask and not masked else 0
     if given and encoded.own.min() == 1:
         first = int(encoded.own.argmin())

@@ -25,7 +25,7 @@ states falsehoods, and repeats the views of its sources. It was tuned to no inst
 
 
 def model_card(
-    trained: TrainedModel, calibrations: Mapping[int, Calibration], folder: Path, notes: str, file: str
+    trained: TrainedModel, calibrations: Mapping[int, Calibration], folder: Path, notes: str = "", file: str = ""
 ) -> str:
     """The card as Markdown.
 
@@ -60,7 +60,7 @@ def _facts(trained: TrainedModel) -> list[dict[str, str]]:
         "parameters": f"{trained.model.num_parameters:,}, float32",
         "depth": f"N = {model.steps} steps {sharing}",
         "width, heads, context": f"{model.width}, {model.heads}, {model.length} tokens",
-        "tokenizer": f"{trained.tokenizer.name}, {trained.tokenizer.vocab_size} entries",
+        "tokenizer": f"{trained.own_tokenizer.name}, {trained.own_tokenizer.vocab_size} entries",
         "trained on": f"corpus `{trained.config.data.corpus}`, {tokens:,} tokens in {train.updates} updates",
         "weights": f"fingerprint `{fingerprint(trained.params)}`",
     }

@@ -1,26 +1,27 @@
-"""Task export of infer.py: a finished run as a folder that is small, loads fast and says what it is.
+"""A finished run as a folder that is small, loads fast and says what it is.
 
 FOLDER/config.toml           every knob of the run, without its places on disk
 FOLDER/tokenizer/
 FOLDER/weights.safetensors   the parameters by name
-FOLDER/calibration-n.json    as the run holds them
+FOLDER/calibration-n.json
 FOLDER/MODEL_CARD.md
 """
 
 from __future__ import annotations
 
 import dataclasses
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from jaxode.calibration import Calibration
+from jaxode.calibration import Calibration, Origin, save, with_calibrations
 from jaxode.checkpoint import RunFolder, TrainedModel, new_folder
 from jaxode.config import require
-from jaxode.inference.loading.names import with_own
-from jaxode.inference.tasks.card import model_card
+from jaxode.inference.loading.card import model_card
 from jaxode.inference.tasks.measured_text import read_text
+from jaxode.model.parameters import without_calibrations
 from jaxode.weights import WEIGHTS, Weights, write_weights
+
+CARD = "MODEL_CARD.md"
 
 
 def export(trained: TrainedModel, calibrations: Mapping[int, Calibration], folder: Path, notes: str = "") -> Path:
@@ -43,15 +44,25 @@ def export(trained: TrainedModel, calibrations: Mapping[int, Calibration], folde
         f"{run.path}: is unfinished, at update {trained.step} of train.updates = {updates}; "
         "finish it with train.py --resume before exporting it",
     )
-    with_own(trained, calibrations)  # refuses one of other weights
+    card = model_card(trained, calibrations, folder, read_text(notes) if notes else "", notes)
+    return write(trained, calibrations, folder, card)
+
+
+def write(trained: TrainedModel, calibrations: Mapping[int, Calibration], folder: Path, card: str) -> Path:
+    """Write an exported model with its card.
+
+    Raises:
+        UserError: a calibration of other weights, or a folder that holds something or cannot be written.
+    """
+    tokenizer = trained.own_tokenizer
+    origin = Origin.of(trained.config.model, tokenizer, trained.params)
+    with_calibrations({}, calibrations, origin)  # refuses one of other weights
     data = dataclasses.replace(trained.config.data, root="", cache="")
     config = dataclasses.replace(trained.config, data=data, out="")
-    card = model_card(trained, calibrations, folder, read_text(notes) if notes else "", notes)
     with new_folder(folder) as aside:
-        RunFolder(aside).create(config, trained.tokenizer)
-        write_weights(aside / WEIGHTS, Weights(trained.params, trained.step))
-        for steps in calibrations:
-            name = f"calibration-{steps}.json"
-            shutil.copyfile(run.path / name, aside / name)
-        (aside / "MODEL_CARD.md").write_text(card, encoding="utf-8")
+        RunFolder(aside).create(config, tokenizer)
+        write_weights(aside / WEIGHTS, Weights(without_calibrations(trained.params), trained.step))
+        for calibration in calibrations.values():
+            save(aside, calibration, origin)
+        (aside / CARD).write_text(card, encoding="utf-8")
     return folder

@@ -1,0 +1,113 @@
+"""One object for a shipped model, a run, an exported model and a Hugging Face folder."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+
+from jaxode.calibration import Calibration, load_all, with_calibrations
+from jaxode.calibration import Origin as CalibrationOrigin
+from jaxode.calibration import save as save_calibration
+from jaxode.checkpoint import TrainedModel, load_run
+from jaxode.config.places import cache_root
+from jaxode.inference.loading.card import model_card
+from jaxode.inference.loading.export import CARD, export, write
+from jaxode.inference.loading.names import ModelFolder, Origin, resolve
+from jaxode.interop import from_pretrained, save_pretrained
+from jaxode.model.parameters import fingerprint
+
+
+@dataclass(frozen=True)
+class LoadedModel(TrainedModel):
+    """A model by name, with its tokenizer and its calibrations, ready to run.
+
+    `generate`, `score_texts`, `classify_texts`, `fill`, `evaluate`, `calibrate` and the rest take it as it is, in the
+    place of architecture, parameters and tokenizer; `model(tokens, DepthConfig(steps=4))` is the network itself.
+    """
+
+    origin: Origin = "run"
+    """Where it comes from."""
+    calibrations: Mapping[int, Calibration] = field(default_factory=dict)
+    """By number of steps, the fewest first: what solver "calibrated" can be asked for."""
+
+    def calibrated(self, *calibrations: Calibration) -> LoadedModel:
+        """The same model with calibrations of `calibrate` besides its own; those of the same steps take their place.
+
+        Raises:
+            UserError: one that was read from a file and made for another model, tokenizer or other weights.
+        """
+        found = dict(self.calibrations) | {calibration.steps: calibration for calibration in calibrations}
+        found = {steps: found[steps] for steps in sorted(found)}
+        origin = None if self.tokenizer is None else self.calibration_origin
+        params = with_calibrations(self.params, found, origin)
+        bound = self.architecture.bind(params)
+        return dataclasses.replace(self, params=params, model=bound, calibrations=found)
+
+    @property
+    def calibration_origin(self) -> CalibrationOrigin:
+        """What a calibration of this model is made for."""
+        return CalibrationOrigin.of(self.config.model, self.own_tokenizer, self.params)
+
+    @property
+    def calibration_folder(self) -> Path:
+        """Where `infer.py` keeps its calibrations: beside the weights, or where jaxode did not make the folder, in the
+        cache, under the fingerprint of the weights.
+        """
+        if self.origin == "huggingface":
+            return cache_root() / "calibrations" / fingerprint(self.params)
+        return self.folder
+
+    def save(self, folder: Path | str) -> Path:
+        """Write the model with its tokenizer and calibrations into a new folder, which `load` reads.
+
+        A Hugging Face model stays one, for transformers to read; any other becomes an exported model with a card.
+
+        Raises:
+            UserError: the folder holds something or cannot be written, or the run is unfinished.
+        """
+        folder = Path(folder).expanduser()
+        if self.origin == "run":
+            return export(self, self.calibrations, folder)
+        if self.origin != "huggingface":
+            card = self.folder / CARD
+            text = card.read_text(encoding="utf-8") if card.is_file() else model_card(self, self.calibrations, folder)
+            return write(self, self.calibrations, folder, text)
+        save_pretrained(self, folder)
+        for calibration in self.calibrations.values():
+            save_calibration(folder, calibration, self.calibration_origin)
+        return folder
+
+
+def load(name: Path | str, task: str | None = None) -> LoadedModel:
+    """A model with its calibrations, ready to run: `jaxode.load("books-causal")`.
+
+    ``loaded.model(tokens, DepthConfig(steps=4))`` runs it in 4 steps, those of a calibration in `loaded.calibrations`.
+
+    Args:
+        name: the path of a run folder, an exported model or a Hugging Face folder; or the name of a shipped model or of
+            a Hugging Face model in the cache or on the hub.
+        task: of a Hugging Face model: masked, classifier or encoder; None takes it from its config.json.
+
+    Raises:
+        UserError: an unknown name, or a folder that is damaged or holds a calibration of other weights.
+    """
+    return load_folder(resolve(name, task))
+
+
+def load_folder(folder: ModelFolder, *, calibrations: bool = True) -> LoadedModel:
+    """The model of a folder that `resolve` has found, with its calibrations or without.
+
+    Raises:
+        UserError: it is damaged, or holds a calibration of other weights.
+    """
+    read = from_pretrained(folder.path, folder.task) if folder.origin == "huggingface" else load_run(folder.path)
+    loaded = LoadedModel(**{item.name: getattr(read, item.name) for item in fields(read)}, origin=folder.origin)
+    kept = load_all(folder.path)  # refuses a damaged file, wanted or not
+    if not calibrations:
+        return loaded
+    if loaded.calibration_folder != folder.path:
+        # what was kept for these very weights goes before what somebody left beside them
+        kept |= load_all(loaded.calibration_folder)
+    return loaded.calibrated(*kept.values())

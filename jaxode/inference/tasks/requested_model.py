@@ -1,0 +1,69 @@
+"""The model that infer.py is asked for, and what must be said beside it: a text to measure on, a place for results."""
+
+from __future__ import annotations
+
+from jaxode.checkpoint import RUNS, newest_run
+from jaxode.config import InferConfig, require
+from jaxode.data.tokenizers import MASK
+from jaxode.inference.loading.names import DEFAULTS, ModelFolder, resolve, shipped
+
+
+def requested_model(config: InferConfig) -> tuple[ModelFolder, str]:
+    """The model's folder, and what to call it."""
+    if config.checkpoint:
+        folder, why = resolve(config.checkpoint), ""
+    elif newest := newest_run():
+        folder, why = resolve(newest), " (the newest)"
+    else:
+        kind = "masked" if config.task == "fill" or MASK in config.prompt else "causal"
+        models, why = shipped(), f" (no trained run under {RUNS}/)"
+        require(
+            DEFAULTS[kind] in models,
+            f"no trained run under {RUNS}/, and no {kind} model is shipped (shipped: {', '.join(models) or 'none'}): "
+            "train one with python train.py, or name one with --checkpoint",
+        )
+        folder = resolve(models[DEFAULTS[kind]])
+    return folder, f"{folder}{why}"
+
+
+def check_places(config: InferConfig, task: str, folder: ModelFolder) -> None:
+    """Nothing is written beside a model that jaxode did not make, and a Hugging Face model brings no text of its own.
+
+    Raises:
+        UserError: no place for the results, or no text to measure on.
+    """
+    foreign = folder.origin == "huggingface"
+    require(
+        not foreign or task != "export",
+        "task = export: a Hugging Face folder is no run; copy it, or use save() of the loaded model in Python",
+    )
+    require(
+        not foreign or task not in ("sweep", "report", "calibrate") or bool(config.file),
+        f"task = {task}: a Hugging Face folder holds no text to measure on; name a text file with --file",
+    )
+    require(
+        not foreign or not config.bound or bool(config.bound_file),
+        f"{config.bound}: a Hugging Face folder holds no validation text to promise it on; name one with --bound-file, "
+        "or choose the depth with --steps or --budget",
+    )
+    what = "a shipped model" if folder.origin == "shipped" else "a model that jaxode did not make"
+    require(
+        folder.ours or task not in ("sweep", "report") or bool(config.out),
+        f"task = {task}: nothing is written beside {what}; name a folder for the results with --out",
+    )
+    require(
+        folder.origin != "shipped" or task != "calibrate" or bool(config.out),
+        f"task = calibrate: nothing is written beside a shipped model; copy {folder.path} and name the copy with "
+        "--checkpoint, or name a folder for the calibration with --out",
+    )
+
+
+def wants_calibrations(config: InferConfig) -> bool:
+    """Whether the calibrations of a model matter to the task.
+
+    Where they do not, one that was made for other weights is no reason to refuse it.
+    """
+    if config.task == "calibrate":
+        return False
+    full = config.steps is None and config.budget is None and not config.bound and config.solver == "auto"
+    return not full or config.speculative or config.task in ("sweep", "report", "export", "bench")
