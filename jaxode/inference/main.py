@@ -58,7 +58,8 @@ def run(config: InferConfig, write: Write, note: Write) -> None:
     if task == "calibrate":
         check_steps(model, depth.steps)
     labels = labels_of(path, pretrained) if task == "classify" else ()
-    lines = read_lines(config.file) if config.by_line else None
+    text_key = "text" if pretrained else RunFolder(path).config().data.text_key
+    lines = read_lines(config.file, text_key, classified=task == "classify") if config.by_line else None
     keep_compiled(config, path)
     if pretrained:
         check_pretrained(config, task)
