@@ -164,3 +164,7 @@ class Config:
 
     def __post_init__(self) -> None:
         require(not self.resume or bool(self.out), "resume without out: name the run folder to continue with --out")
+        require(
+            self.resume or not self.data.edited,
+            "data.edited = true without resume: counts where a run is resumed over another text than it began with",
+        )

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jaxode.config import DataConfig, UserError
+from jaxode.config import Config, DataConfig, UserError
 from jaxode.data import prepare
 from jaxode.data.identity import PARTS, IdentityCounter, change
 
@@ -84,6 +84,11 @@ def test_a_position_of_an_older_version_names_no_text(data: DataConfig):
     del state["text"]
     found.set_state(state | {"step": 3})
     assert found.get_state()["step"] == 3
+
+
+def test_a_run_that_begins_has_no_text_to_differ_from(data: DataConfig):
+    with pytest.raises(UserError, match=r"data\.edited = true without resume"):
+        Config(data=replace(data, edited=True))
 
 
 def counted(texts: list[str]):

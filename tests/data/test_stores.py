@@ -174,6 +174,7 @@ def test_a_cache_that_holds_what_is_needed_is_only_read(corpus: DataConfig, monk
     before = ready(corpus)
     for name in ("rename", "unlink", "rmdir"):
         monkeypatch.setattr(os, name, refuse(errno.EROFS))
+
     def mkdir(path, *args, **kwargs):
         # as a read-only disk answers
         raise OSError(errno.EEXIST if os.path.isdir(path) else errno.EROFS, "refused")
