@@ -30,10 +30,10 @@ Reader = Callable[[Path, str], Iterator[Document]]
 
 
 class Texts(Sequence[str]):
-    """The texts of one split, read from disk one by one; `sources` says that the examples name theirs."""
+    """The texts of one split, read from `folder` one by one; `sources` says that the examples name theirs."""
 
-    def __init__(self, examples: Sequence[dict[str, Any]], key: str = "text", sources: bool = False):
-        self._examples, self._key, self._sources = examples, key, sources
+    def __init__(self, examples: Sequence[dict[str, Any]], folder: Path, key: str = "text", sources: bool = False):
+        self._examples, self._folder, self._key, self._sources = examples, folder, key, sources
 
     def __len__(self) -> int:
         return len(self._examples)
@@ -43,11 +43,21 @@ class Texts(Sequence[str]):
             return [self[j] for j in range(*i.indices(len(self)))]
         if not -len(self) <= i < len(self):
             raise IndexError(i)
-        return self._examples[i % len(self)][self._key].decode()
+        return self._bytes(i % len(self), self._key).decode()
 
     def source(self, i: int) -> str:
         """Where text `i` comes from: its file and its number within it, from 0; else its number within the split."""
-        return self._examples[i]["source"].decode() if self._sources else f"document {i + 1}"
+        return self._bytes(i, "source").decode() if self._sources else f"document {i + 1}"
+
+    def _bytes(self, i: int, key: str) -> bytes:
+        remedy = "remove the folder, so that it is prepared anew"
+        try:
+            value = self._examples[i][key]
+        except RuntimeError as error:  # array_record's word for a damaged file
+            raise UserError(f"{self._folder}: damaged ({_first_line(error)}); {remedy}") from None
+        # and for a record that a file no longer holds it gives nothing
+        require(value is not None, f"{self._folder}: damaged (text {i + 1} is missing); {remedy}")
+        return value
 
 
 @dataclass(frozen=True)
@@ -83,7 +93,7 @@ def open_corpus(data: DataConfig, cache: Path, progress: bool = False) -> Corpus
         write(JaxodeText(_split_makers(data, files, progress), data_dir=str(folder)))
 
     folder = make_folder(cache / "documents" / f"{data.corpus}-{fingerprint}", fill)
-    train, validation = (Texts(read(folder, split), sources=True) for split in SPLITS)
+    train, validation = (Texts(read(folder, split), folder, sources=True) for split in SPLITS)
     return Corpus(data.corpus, fingerprint, train, validation)
 
 
@@ -239,10 +249,9 @@ def _open_tfds(data: DataConfig, cache: Path, progress: bool) -> Corpus:
             raise OSError("the network cannot be reached")
         write(builder, show=progress)
     except Exception as error:
-        line = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(
-            f'data.corpus = "{data.corpus}": TFDS cannot prepare it ({line}); prepare it where there is a '
-            "network and set TFDS_DATA_DIR, or use data.files"
+            f'data.corpus = "{data.corpus}": TFDS cannot prepare it ({_first_line(error)}); prepare it where there is '
+            "a network and set TFDS_DATA_DIR, or use data.files"
         ) from None
     features = builder.info.features
     features = dict(features.items()) if isinstance(features, tfds.features.FeaturesDict) else {}
@@ -254,8 +263,19 @@ def _open_tfds(data: DataConfig, cache: Path, progress: bool) -> Corpus:
     train, validation = _tfds_splits(builder, data)
     sizes = {name: info.num_examples for name, info in builder.info.splits.items()}
     key = _hash(json.dumps([FORMAT, builder.info.full_name, sizes, train, validation, data.text_key]))
-    sources = (Texts(builder.as_data_source(split), data.text_key) for split in (train, validation))  # pyright: ignore
-    return Corpus(data.corpus, key, *sources)
+    folder = Path(str(builder.data_path))
+    try:
+        texts = [Texts(builder.as_data_source(split), folder, data.text_key) for split in (train, validation)]  # pyright: ignore
+    except Exception as error:  # over a damaged description of a set TFDS raises many kinds
+        raise UserError(
+            f'data.corpus = "{data.corpus}": TFDS cannot read it ({_first_line(error)}); remove {folder}, so that it '
+            "is prepared anew"
+        ) from None
+    return Corpus(data.corpus, key, *texts)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
 def _tfds_splits(builder: tfds.core.DatasetBuilder, data: DataConfig) -> tuple[str, str]:
