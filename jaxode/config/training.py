@@ -17,7 +17,7 @@ class DataConfig:
     corpus: str = "stdlib"
     """stdlib (embedded) | files | wikitext-2 | books | tinyshakespeare (folders in root) | a TFDS text set by name."""
     files: str = ""
-    """Glob of text files (.txt .md .py .jsonl, also .gz .xz) for corpus "files"; giving it selects that corpus."""
+    """Glob of text files, a file or a folder (.txt .md .py .jsonl, also .gz .xz); giving it selects corpus "files"."""
     root: str = ""
     """Folder that holds the named corpora; the variable JAXODE_DATA when empty."""
     separator: str = ""
@@ -36,6 +36,8 @@ class DataConfig:
     """Masked models: share of tokens to predict (80% [MASK], 10% random, 10% kept; Devlin et al. 2019, section 3.1)."""
     cache: str = ""
     """Folder for prepared corpora and tokenizers; JAXODE_CACHE or ~/.cache/jaxode when empty."""
+    edited: bool = False
+    """Resume a run although its text was changed; otherwise that is refused."""
 
     def __post_init__(self) -> None:
         if self.files and self.corpus == "stdlib":
@@ -162,3 +164,7 @@ class Config:
 
     def __post_init__(self) -> None:
         require(not self.resume or bool(self.out), "resume without out: name the run folder to continue with --out")
+        require(
+            self.resume or not self.data.edited,
+            "data.edited = true without resume: counts where a run is resumed over another text than it began with",
+        )

@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from jaxode.config import require
+from jaxode.data.identity import Identity, change
 from jaxode.data.packing import segments
 from jaxode.data.tokenizers import Tokenizer
 
@@ -111,11 +112,21 @@ def _numbered(spec: BatchSpec, seed: int, stream: int, step: int, rows: Rows) ->
 class Batches(Iterator[Batch]):
     """Endless training batches, reshuffled every epoch, read ahead by a background thread.
 
-    `at(step)` gives any batch; iteration runs from the position that `set_state` can move.
+    `at(step)` gives any batch; iteration runs from the position that `set_state` can move. A position holds the
+    `identity` of the text, and is refused over another one unless that may be `edited`.
     """
 
-    def __init__(self, rows: Sequence[Mapping[str, Any]], spec: BatchSpec, batch_size: int, seed: int):
+    def __init__(
+        self,
+        rows: Sequence[Mapping[str, Any]],
+        spec: BatchSpec,
+        batch_size: int,
+        seed: int,
+        identity: Identity | None = None,
+        edited: bool = False,
+    ):
         self.batch_size, self.seed, self.rows = batch_size, seed, len(rows)
+        self._identity, self._edited = identity or {}, edited
         self.steps_per_epoch = len(rows) / batch_size
         """Batches in one pass over the rows."""
         import grain  # takes as long as jax, and whoever only names a Batch reads none
@@ -139,17 +150,26 @@ class Batches(Iterator[Batch]):
         self._step += 1
         return batch
 
-    def get_state(self) -> dict[str, int]:
+    def get_state(self) -> dict[str, Any]:
         """The position as plain JSON values: read-ahead batches do not count."""
-        return {"step": self._step, "seed": self.seed, "batch_size": self.batch_size, "rows": self.rows}
+        text = {split: part.state() for split, part in self._identity.items()}
+        state = {"step": self._step, "seed": self.seed, "batch_size": self.batch_size, "rows": self.rows}
+        return {**state, "text": text} if text else state
 
-    def set_state(self, state: Mapping[str, int]) -> None:
-        """Continue from `get_state`'s position.
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """Continue from `get_state`'s position; one of an older version, which names no text, is taken as it is.
 
         Raises:
-            UserError: the state belongs to another order of the data.
+            UserError: the state belongs to another order of the data, or to another text.
         """
-        for name in ("seed", "batch_size", "rows"):
+        if not self._edited:
+            changed = change(self._identity, state["text"]) if "text" in state else ""
+            require(
+                not changed,
+                f"the corpus is not the one that the run was saved with: {changed}; bring the old text back, or go on "
+                "with this one by data.edited = true (--data.edited)",
+            )
+        for name in ("seed", "batch_size", *(() if self._edited else ("rows",))):
             saved, own = state.get(name), getattr(self, name)
             require(
                 saved == own,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import glob
 import hashlib
 import json
 import os
@@ -18,6 +17,8 @@ from tqdm import tqdm
 
 from jaxode.config import DataConfig, UserError, require
 from jaxode.data.documents import Document, read_documents
+from jaxode.data.files import matching, once
+from jaxode.data.notices import notice
 from jaxode.data.stdlib import stdlib_documents, stdlib_files, stdlib_folder
 from jaxode.data.stores import FORMAT, JaxodeText, make_folder, read, write
 from jaxode.data.tokenizers import reachable
@@ -29,10 +30,10 @@ Reader = Callable[[Path, str], Iterator[Document]]
 
 
 class Texts(Sequence[str]):
-    """The texts of one split, read from disk one by one."""
+    """The texts of one split, read from `folder` one by one; `sources` says that the examples name theirs."""
 
-    def __init__(self, examples: Sequence[dict[str, Any]], key: str = "text"):
-        self._examples, self._key = examples, key
+    def __init__(self, examples: Sequence[dict[str, Any]], folder: Path, key: str = "text", sources: bool = False):
+        self._examples, self._folder, self._key, self._sources = examples, folder, key, sources
 
     def __len__(self) -> int:
         return len(self._examples)
@@ -42,7 +43,21 @@ class Texts(Sequence[str]):
             return [self[j] for j in range(*i.indices(len(self)))]
         if not -len(self) <= i < len(self):
             raise IndexError(i)
-        return self._examples[i % len(self)][self._key].decode()
+        return self._bytes(i % len(self), self._key).decode()
+
+    def source(self, i: int) -> str:
+        """Where text `i` comes from: its file and its number within it, from 0; else its number within the split."""
+        return self._bytes(i, "source").decode() if self._sources else f"document {i + 1}"
+
+    def _bytes(self, i: int, key: str) -> bytes:
+        remedy = "remove the folder, so that it is prepared anew"
+        try:
+            value = self._examples[i][key]
+        except RuntimeError as error:  # array_record's word for a damaged file
+            raise UserError(f"{self._folder}: damaged ({_first_line(error)}); {remedy}") from None
+        # and for a record that a file no longer holds it gives nothing
+        require(value is not None, f"{self._folder}: damaged (text {i + 1} is missing); {remedy}")
+        return value
 
 
 @dataclass(frozen=True)
@@ -78,7 +93,7 @@ def open_corpus(data: DataConfig, cache: Path, progress: bool = False) -> Corpus
         write(JaxodeText(_split_makers(data, files, progress), data_dir=str(folder)))
 
     folder = make_folder(cache / "documents" / f"{data.corpus}-{fingerprint}", fill)
-    train, validation = (Texts(read(folder, split)) for split in SPLITS)
+    train, validation = (Texts(read(folder, split), folder, sources=True) for split in SPLITS)
     return Corpus(data.corpus, fingerprint, train, validation)
 
 
@@ -94,7 +109,7 @@ def _local_files(data: DataConfig) -> _Files:
         paths = stdlib_files(folder)
         return _Files({"all": [(path, path.relative_to(folder).as_posix()) for path in paths]}, stdlib_documents)
     if data.corpus == "files":
-        return _Files({"all": _matching(data.files)}, read_plain)
+        return _Files({"all": matching(data.files)}, read_plain)
     folder = _root(data) / data.corpus
     if data.corpus == "tinyshakespeare":
         return _Files({"all": _in_folder(folder, "input.txt")}, read_plain)
@@ -120,15 +135,8 @@ def _in_folder(folder: Path, pattern: str) -> list[tuple[Path, str]]:
     require(folder.is_dir(), f"{folder}: no such folder; data.root must hold it")
     paths = sorted(folder.glob(pattern))
     require(len(paths) > 0, f"{folder / pattern}: no such file")
-    return [(path, path.name) for path in paths]
-
-
-def _matching(pattern: str) -> list[tuple[Path, str]]:
-    paths = [Path(p) for p in glob.glob(os.path.expanduser(pattern), recursive=True) if os.path.isfile(p)]
-    require(len(paths) > 0, f'data.files = "{pattern}": no file matches; ** in a glob crosses folders')
-    base = Path(os.path.commonpath([path.parent for path in paths]))
-    # names relative to the common folder, so that moving the corpus does not change its split
-    return sorted(((path, path.relative_to(base).as_posix()) for path in paths), key=lambda pair: pair[1])
+    kept = sorted(map(Path, once(str(folder / pattern), map(str, paths))))
+    return [(path, path.name) for path in kept]
 
 
 def _read_articles(path: Path, source: str) -> Iterator[Document]:
@@ -156,8 +164,9 @@ def _fingerprint(data: DataConfig, files: _Files) -> str:
     return _hash(json.dumps([options, listing]))
 
 
-def _hash(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+def _hash(name: str) -> str:
+    # the bytes, since a file's name need not be text
+    return hashlib.sha256(os.fsencode(name)).hexdigest()[:16]
 
 
 def _split_makers(data: DataConfig, files: _Files, progress: bool) -> dict[str, Callable[[], Iterator[Document]]]:
@@ -171,15 +180,31 @@ def _split_makers(data: DataConfig, files: _Files, progress: bool) -> dict[str, 
         return {split: lambda split=split: documents(split, f"reading {split}") for split in SPLITS}
 
     # a first pass over the files only decides the split (and meets every bad file), so that no text is held
-    sources = [document.source for document in documents("all", "reading")]
+    digests = {
+        document.source: hashlib.sha256(document.text.encode()).digest() for document in documents("all", "reading")
+    }
+    sources = list(digests)
     if len(sources) == 1:
         return {split: lambda split=split: _part(documents("all", f"reading {split}"), split, data) for split in SPLITS}
     held_out = hold_out(sources, data.valid_fraction)
+    if data.corpus == "files":
+        _tell_equal_texts(digests, held_out)
 
     def select(split: str) -> Iterator[Document]:
         return (d for d in documents("all", f"reading {split}") if (d.source in held_out) == (split == "validation"))
 
     return {split: lambda split=split: select(split) for split in SPLITS}
+
+
+def _tell_equal_texts(digests: dict[str, bytes], held_out: frozenset[str]) -> None:
+    repeated = len(digests) - len(set(digests.values()))
+    if repeated:
+        validation = {digests[source] for source in held_out}
+        both = validation & {digest for source, digest in digests.items() if source not in held_out}
+        notice(
+            f"{repeated} of {len(digests)} documents hold the same text as an earlier one; "
+            f"texts that stand in training and in validation: {len(both)}"
+        )
 
 
 def hold_out(sources: Sequence[str], fraction: float) -> frozenset[str]:
@@ -224,10 +249,9 @@ def _open_tfds(data: DataConfig, cache: Path, progress: bool) -> Corpus:
             raise OSError("the network cannot be reached")
         write(builder, show=progress)
     except Exception as error:
-        line = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(
-            f'data.corpus = "{data.corpus}": TFDS cannot prepare it ({line}); prepare it where there is a '
-            "network and set TFDS_DATA_DIR, or use data.files"
+            f'data.corpus = "{data.corpus}": TFDS cannot prepare it ({_first_line(error)}); prepare it where there is '
+            "a network and set TFDS_DATA_DIR, or use data.files"
         ) from None
     features = builder.info.features
     features = dict(features.items()) if isinstance(features, tfds.features.FeaturesDict) else {}
@@ -239,15 +263,26 @@ def _open_tfds(data: DataConfig, cache: Path, progress: bool) -> Corpus:
     train, validation = _tfds_splits(builder, data)
     sizes = {name: info.num_examples for name, info in builder.info.splits.items()}
     key = _hash(json.dumps([FORMAT, builder.info.full_name, sizes, train, validation, data.text_key]))
-    sources = (Texts(builder.as_data_source(split), data.text_key) for split in (train, validation))  # pyright: ignore
-    return Corpus(data.corpus, key, *sources)
+    folder = Path(str(builder.data_path))
+    try:
+        texts = [Texts(builder.as_data_source(split), folder, data.text_key) for split in (train, validation)]  # pyright: ignore
+    except Exception as error:  # over a damaged description of a set TFDS raises many kinds
+        raise UserError(
+            f'data.corpus = "{data.corpus}": TFDS cannot read it ({_first_line(error)}); remove {folder}, so that it '
+            "is prepared anew"
+        ) from None
+    return Corpus(data.corpus, key, *texts)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
 def _tfds_splits(builder: tfds.core.DatasetBuilder, data: DataConfig) -> tuple[str, str]:
     splits = builder.info.splits
     require("train" in splits, f'data.corpus = "{data.corpus}" has no train split (splits: {", ".join(splits)})')
     for name in ("validation", "test"):
-        if name in splits:
+        if name in splits and splits[name].num_examples:
             return "train", name
     total = splits["train"].num_examples
     require(total > 1, f'data.corpus = "{data.corpus}" has {total} example; nothing is left to validate on')

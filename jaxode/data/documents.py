@@ -1,18 +1,26 @@
-"""From a file to its documents: plain text, jsonl, and either of them under gzip or xz; every fault names the file."""
+"""From a file to its texts: plain text, JSON lines, and either of them under gzip or xz; every fault names the file.
+
+Whatever reads a text file comes here, so that training, scoring and labelling see the same text.
+"""
 
 from __future__ import annotations
 
 import gzip
 import json
 import lzma
+import os
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import BinaryIO, Literal, cast
 
 from jaxode.config import UserError, require
+
+_OPENERS = {".gz": gzip.open, ".xz": lzma.open}
+_JSON = (".jsonl", ".ndjson", ".json")
+_TABLES = (".tsv", ".csv")
 
 
 @dataclass(frozen=True)
@@ -23,35 +31,86 @@ class Document:
     source: str
 
 
-def read_documents(path: Path, source: str, separator: str = "", text_key: str = "text") -> Iterator[Document]:
-    """Yield the documents of one file, in order; none is empty.
+def shown(name: str) -> str:
+    """A file's name as text: names may be any bytes, and those that are no UTF-8 are escaped."""
+    return os.fsencode(name).decode(errors="backslashreplace")
 
-    A ``.jsonl`` file holds one document a line, in the field `text_key`. Any other file is one document, however long,
-    or is split at the lines equal to `separator`. Both may end in ``.gz`` or ``.xz``. Text is UTF-8.
+
+def suffix(path: Path) -> str:
+    """What a file's name says of its content: ``.txt`` of A.TXT.gz."""
+    inside = path.with_suffix("") if path.suffix.lower() in _OPENERS else path
+    return inside.suffix.lower()
+
+
+def text_format(path: Path) -> Literal["text", "json"]:
+    """How a file is read, by its name alone.
 
     Raises:
-        UserError: the file cannot be read, is empty, binary or truncated, or a jsonl line is not what it should be.
+        UserError: a table.
     """
-    stem = path.with_suffix("") if path.suffix in (".gz", ".xz") else path
-    if stem.suffix in (".jsonl", ".ndjson"):
-        texts = _json_texts(path, text_key)
-    elif separator:
-        texts = _separated_texts(path, separator)
-    else:
-        texts = _whole_text(path)
-    found = False
-    for number, text in enumerate(texts):
+    require(
+        suffix(path) not in _TABLES,
+        f"{path}: is a table ({suffix(path)}), and labelled data is not supported yet: keep the column of texts alone "
+        "as .txt, or as .jsonl with data.text_key",
+    )
+    return "json" if suffix(path) in _JSON else "text"
+
+
+def read_documents(path: Path, source: str, separator: str = "", text_key: str = "text") -> Iterator[Document]:
+    """Yield the documents of one file of a corpus: its texts, as `read_texts` gives them.
+
+    Raises:
+        UserError: as `read_texts`, or a file without any text.
+    """
+    empty = True
+    for number, text in enumerate(read_texts(path, separator, text_key)):
         # a name by position: a document keeps its side of the split when the file grows at its end
         yield Document(text, f"{source}#{number}")
-        found = True
-    require(found, f"{path}: the file holds no text; remove it from the corpus")
+        empty = False
+    require(not empty, f"{path}: the file holds no text; remove it from the corpus")
 
 
-def _whole_text(path: Path) -> Iterator[str]:
-    with _open(path) as file:
-        text = _decode(file.read(), path)
-    if text.strip():
+def read_texts(path: Path, separator: str = "", text_key: str = "text") -> Iterator[str]:
+    """Yield the texts of one file, in order; none is blank.
+
+    A ``.jsonl``, ``.ndjson`` or ``.json`` file holds one text a line, in the field `text_key`. Any other file is one
+    text, however long, or is split at the lines equal to `separator`. All may end in ``.gz`` or ``.xz``; the case of
+    suffixes does not count. Text is UTF-8, a byte order mark at its beginning is no text.
+
+    Raises:
+        UserError: the file cannot be read, is a table, binary or truncated, or a JSON line is not what it should be.
+    """
+    if text_format(path) == "json":
+        yield from (text for _, text in _json_lines(path, text_key) if text.strip())
+    elif separator:
+        yield from _separated_texts(path, separator)
+    elif (text := read_text(path)).strip():
         yield text
+
+
+def read_text(path: Path) -> str:
+    """The content of one file as it stands, line ends and all, whatever its suffix.
+
+    Raises:
+        UserError: it cannot be read, is binary or truncated.
+    """
+    with _open(path) as file:
+        return _decode(file.read(), path)
+
+
+def numbered_lines(path: Path, text_key: str = "text") -> Iterator[tuple[int, str]]:
+    """Yield number, from 1, and text of every line, blank ones too; of JSON lines the text of the field `text_key`.
+
+    Only line feeds end a line, as for other programs that count lines. A carriage return before one is no text.
+
+    Raises:
+        UserError: as `read_texts`.
+    """
+    if text_format(path) == "json":
+        yield from _json_lines(path, text_key)
+        return
+    for number, line in _lines(path):
+        yield number, line[:-1].removesuffix("\r") if line.endswith("\n") else line
 
 
 def _separated_texts(path: Path, separator: str) -> Iterator[str]:
@@ -67,9 +126,12 @@ def _separated_texts(path: Path, separator: str) -> Iterator[str]:
         yield "".join(lines)
 
 
-def _json_texts(path: Path, text_key: str) -> Iterator[str]:
+def _json_lines(path: Path, text_key: str) -> Iterator[tuple[int, str]]:
+    if suffix(path) == ".json":
+        _check_json_lines(path)
     for number, line in _lines(path):
         if not line.strip():
+            yield number, ""
             continue
         try:
             record = json.loads(line)
@@ -78,19 +140,34 @@ def _json_texts(path: Path, text_key: str) -> Iterator[str]:
         fields = ", ".join(sorted(record)) if isinstance(record, dict) else ""
         require(
             isinstance(record, dict) and text_key in record,
-            f'{path}: line {number} lacks the field "{text_key}" (it has {fields or "none"}); set data.text_key',
+            f'{path}: line {number} lacks the field "{text_key}" (it has {fields or "none"}); data.text_key must name '
+            "the field of the text",
         )
         text = record[text_key]
         require(
             isinstance(text, str),
-            f'{path}: line {number}: field "{text_key}" is {type(text).__name__}, not a string; set data.text_key',
+            f'{path}: line {number}: field "{text_key}" is {type(text).__name__}, not a string; data.text_key must '
+            "name the field of the text",
         )
         try:
             text.encode()
         except UnicodeEncodeError:
             raise UserError(f'{path}: line {number}: field "{text_key}" is not Unicode text (lone surrogate)') from None
-        if text.strip():
-            yield text
+        yield number, text
+
+
+def _check_json_lines(path: Path) -> None:
+    """A ``.json`` file may be JSON lines, or one value over many lines, which is nothing to train on."""
+    first = next((line for _, line in _lines(path) if line.strip()), "{}")
+    try:
+        record = json.loads(first)
+    except (ValueError, RecursionError):
+        record = None
+    require(
+        isinstance(record, dict),
+        f"{path}: its first line is no JSON object; a .json file is read as JSON lines: write one object a line, "
+        "as jq -c does (jq -c '.[]' for an array)",
+    )
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
@@ -111,7 +188,7 @@ def _decode(raw: bytes, path: Path, line: int = 1) -> str:
 @contextmanager
 def _open(path: Path) -> Iterator[BinaryIO]:
     # the errors of a damaged archive appear while reading, so the reader's body runs inside the try
-    opener = {".gz": gzip.open, ".xz": lzma.open}.get(path.suffix, open)
+    opener = _OPENERS.get(path.suffix.lower(), open)
     try:
         with opener(path, "rb") as file:
             yield cast(BinaryIO, file)

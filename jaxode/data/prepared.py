@@ -14,15 +14,17 @@ from jaxode.config import DataConfig, UserError, require
 from jaxode.config.places import cache_root
 from jaxode.data.batches import Batches, BatchSpec, Kind, ValidationBatches
 from jaxode.data.corpora import SPLITS, Corpus, Texts, open_corpus
+from jaxode.data.identity import Identity, IdentityCounter, SplitIdentity
 from jaxode.data.packing import Row, pack
 from jaxode.data.stores import FORMAT, JaxodeRows, hold, make_folder, read, write
-from jaxode.data.tokenizers import Tokenizer, byte_tokenizer, from_pretrained, train_bpe
+from jaxode.data.tokenizers import Tokenizer, byte_tokenizer, from_pretrained, require_unicode, train_bpe
 
 TRAINING_CHARACTERS = 50_000_000
 """A BPE vocabulary is learned from about this much text, taken evenly from a larger corpus."""
 
 _CHUNK_CHARACTERS = 1_000_000
 _STATS_FILE = "stats.json"
+_IDENTITY_FILE = "identity.json"
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,10 @@ class PreparedData:
     """By split: train, validation."""
     train_rows: Sequence[Mapping[str, Any]]
     validation_rows: Sequence[Mapping[str, Any]]
+    identity: Identity
+    """Which text it is, by split."""
+    edited: bool = False
+    """Whether a run may go on over another text than it began with."""
 
     def bytes_per_token(self, split: str) -> float | None:
         """Turns nats per token into bits per byte; None for a masked model, which predicts a part of the text only."""
@@ -69,7 +75,7 @@ class PreparedData:
             f"{self.length}, one batch of {batch_size} rows needs {needed} tokens: lower train.batch_size or "
             "model.length, or give more text",
         )
-        return Batches(hold(self.train_rows), self.spec, batch_size, seed)
+        return Batches(hold(self.train_rows), self.spec, batch_size, seed, self.identity, self.edited)
 
     def validation(self, batch_size: int, limit: int | None = None, seed: int = 0) -> ValidationBatches:
         """One pass over the validation split, or over its first `limit` batches; iterate it as often as needed."""
@@ -107,28 +113,36 @@ def prepare(
     spec = BatchSpec(tokenizer, kind, data.document_mask, data.mask_fraction)
 
     def fill(folder: Path) -> None:
-        counts = {split: _Counter() for split in SPLITS}
+        texts = {"train": corpus.train, "validation": corpus.validation}
+        identities = {split: IdentityCounter(len(texts[split]), texts[split].source) for split in SPLITS}
+        counts = {split: _Counter(identities[split]) for split in SPLITS}
 
         def rows(split: str) -> Iterator[Row]:
-            ids = _encoded(getattr(corpus, split), tokenizer, counts[split], split, progress)
+            ids = _encoded(texts[split], tokenizer, counts[split], split, progress)
             return pack(ids, length, tokenizer.end_id, tokenizer.pad_id)
 
         makers = {split: lambda split=split: rows(split) for split in SPLITS}
         write(JaxodeRows(makers, length, data_dir=str(folder)))
         stats = {split: asdict(counts[split].stats()) for split in SPLITS}
-        (folder / _STATS_FILE).write_text(json.dumps(stats, indent=2) + "\n", encoding="utf-8")
+        identity = {split: asdict(identities[split].identity()) for split in SPLITS}
+        for name, content in ((_STATS_FILE, stats), (_IDENTITY_FILE, identity)):
+            (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
     key = f"{data.corpus.replace('/', '-')}-{corpus.fingerprint}-{tokenizer.fingerprint}-{length}-{FORMAT}"
     folder = make_folder(cache / "rows" / key, fill)
-    raw = json.loads((folder / _STATS_FILE).read_text(encoding="utf-8"))
+    stats, identity = (
+        json.loads((folder / name).read_text(encoding="utf-8")) for name in (_STATS_FILE, _IDENTITY_FILE)
+    )
     return PreparedData(
         corpus=data.corpus,
         tokenizer=tokenizer,
         length=length,
         spec=spec,
-        stats={split: SplitStats(**raw[split]) for split in SPLITS},
+        stats={split: SplitStats(**stats[split]) for split in SPLITS},
         train_rows=read(folder, "train"),
         validation_rows=read(folder, "validation"),
+        identity={split: SplitIdentity.read(identity[split]) for split in SPLITS},
+        edited=data.edited,
     )
 
 
@@ -150,6 +164,7 @@ def text_batches(
     """
     texts = [text] if isinstance(text, str) else text
     require(any(part.strip() for part in texts), "the text to score is empty")
+    require_unicode(texts)
     count = _Counter()
     ids = _encoded(texts, spec.tokenizer, count, "text", progress=False)
     rows = [
@@ -183,8 +198,17 @@ def _characters(texts: Texts) -> float:
 class _Counter:
     """Grows while documents stream through `_encoded`."""
 
-    def __init__(self) -> None:
+    def __init__(self, identity: IdentityCounter | None = None) -> None:
         self.documents = self.tokens = self.bytes = 0
+        self.identity = identity
+
+    def add(self, text: str, ids: Sequence[int]) -> None:
+        raw = text.encode()
+        self.documents += 1
+        self.tokens += len(ids) + 1
+        self.bytes += len(raw)
+        if self.identity is not None:
+            self.identity.add(raw)
 
     def stats(self) -> SplitStats:
         return SplitStats(self.documents, self.tokens, self.bytes)
@@ -203,9 +227,7 @@ def _encoded(
             if i + 1 < len(texts) and sum(map(len, chunk)) < _CHUNK_CHARACTERS and len(chunk) < 1000:
                 continue
             for text, ids in zip(chunk, tokenizer.encode_batch(chunk), strict=True):
-                count.documents += 1
-                count.tokens += len(ids) + 1
-                count.bytes += len(text.encode())
+                count.add(text, ids)
                 yield ids
             bar.update(len(chunk))
             chunk = []

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import logging
 import os
+import secrets
 import shutil
 import sys
-import tempfile
 import time
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,14 +22,19 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from jaxode.data.documents import Document
+from jaxode.config import UserError
+from jaxode.data.documents import Document, shown
+from jaxode.data.notices import notice
 from jaxode.data.packing import Row
 
-FORMAT = 1
+FORMAT = 2
 """Raise it when the meaning of a stored set changes: it is part of every cache key."""
 
 HELD_BYTES = 2**30
 """A training split up to this size is held in memory."""
+
+CHECKSUMS = "checksums.json"
+"""CRC-32 of every file of a folder, by path."""
 
 _STALE_SECONDS = 24 * 3600
 
@@ -50,7 +57,7 @@ class JaxodeText(tfds.core.GeneratorBasedBuilder):
 
     def _generate_examples(self, documents: Iterable[Document]) -> Iterator[tuple[int, dict[str, str]]]:
         for i, document in enumerate(documents):
-            yield i, {"text": document.text, "source": document.source}
+            yield i, {"text": document.text, "source": shown(document.source)}
 
 
 class JaxodeRows(tfds.core.GeneratorBasedBuilder):
@@ -80,7 +87,11 @@ class JaxodeRows(tfds.core.GeneratorBasedBuilder):
 
 
 def write(builder: tfds.core.DatasetBuilder, show: bool = False) -> None:
-    """Generate the set of `builder`; TFDS's own messages and bars go to standard error with `show`, else nowhere."""
+    """Generate the set of `builder`; TFDS's own messages and bars go to standard error with `show`, else nowhere.
+
+    Raises:
+        OSError: the system refuses to write, or has no room.
+    """
     (tfds.enable_progress_bar if show else tfds.disable_progress_bar)()
     absl = logging.getLogger("absl")
     level = absl.level
@@ -89,6 +100,9 @@ def write(builder: tfds.core.DatasetBuilder, show: bool = False) -> None:
         # TFDS prints to standard output, which belongs to results
         with contextlib.redirect_stdout(sys.stderr if show else io.StringIO()):
             builder.download_and_prepare()
+    except RuntimeError as error:
+        # array_record's word for a full disk; the reason stands in front of the paths
+        raise OSError(str(error).split(";")[0]) from None
     finally:
         absl.setLevel(level)
 
@@ -127,26 +141,94 @@ def hold(rows: Sequence[Mapping[str, Any]], limit: int = HELD_BYTES) -> Sequence
 
 
 def make_folder(folder: Path, fill: Callable[[Path], None]) -> Path:
-    """Return `folder`, filled by `fill` unless it exists.
+    """Return `folder`, filled by `fill` unless it exists and is sound; one line says so where it is not.
 
     `fill` writes beside the final place and one rename publishes the result, so a killed process leaves no half-written
     set under the final name. Of two processes that race, the second keeps the first one's result.
+
+    Raises:
+        UserError: the system refuses to read or to write there.
     """
-    if folder.is_dir():
-        return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    for left in folder.parent.glob(".partial-*"):
-        # a killed run's leftovers; a young one may belong to a process at work
-        if time.time() - left.stat().st_mtime > _STALE_SECONDS:
-            shutil.rmtree(left, ignore_errors=True)
-    partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=folder.parent))
     try:
+        damage = _damage(folder) if folder.exists() else None
+        if damage is None and folder.is_dir():
+            return folder
+    except OSError as error:
+        raise UserError(
+            f"{folder}: cannot be read ({error.strerror or error}), so nothing is known of its content; its owner can "
+            "open it to you (chmod -R a+rX), or name another folder by data.cache"
+        ) from None
+    if damage:
+        notice(f"{folder}: {damage}; prepared anew")
+    mark = secrets.token_hex(8)
+    partial, aside = (folder.parent / f".partial-{mark}-{name}" for name in ("new", "old"))
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        _remove_stale(folder.parent)
+        # not by tempfile, whose folders are closed to other users
+        partial.mkdir()
         fill(partial)
-        try:
-            os.rename(partial, folder)
-        except OSError:
-            if not folder.is_dir():
-                raise
+        (partial / CHECKSUMS).write_text(json.dumps(_checksums(partial), indent=2) + "\n", encoding="utf-8")
+        _publish(partial, folder, aside)
+    except OSError as error:
+        raise UserError(
+            f"{folder}: cannot be written ({error.strerror or error}); data.cache must be a folder that you may write "
+            "to, on a disk with room: make it so, or name another one"
+        ) from None
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(aside, ignore_errors=True)
+        if aside.is_file():
+            aside.unlink()
     return folder
+
+
+def _publish(partial: Path, folder: Path, aside: Path) -> None:
+    """Give `partial` the name `folder`, unless another process was first; what is damaged there goes `aside`."""
+    if folder.exists() and _damage(folder):
+        os.rename(folder, aside)
+    try:
+        os.rename(partial, folder)
+    except OSError:
+        if not folder.is_dir():
+            raise
+
+
+def _remove_stale(parent: Path) -> None:
+    """Remove a killed run's leftovers; a young one may belong to a process at work."""
+    for left in parent.glob(".partial-*"):
+        with contextlib.suppress(FileNotFoundError):  # another process cleans up too
+            if time.time() - left.stat().st_mtime > _STALE_SECONDS:
+                shutil.rmtree(left, ignore_errors=True)
+
+
+def _checksums(folder: Path) -> dict[str, int]:
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): _checksum(path) for path in files}
+
+
+def _checksum(path: Path) -> int:
+    # CRC-32 meets every flipped bit, and reads 5 GB a second where a cryptographic hash reads 1 or 2
+    value = 0
+    with path.open("rb") as file:
+        while block := file.read(2**20):
+            value = zlib.crc32(block, value)
+    return value
+
+
+def _damage(folder: Path) -> str | None:
+    """What is wrong with a folder that `make_folder` published; None where nothing is.
+
+    Raises:
+        OSError: it cannot be read, so nothing is known.
+    """
+    name = CHECKSUMS
+    try:
+        for name, checksum in json.loads((folder / CHECKSUMS).read_bytes()).items():
+            if _checksum(folder / name) != checksum:
+                return f"{name} is damaged"
+    except (FileNotFoundError, NotADirectoryError):
+        return f"{name} is missing"
+    except (ValueError, AttributeError, IsADirectoryError):
+        return f"{name} is damaged"
+    return None

@@ -16,11 +16,14 @@ from functools import cached_property
 from pathlib import Path
 
 import tokenizers as hf
-from tokenizers import decoders, models, pre_tokenizers, trainers
+from tokenizers import Regex, decoders, models, pre_tokenizers, trainers
 
 from jaxode.config import UserError, require
 
 END, PAD, MASK = "<|endoftext|>", "<|pad|>", "[MASK]"
+
+WORD_BYTES = 1024
+"""The trainer of a vocabulary reads longer words, as in text without spaces, in pieces of so many bytes."""
 
 _MODEL_FILE = "tokenizer.json"
 _ROLES_FILE = "jaxode_tokenizer.json"
@@ -66,12 +69,22 @@ class Tokenizer:
         """Token ids of `text`; with `allow_special`, literals such as ``[MASK]`` become their special token.
 
         With `frame` the ids stand within the special tokens of the tokenizer's own template, as in [CLS] text [SEP].
+
+        Raises:
+            UserError: `text` holds a lone surrogate.
         """
+        require_unicode([text])
         model = self._prompt if allow_special else self._plain
         return model.encode(text, add_special_tokens=frame).ids
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of several plain texts, in parallel where there are cores."""
+        """Token ids of several plain texts, in parallel where there are cores.
+
+        Raises:
+            UserError: a string in the place of the list, or a text with a lone surrogate.
+        """
+        require(not isinstance(texts, str), "texts is one string: give a list of texts")
+        require_unicode(texts)
         return [e.ids for e in self._plain.encode_batch_fast(list(texts), add_special_tokens=False)]
 
     def decode(self, ids: Sequence[int], skip_special: bool = True) -> str:
@@ -132,6 +145,19 @@ class Tokenizer:
         return f"Tokenizer({self.name}, V = {self.vocab_size})"
 
 
+def require_unicode(texts: Sequence[str]) -> None:
+    """Refuse what no UTF-8 stands for: Python puts lone surrogates where bytes of a prompt or a name are no text."""
+    for number, text in enumerate(texts, start=1):
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            name = f"text {number}" if len(texts) > 1 else "the text"
+            raise UserError(
+                f"{name} is not Unicode: character {error.start + 1} is the lone surrogate "
+                f"{text[error.start]!a}, as Python reads bytes that are no UTF-8; convert it to UTF-8 first"
+            ) from None
+
+
 def train_bpe(texts: Iterable[str] | Iterator[str], vocab_size: int) -> Tokenizer:
     """Train a byte-level BPE (Sennrich et al. 2016; bytes as in Radford et al. 2019, section 2.2).
 
@@ -145,8 +171,18 @@ def train_bpe(texts: Iterable[str] | Iterator[str], vocab_size: int) -> Tokenize
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
+    words = model.pre_tokenizer
+    # the trainer's time grows with the square of a word; encoding does not need the bound, so the model goes without
+    model.pre_tokenizer = bounded_words()
     model.train_from_iterator(texts, trainer)
+    model.pre_tokenizer = words
     return _with_roles(model, f"bpe-{model.get_vocab_size()}")
+
+
+def bounded_words() -> pre_tokenizers.PreTokenizer:
+    """The words of a byte-level vocabulary, and those longer than `WORD_BYTES` in pieces."""
+    pieces = pre_tokenizers.Split(Regex(f".{{{WORD_BYTES}}}"), "isolated")
+    return pre_tokenizers.Sequence([_words(), pieces])  # pyright: ignore
 
 
 def byte_tokenizer() -> Tokenizer:
@@ -164,9 +200,13 @@ def byte_tokenizer() -> Tokenizer:
 
 def _byte_level(model: models.BPE) -> hf.Tokenizer:
     tokenizer = hf.Tokenizer(model)
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # pyright: ignore
+    tokenizer.pre_tokenizer = _words()  # pyright: ignore
     tokenizer.decoder = decoders.ByteLevel()  # pyright: ignore
     return tokenizer
+
+
+def _words() -> pre_tokenizers.PreTokenizer:
+    return pre_tokenizers.ByteLevel(add_prefix_space=False)
 
 
 def _specials() -> list[str | hf.AddedToken]:

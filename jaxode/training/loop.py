@@ -37,7 +37,7 @@ FREE = {
     "": {"out", "resume"},
     "train": {"log_every", "validate_every", "validation_batches", "checkpoint_every", "keep", "sweep"}
     | {"final_batches", "tensorboard", "wandb", "devices", "parallel"},
-    "data": {"cache", "root"},
+    "data": {"cache", "root", "edited"},
     "depth": {"adjoint"},
 }
 

@@ -277,6 +277,25 @@ def test_any_registered_set_is_a_corpus(
     assert capfd.readouterr() == ("", ""), "TFDS is kept quiet"
 
 
+@pytest.mark.parametrize("content", [b"", b"x" * 2**17])
+@pytest.mark.parametrize("file", ["dataset_info.json", "*-train.array_record*"])
+def test_a_damaged_set_is_named_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str, content: bytes):
+    monkeypatch.delenv("TFDS_DATA_DIR", raising=False)
+    data = DataConfig(corpus="jaxode_test_set")
+    texts_of(data, tmp_path)
+    (path,) = (tmp_path / "tfds").rglob(file)
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"jaxode_test_set.*(damaged|cannot prepare it)") as caught:
+        texts_of(data, tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_record_that_a_set_no_longer_holds(tmp_path: Path):
+    texts = corpora.Texts([{"text": b"a"}, {"text": None}], tmp_path)
+    with pytest.raises(UserError, match=rf"{tmp_path}: damaged \(text 2 is missing\)"):
+        list(texts)
+
+
 def test_a_set_without_that_text_feature(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delenv("TFDS_DATA_DIR", raising=False)
     with pytest.raises(UserError, match=r'no text feature "label".*text'):

@@ -144,7 +144,7 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path):
     assert left.exists()
     os.utime(left, (time.time() - 1e6,) * 2)
     stores.make_folder(folder, lambda partial: (partial / "whole").write_text("whole") and None)
-    assert [path.name for path in folder.iterdir()] == ["whole"]
+    assert {path.name for path in folder.iterdir()} == {"whole", stores.CHECKSUMS}
     assert not left.exists()
 
 
@@ -226,3 +226,6 @@ def test_a_text_is_packed_as_a_corpus_is(bpe: Tokenizer):
     assert scored.stats.bytes == len("the lazy fox " * 30)
     with pytest.raises(UserError, match="empty"):
         text_batches(" \n", BatchSpec(bpe), LENGTH, 2)
+    # by its number among all of them, though they are encoded a thousand at a time
+    with pytest.raises(UserError, match="text 1501 is not Unicode"):
+        text_batches(["a"] * 1500 + ["\ud800"], BatchSpec(bpe), LENGTH, 2)

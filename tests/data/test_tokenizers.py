@@ -76,6 +76,45 @@ def test_the_vocabulary_never_exceeds_its_size():
         train_bpe(["a"], 100)
 
 
+@pytest.mark.parametrize("text", ["ACGT" * 5000, "漢" * 5000, "x" + " " * 5000 + "y", "short words\n" * 500])
+def test_no_word_that_a_vocabulary_is_learned_from_is_longer_than_the_bound(text: str):
+    pieces = [piece for piece, _ in room.bounded_words().pre_tokenize_str(text)]
+    words = [word for word, _ in room._words().pre_tokenize_str(text)]
+    assert "".join(pieces) == "".join(words)
+    # a character of these words is a byte
+    assert max(map(len, pieces)) <= room.WORD_BYTES
+    assert (pieces == words) == (max(map(len, words)) <= room.WORD_BYTES)
+
+
+def test_text_without_spaces_gives_a_vocabulary_of_bounded_entries():
+    found = train_bpe(["a" * 20_000], 300)
+    assert max(len(found.token(i) or "") for i in found.ordinary_ids) == room.WORD_BYTES
+    for text in ("a" * 20_001, "ACGT" * 5000, "漢" * 5000):
+        assert found.decode(found.encode(text)) == text
+        assert found.encode_batch([text, "b"])[0] == found.encode(text)
+
+
+def test_the_bound_does_not_show_in_a_vocabulary_of_ordinary_text(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(room, "WORD_BYTES", 100_000)
+    text = Path(room.__file__).read_text(encoding="utf-8")
+    unbounded = train_bpe([text], 400)
+    monkeypatch.undo()
+    assert train_bpe([text], 400).fingerprint == unbounded.fingerprint
+
+
+def test_texts_that_no_bytes_stand_for_are_refused_by_number():
+    broken = "caf\udce9"
+    with pytest.raises(UserError, match=r"the text is not Unicode: character 4 is the lone surrogate '\\udce9'"):
+        BPE.encode(broken, allow_special=True)
+    with pytest.raises(UserError, match=r"text 3 is not Unicode: character 4"):
+        BPE.encode_batch(["a", "b", broken])
+
+
+def test_a_string_is_no_list_of_texts():
+    with pytest.raises(UserError, match="texts is one string: give a list"):
+        BPE.encode_batch("abc")
+
+
 def test_training_is_deterministic_across_processes():
     code = (
         "from jaxode.data import train_bpe;"

@@ -173,7 +173,7 @@ def test_sweep_of_the_runs_own_validation_split(infer, tmp_path):
 
 def test_a_run_is_calibrated_once_and_then_runs_calibrated(infer, tmp_path):
     for i in range(8):
-        (tmp_path / f"{i}.txt").write_text(TEXT)
+        (tmp_path / f"{i}.txt").write_text(f"{i} {TEXT}")
     data = {"files": str(tmp_path / "*.txt"), "cache": str(tmp_path / "cache"), "valid_fraction": 0.5}
     run = write_run(tmp_path / "run", model_config("causal"), **data)
     about = ("--checkpoint", run)

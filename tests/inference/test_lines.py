@@ -40,6 +40,30 @@ def test_lines_of_a_file(file, tmp_path):
     assert read_lines(str(tmp_path / "odd")).texts == ("a\u2028b\x0bc",)
 
 
+def test_lines_are_numbered_as_other_programs_count_them(tmp_path):
+    path = tmp_path / "texts"
+    path.write_bytes(b"\xef\xbb\xbfone\rstill one\r\n\r\ntwo\tcolumns\n")
+    lines = read_lines(str(path))
+    assert (lines.texts, lines.numbers, lines.blank) == (("one\rstill one", "two\tcolumns"), (1, 3), 1)
+
+
+def test_lines_of_json_are_their_texts(infer, tmp_path):
+    run = write_run(tmp_path / "run", model_config("causal"), text_key="body")
+    (tmp_path / "a.JSONL").write_text('{"body": "one block"}\n\n{"body": "to\\tthe\\nend"}\n')
+    lines = read_lines(str(tmp_path / "a.JSONL"), "body", classified=True)
+    assert (lines.texts, lines.numbers, lines.blank) == (("one block", "to\tthe\nend"), (1, 3), 1)
+    ran = infer("--checkpoint", run, "--task", "score", "--lines", "--file", tmp_path / "a.JSONL")
+    assert [row.split(",")[:2] for row in ran.out.splitlines()[1:]] == [["1", "9"], ["3", "10"]]
+
+
+def test_a_tab_is_refused_where_texts_are_labelled(tmp_path):
+    path = tmp_path / "pairs"
+    path.write_text("good film\n\ngood film\tbad film\n")
+    assert read_lines(str(path)).numbers == (1, 3)
+    with pytest.raises(UserError, match="pairs: line 3 holds a tab: sentence pairs are not supported yet"):
+        read_lines(str(path), classified=True)
+
+
 @pytest.mark.parametrize("kind", ["causal", "masked"])
 @pytest.mark.parametrize("steps", [None, 2])
 def test_score_by_line(infer, runs, causal, masked, file, kind, steps):

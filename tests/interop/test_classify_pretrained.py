@@ -55,6 +55,27 @@ def test_classify_writes_labels_and_probabilities(classifier, infer, file):
     assert half.out != ran.out
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("pairs.tsv", "0\tgood film\n", "pairs.tsv: is a table (.tsv)"),
+        ("pairs.txt", "one\n\none\ttwo\n", "pairs.txt: line 3 holds a tab: sentence pairs are not supported yet"),
+    ],
+)
+def test_pairs_and_tables_are_not_labelled_as_one_text(classifier, infer, tmp_path, name, content, message):
+    (tmp_path / name).write_text(content)
+    ran = infer("--checkpoint", classifier, "--task", "classify", "--file", tmp_path / name)
+    assert (ran.code, ran.out) == (2, "")
+    assert ran.err.startswith("error: ")
+    assert message in ran.err
+
+
+def test_a_file_of_another_editor_has_the_same_labels(classifier, infer, file):
+    plain = infer("--checkpoint", classifier, "--task", "classify", "--file", file)
+    file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes().replace(b"\n", b"\r\n"))
+    assert infer("--checkpoint", classifier, "--task", "classify", "--file", file).out == plain.out != ""
+
+
 def test_a_frame_is_context_and_not_predicted(exported, infer, file):
     found = from_pretrained(exported)
     ran = infer("--checkpoint", exported, "--task", "score", "--lines", "--file", file)

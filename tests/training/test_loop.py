@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import signal
 from pathlib import Path
 
@@ -176,6 +177,22 @@ def test_refuses_to_resume_with_other_settings(config):
     other = dataclasses.replace(config, resume=True, train=dataclasses.replace(config.train, updates=2, seed=5))
     with pytest.raises(UserError, match=r"train\.seed = 5: the run in .* was started with 0"):
         train(other)
+
+
+def test_resumes_over_an_edited_text_only_when_told(config, tmp_path, monkeypatch):
+    folder = tmp_path / "corpus"
+    shutil.copytree(Path(config.data.files).parent, folder, ignore=shutil.ignore_patterns("cache"))
+    config = dataclasses.replace(config, data=dataclasses.replace(config.data, files=f"{folder}/*.txt"))
+    with monkeypatch.context() as patch:
+        stop_after(patch, 5)
+        train(config)
+    for path in folder.iterdir():
+        path.write_text(path.read_text().replace("depth", "width"))
+    resumed = dataclasses.replace(config, resume=True)
+    with pytest.raises(UserError, match=r"the text of the train split differs in \d+\.txt#0; .* data\.edited = true"):
+        train(resumed)
+    accepted = train(dataclasses.replace(resumed, data=dataclasses.replace(config.data, edited=True)))
+    assert accepted.step == 8
 
 
 def test_refuses_to_resume_what_is_not_there(config):

@@ -27,6 +27,8 @@ class ModelFolder:
     task: Task
     """What the model predicts."""
     config: ModelConfig
+    text_key: str = "text"
+    """Field of a line of JSON that holds its text, as in the run's own corpus."""
 
     @property
     def ours(self) -> bool:
@@ -60,13 +62,14 @@ def resolve(name: Path | str, task: str | None = None) -> ModelFolder:
         "missing); name the folder that train.py printed",
     )
     run = RunFolder(path)
-    config = run.config().model
+    config = run.config()
+    kind = config.model.kind
     require(
-        task in (None, config.kind),
-        f'{path}: is a {config.kind} model: task = "{task}" is for a Hugging Face model; leave it out',
+        task in (None, kind),
+        f'{path}: is a {kind} model: task = "{task}" is for a Hugging Face model; leave it out',
     )
     origin: Origin = "shipped" if is_shipped(path) else "exported" if run.exported else "run"
-    return ModelFolder(path, origin, config.kind, config)
+    return ModelFolder(path, origin, kind, config.model, config.data.text_key)
 
 
 def shipped() -> dict[str, Path]:

@@ -32,7 +32,9 @@ def label_batches(trained: TrainedModel, lines: Lines, config: InferConfig) -> l
 def bound_batches(trained: TrainedModel, config: InferConfig) -> list[Batch]:
     """The text that a bound on the loss or on changed labels is tested on."""
     if trained.task == "classifier":
-        return label_batches(trained, read_lines(config.bound_file), config)
+        return label_batches(
+            trained, read_lines(config.bound_file, trained.config.data.text_key, classified=True), config
+        )
     if config.bound_file:
         return list(file_text(trained, config.bound_file, config.batches).batches)
     remedy = "name one with --bound-file, or choose the depth with --steps or --budget"

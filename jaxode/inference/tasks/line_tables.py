@@ -6,11 +6,12 @@ import csv
 import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from jaxode.config import DepthConfig, InferConfig, require
+from jaxode.data.documents import numbered_lines, text_format
 from jaxode.inference.loading.loaded_model import LoadedModel
-from jaxode.inference.tasks.measured_text import read_text
 from jaxode.inference.texts.batch_pass import Throughput
 from jaxode.inference.texts.classification import classify_texts
 from jaxode.inference.texts.scoring import score_texts
@@ -36,19 +37,30 @@ class Lines:
         return tuple(f"{self.file}: line {number}" for number in self.numbers)
 
 
-def read_lines(file: str) -> Lines:
-    """The texts of a file.
+def read_lines(file: str, text_key: str = "text", classified: bool = False) -> Lines:
+    """The texts of a file, one a line; of JSON lines the field `text_key`.
 
     Only line feeds (and carriage returns before them) end a line, as for other programs that count lines.
 
+    Args:
+        file: its path.
+        text_key: as data.text_key of the run.
+        classified: whether the texts are to be labelled; a tab in one would stand between a pair of sentences.
+
     Raises:
-        UserError: it cannot be read, is no UTF-8, or holds no text.
+        UserError: it cannot be read, is no UTF-8, is a table, or holds no text.
     """
-    lines = read_text(file).split("\n")
-    if not lines[-1]:
-        lines.pop()
-    kept = [(number, line) for number, line in enumerate(lines, start=1) if line.strip()]
+    path = Path(file).expanduser()
+    lines = tuple(numbered_lines(path, text_key))
+    kept = [(number, line) for number, line in lines if line.strip()]
     require(bool(kept), f"{file}: is empty; give texts, one a line")
+    if classified and text_format(path) == "text":
+        number = next((number for number, line in kept if "\t" in line), None)
+        require(
+            number is None,
+            f"{file}: line {number} holds a tab: sentence pairs are not supported yet; give one text a line, without "
+            "tabs",
+        )
     numbers, texts = zip(*kept, strict=True)
     return Lines(file, texts, numbers, len(lines) - len(kept))
 

@@ -49,7 +49,8 @@ def run(config: InferConfig, write: Write, note: Write) -> None:
         check_steps(model, config.steps)
     elif task == "report":
         report_methods(model, config, DepthConfig(steps=config.steps), {})
-    lines = read_lines(config.file) if config.by_line or (labelled and task == "calibrate") else None
+    by_line = config.by_line or (labelled and task == "calibrate")
+    lines = read_lines(config.file, folder.text_key, classified=labelled) if by_line else None
     keep_compiled(config, folder.path)
     loaded = load_folder(folder, calibrations=wants_calibrations(config))
     calibrations = loaded.calibrations

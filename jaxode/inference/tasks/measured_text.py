@@ -8,8 +8,8 @@ from pathlib import Path
 
 import jaxode.data  # its names by attribute: what reads corpora loads where a task needs it
 from jaxode.checkpoint import TrainedModel
-from jaxode.config import UserError
-from jaxode.data import Batch, BatchSpec
+from jaxode.config import UserError, require
+from jaxode.data import Batch, BatchSpec, documents
 
 FILE_INSTEAD = "name a text file with --file"
 
@@ -57,17 +57,19 @@ def validation_text(trained: TrainedModel, limit: int, remedy: str = FILE_INSTEA
 
 
 def file_text(trained: TrainedModel, file: str, limit: int | None = None) -> Text:
-    """A text file, or its first `limit` batches.
+    """A file, read as one of the run's corpus is, or its first `limit` batches.
 
     Raises:
-        UserError: it cannot be read, is no UTF-8, or is empty.
+        UserError: it cannot be read, is no UTF-8, is a table, or is empty.
     """
     data, model = trained.config.data, trained.config.model
-    text = read_text(file)
+    texts = tuple(documents.read_texts(Path(file).expanduser(), data.separator, data.text_key))
+    require(bool(texts), f"{file}: is empty; give a file that holds text")
     spec = BatchSpec(trained.own_tokenizer, model.kind, data.document_mask, data.mask_fraction)
     # a short text would leave most rows of a training batch empty
-    rows = min(trained.config.train.batch_size, len(text.encode()) // model.length + 1)
-    scored = jaxode.data.text_batches(text, spec, model.length, rows, limit)
+    tokens = sum(len(text.encode()) + 1 for text in texts)
+    rows = min(trained.config.train.batch_size, (tokens - 1) // model.length + 1)
+    scored = jaxode.data.text_batches(texts, spec, model.length, rows, limit)
     return Text(scored.batches, 1 / scored.stats.tokens_per_byte if model.kind == "causal" else None)
 
 
@@ -77,9 +79,4 @@ def read_text(file: str) -> str:
     Raises:
         UserError: it cannot be read, or is no UTF-8.
     """
-    try:
-        return Path(file).read_text(encoding="utf-8")
-    except UnicodeDecodeError:
-        raise UserError(f"{file}: is not UTF-8 text; convert it first") from None
-    except OSError as error:
-        raise UserError(f"{file}: cannot be read: {error.strerror or error}") from None
+    return documents.read_text(Path(file).expanduser())
