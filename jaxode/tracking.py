@@ -35,12 +35,18 @@ class Tracker(Protocol):
 class JsonlTracker:
     """One JSON object a line, ``{"step": 10, "loss": 3.2}``, appended and flushed at once.
 
-    The file only grows: a resumed run appends, and `read_jsonl` lets the newest value of a step win. A value that is
-    not finite is written as NaN or Infinity, as Python's json reads it.
+    A value that is not finite is written as NaN or Infinity, as Python's json reads it.
+
+    Args:
+        path: appended to where it is there.
+        after: the update that a resumed run goes on from: lines of later ones, which a kill has undone, are cut off.
+            None cuts nothing.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, after: int | None = None) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
+        if after is not None and path.exists():
+            _cut(path, after)
         # unbuffered: a buffer would keep what a full disk refused and raise again on every later write and on close
         self._file = path.open("a+b", buffering=0)
         self._torn = False
@@ -63,34 +69,62 @@ class JsonlTracker:
         self._file.close()
 
 
+def _cut(path: Path, after: int) -> None:
+    """Keep the lines down to the last one of an update up to `after`; of a run that never went back, all those."""
+    kept = end = 0
+    for line in path.read_bytes().splitlines(keepends=True):
+        end += len(line)
+        record = _record(line)
+        if record is not None and record["step"] <= after:
+            kept = end
+    if kept < end:
+        # one call, so that a crash leaves the old length or the new one; it needs no room on the disk either
+        os.truncate(path, kept)
+
+
+def _record(line: bytes | str) -> dict[str, Any] | None:
+    """What a line holds; None where it is torn, or no record."""
+    try:
+        record = json.loads(line)
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        return None
+    return record if isinstance(record, dict) and isinstance(record.get("step"), int) else None
+
+
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
     """Read what `JsonlTracker` wrote: one dictionary a step, in the order of steps; torn lines are skipped.
 
-    Where a step was logged more than once, its dictionaries are merged and the last value of each key wins: a run
-    resumed from an earlier checkpoint overrides what it repeats, and training and validation may be logged apart.
+    Where a step was logged more than once, its dictionaries are merged and the last value of each key wins: training
+    and validation may be logged apart, and before lines were cut off a resumed run has repeated some.
     """
     steps: dict[int, dict[str, Any]] = {}
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError:
-            continue
-        if isinstance(record, dict) and isinstance(record.get("step"), int):
+        record = _record(line)
+        if record is not None:
             steps.setdefault(record["step"], {}).update(record)
     return [steps[step] for step in sorted(steps)]
 
 
 class TensorBoardTracker:
-    """TensorBoard event files in `folder`: numbers as scalars, strings as text."""
+    """TensorBoard event files in `folder`: numbers as scalars, strings as text.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        folder: each tracker adds a file to those that are there.
+        after: the update that a resumed run goes on from: TensorBoard hides what older files hold of later ones.
+    """
+
+    def __init__(self, folder: Path, after: int | None = None) -> None:
         events = _optional("tensorboardX.event_file_writer", extra="tensorboard")
         self._summary = _optional("tensorboardX.summary", extra="tensorboard")
-        self._event = _optional("tensorboardX.proto.event_pb2", extra="tensorboard").Event
+        proto = _optional("tensorboardX.proto.event_pb2", extra="tensorboard")
+        self._event = proto.Event
         folder.mkdir(parents=True, exist_ok=True)
         # not SummaryWriter: it writes from a thread, which a full disk ends, and then add_scalar waits for it forever
         # the process id keeps two runs started within one second from sharing, and truncating, a file
         self._writer = events.EventsWriter(str(folder / "events"), f".{os.getpid()}")
+        if after is not None:
+            start = proto.SessionLog(status=proto.SessionLog.START)
+            self._writer.write_event(self._event(step=after + 1, wall_time=time.time(), session_log=start))
 
     def log(self, step: int, metrics: Metrics) -> None:
         """Write one event and flush it; raises OSError where the disk refuses it."""

@@ -72,6 +72,39 @@ def test_jsonl_torn_last_line_costs_only_itself(tmp_path, cut):
     assert path.read_bytes().startswith(torn), "the torn line stays, only a newline ends it"
 
 
+@pytest.mark.parametrize(("after", "kept"), [(0, 0), (9, 0), (10, 2), (25, 3), (30, 4), (99, 4)])
+def test_jsonl_resumed_run_cuts_off_what_a_kill_undid(tmp_path, after, kept):
+    path = tmp_path / "m.jsonl"
+    write(path, (10, {"loss": 3.0}), (10, {"valid_loss": 3.5}), (20, {"loss": 2.0}), (30, {"loss": 1.0}))
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(lines) + b'{"step": 40, "lo')
+    tracker = JsonlTracker(path, after)
+    assert path.read_bytes() == b"".join(lines[:kept])
+    tracker.log(50, {"loss": 0.5})
+    tracker.close()
+    assert path.read_bytes().splitlines()[kept:] == [b'{"step": 50, "loss": 0.5}']
+
+
+def test_jsonl_that_cannot_be_cut_is_whole(tmp_path, monkeypatch):
+    path = tmp_path / "m.jsonl"
+    write(path, (10, {"loss": 3.0}), (20, {"loss": 2.0}))
+    before = path.read_bytes()
+
+    def crash(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("jaxode.tracking.os.truncate", crash)
+    with pytest.raises(KeyboardInterrupt):
+        JsonlTracker(path, 10)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_jsonl_without_a_file_has_nothing_to_cut(tmp_path):
+    JsonlTracker(tmp_path / "m.jsonl", 10).close()
+    assert (tmp_path / "m.jsonl").read_bytes() == b""
+
+
 def test_jsonl_skips_lines_that_are_no_record(tmp_path):
     path = tmp_path / "m.jsonl"
     path.write_bytes(b'\xff\xfe\n[1]\n"step"\n{"loss": 1.0}\n{"step": "x"}\n{"step": 7}\n')
@@ -171,6 +204,18 @@ def test_tensorboard_events_can_be_read_back(tmp_path):
     events = list(read_events(tmp_path / "tb"))  # before close: log flushes
     tracker.close()
     assert events == [(3, "loss", 1.5), (3, "tokens", 12.0), (3, "note/text_summary", "hello")]
+
+
+def test_tensorboard_is_told_where_a_run_goes_on(tmp_path):
+    event_pb2 = pytest.importorskip("tensorboardX.proto.event_pb2")
+    TensorBoardTracker(tmp_path, after=20).close()
+    (path,) = tmp_path.iterdir()
+    data, at, events = path.read_bytes(), 0, []
+    while at < len(data):
+        (size,) = struct.unpack_from("<Q", data, at)
+        events.append(event_pb2.Event.FromString(data[at + 12 : at + 12 + size]))
+        at += 12 + size + 4
+    assert [(event.step, event.session_log.status) for event in events[1:]] == [(21, event_pb2.SessionLog.START)]
 
 
 @needs_full_disk

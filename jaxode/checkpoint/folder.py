@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,9 @@ import tomli_w
 from jaxode.config import Config, UserError, from_toml, require, to_dict
 from jaxode.data import Tokenizer
 from jaxode.weights import WEIGHTS
+
+if sys.platform != "win32":
+    import fcntl
 
 RUNS = Path("runs")
 
@@ -48,7 +52,7 @@ class RunFolder:
             UserError: it does.
         """
         require(
-            not (self.path / "config.toml").exists() and not self.checkpoints.exists(),
+            not (self.path / "config.toml").exists() and not self.checkpoints.exists() and not self._logged,
             f"{self.path} already holds a run: continue it with --resume, or name another folder with --out",
         )
 
@@ -67,6 +71,41 @@ class RunFolder:
             os.replace(partial, self.path / "config.toml")
         except OSError as error:
             raise UserError(f"{self.path}: cannot be written: {error.strerror or error}") from None
+
+    @contextmanager
+    def held(self, new: bool) -> Iterator[None]:
+        """Keep other processes from training here meanwhile.
+
+        A new run that fails with nothing to continue, neither a checkpoint nor a metric, leaves its name free.
+
+        Raises:
+            UserError: another process trains here, or the folder cannot be written.
+        """
+        try:
+            file = os.open(self.path / "config.toml", os.O_RDWR)  # NFS locks what is open for writing only
+        except OSError as error:
+            raise UserError(f"{self.path}: cannot be written: {error.strerror or error}") from None
+        try:
+            _lock(file, self.path)
+            yield
+        except BaseException:
+            if new and not self._logged:
+                self._discard()
+            raise
+        finally:
+            os.close(file)  # a process that dies lets go as well
+
+    @property
+    def _logged(self) -> bool:
+        return self.metrics.is_file() and self.metrics.stat().st_size > 0
+
+    def _discard(self) -> None:
+        with suppress(OSError):  # not empty: a checkpoint, or the tokenizer's folder, which may have been the user's
+            if self.checkpoints.exists():
+                self.checkpoints.rmdir()
+            self.metrics.unlink(missing_ok=True)
+            (self.path / "config.toml").unlink()
+            self.path.rmdir()
 
     def check_resumable(self) -> None:
         """Refuse an exported model.
@@ -95,6 +134,17 @@ class RunFolder:
     def tokenizer(self) -> Tokenizer:
         """The run's own tokenizer."""
         return Tokenizer.load(self.path / "tokenizer")
+
+
+def _lock(file: int, folder: Path) -> None:
+    if sys.platform == "win32":
+        return
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise UserError(f"{folder}: another process trains this run; wait for it, or stop it first") from None
+    except OSError:  # a file system without locks
+        return
 
 
 def newest_run(root: Path = RUNS) -> Path | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -66,8 +67,11 @@ class TrainedModel:
 def load_run(path: Path | str, step: int | None = None) -> TrainedModel:
     """Read a run folder: the newest checkpoint, or the one of `step`; or an exported model, which holds one step.
 
+    Where the newest checkpoint is damaged, the next older one is read and standard error says so.
+
     Raises:
-        UserError: no run, no complete checkpoint, a damaged one, or one that does not fit its config or tokenizer.
+        UserError: no run, no complete checkpoint, none that can be read or that `step` is damaged, or one that does not
+            fit its config or tokenizer.
     """
     run = RunFolder(Path(path))
     config, tokenizer = run.config(), run.tokenizer()
@@ -108,14 +112,18 @@ def _checkpoint(run: RunFolder, shapes: Parameters, step: int | None) -> Weights
         f"{run.path}: holds no checkpoints yet, nor the {WEIGHTS} of an exported model; train on with --resume",
     )
     with Checkpoints(run) as checkpoints:
-        chosen = checkpoints.latest if step is None else step
-        if chosen is None:
+        read = partial(checkpoints.restore_params, params=_on_the_first_device(shapes))
+        if step is not None:
+            require(
+                (run.checkpoints / str(step)).is_dir(),
+                f"{run.path}: holds no checkpoint of step {step}; the newest is {checkpoints.latest}",
+            )
+            return Weights(read(step), step)
+        newest = checkpoints.newest(read)
+        if newest is None:
             raise UserError(f"{run.path}: holds no complete checkpoint; continue the run with --resume")
-        require(
-            (run.checkpoints / str(chosen)).is_dir(),
-            f"{run.path}: holds no checkpoint of step {chosen}; the newest is {checkpoints.latest}",
-        )
-        return Weights(checkpoints.restore_params(chosen, _on_the_first_device(shapes)), chosen)
+        step, params = newest
+        return Weights(params, step)
 
 
 def _on_the_first_device(shapes: Parameters) -> Parameters:

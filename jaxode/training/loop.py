@@ -37,7 +37,7 @@ FREE = {
     "": {"out", "resume"},
     "train": {"log_every", "validate_every", "validation_batches", "checkpoint_every", "keep", "sweep"}
     | {"final_batches", "tensorboard", "wandb", "devices", "parallel"},
-    "data": {"cache", "root", "edited"},
+    "data": {"cache", "root", "files", "edited"},  # the data position knows its text, wherever that lies
     "depth": {"adjoint"},
 }
 
@@ -83,9 +83,7 @@ def train(config: Config) -> TrainResult:
     )
     batches = data.train(config.train.batch_size, config.train.seed)
     config = dataclasses.replace(config, out=str(run.path), model=_with_vocabulary(config.model, data))
-    if stored is None:
-        run.create(config, data.tokenizer)
-    else:
+    if stored is not None:
         _check_same(stored, config)
 
     dtype = jnp.dtype(config.train.precision)
@@ -108,11 +106,11 @@ def train(config: Config) -> TrainResult:
             )
         )
 
-    with Checkpoints(run, config.train.keep) as checkpoints, StopRequest() as stop:
-        if config.resume and checkpoints.latest is not None:
-            params, opt, position = checkpoints.restore(checkpoints.latest, state.params, state.optimizer)
-            state = parallel.place_state(TrainState(jnp.asarray(checkpoints.latest, jnp.int32), params, opt))
-            batches.set_state(position)
+    if stored is None:
+        run.create(config, data.tokenizer)
+    with run.held(new=stored is None), Checkpoints(run, config.train.keep) as checkpoints, StopRequest() as stop:
+        if stored is not None:
+            state = _restored(checkpoints, state, batches, parallel)
         loop = _Loop(config, architecture, data, batches, parallel, curriculum, step, checkpoints, stop)
         try:
             state = loop.run(state)
@@ -123,6 +121,17 @@ def train(config: Config) -> TrainResult:
     params = jax.device_get(state.params)
     final = loop.validate(params, limit=config.train.final_batches or None) if done == config.train.updates else None
     return TrainResult(run, done, stop.signal, final, architecture, params, data, config)
+
+
+def _restored(checkpoints: Checkpoints, state: TrainState, batches: Any, parallel: Parallel) -> TrainState:
+    """The state to go on from, with the batches moved to its place: the newest checkpoint, else the beginning."""
+    restored = checkpoints.restore(state.params, state.optimizer)
+    if restored is not None:
+        batches.set_state(restored.position)
+        step = jnp.asarray(restored.step, jnp.int32)
+        state = parallel.place_state(TrainState(step, restored.params, restored.optimizer))
+    checkpoints.set_aside(after=int(state.step))
+    return state
 
 
 @dataclass
@@ -169,6 +178,8 @@ class _Loop:
                 now = time.perf_counter()
                 self._log(done, metrics, (done - clock_step) / (now - clock))
                 clock, clock_step = now, done
+            if last and self.stop.signal is not None:
+                tqdm.write(f"{self.stop.signal.name}: saving update {done}; a second one ends at once", sys.stderr)
             if last or done % train.checkpoint_every == 0:
                 self._save(done, state)
             if not last and train.validate_every and done % train.validate_every == 0:
@@ -243,15 +254,14 @@ class _Loop:
 
     def _trackers(self, start: int) -> list[Tracker]:
         config, run = self.config, self.checkpoints.run
-        trackers: list[Tracker] = [
-            JsonlTracker(run.metrics),
-            ProgressBar(config.train.updates, start, tokens_per_update=self.tokens_per_update),
-        ]
+        after = start if config.resume else None
+        trackers: list[Tracker] = [ProgressBar(config.train.updates, start, tokens_per_update=self.tokens_per_update)]
         if config.train.tensorboard:
-            trackers.append(TensorBoardTracker(run.path / "tensorboard"))
+            trackers.append(TensorBoardTracker(run.path / "tensorboard", after))
         if config.train.wandb:
             trackers.append(WandbTracker(config.train.wandb, run.path.name, to_dict(config)))
-        return trackers
+        # last: it cuts the file, and a tracker that cannot be had should leave it as it is
+        return [JsonlTracker(run.metrics, after), *trackers]
 
 
 @dataclass
@@ -302,14 +312,22 @@ def _with_vocabulary(model: ModelConfig, data: PreparedData) -> ModelConfig:
 
 
 def _check_same(stored: Config, config: Config) -> None:
-    old, new = to_dict(stored), to_dict(config)
+    # not to_dict, which leaves out what is None
+    old, new = dataclasses.asdict(stored), dataclasses.asdict(config)
     for section, values in old.items():
         pairs = values.items() if isinstance(values, dict) else [(section, values)]
         place = section if isinstance(values, dict) else ""
         for name, value in pairs:
-            now = new[section].get(name) if place else new.get(name)
+            now = new[section][name] if place else new[name]
+            dotted = f"{place}.{name}" if place else name
             require(
                 name in FREE.get(place, set()) or now == value,
-                f"{f'{place}.{name}' if place else name} = {now!r}: the run in {config.out} was started with "
-                f"{value!r}; a run can only be resumed with the settings it began with",
+                f"{dotted} = {_shown(dotted, now)}: the run in {config.out} was started with {_shown(dotted, value)}; "
+                "a run can only be resumed with the settings it began with",
             )
+
+
+def _shown(name: str, value: Any) -> str:
+    if value is None:
+        return "full depth" if name == "depth.steps" else "none"
+    return repr(value)

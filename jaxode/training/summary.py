@@ -13,7 +13,7 @@ SUMMARY = "summary.json"
 
 
 def write_summary(result: TrainResult) -> None:
-    """Write the size of the model, what it has read and the loss that it reached.
+    """Write the size of the model, what it has read, and the loss that it reached on how many tokens.
 
     Raises:
         UserError: the folder cannot be written.
@@ -25,6 +25,7 @@ def write_summary(result: TrainResult) -> None:
         "parameters": sum(math.prod(value.shape) for value in result.params.values()),
         "trained_tokens": result.step * train.batch_size * result.config.model.length,
         "nats_per_token": result.validation.nats_per_token,
+        "validation_tokens": result.validation.tokens,
         "tokens": {split: stats.tokens for split, stats in result.data.stats.items()},
     }
     try:

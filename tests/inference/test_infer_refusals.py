@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 from tiny_runs import fails
 
-from jaxode.checkpoint import steps
+from jaxode.checkpoint import noise
 from jaxode.inference.tasks import main
 
 ROOT = Path(__file__).parents[2]
@@ -102,14 +102,33 @@ def edit(path, old, new):
     path.write_text(text.replace(old, new, 1))
 
 
+NEWEST_DAMAGED = {
+    "weights truncated": lambda run: [truncate(path) for path in weights(run)],
+    "weights deleted": lambda run: [path.unlink() for path in weights(run)],
+    "tree truncated": lambda run: truncate(newest_step(run) / "params" / "_METADATA"),
+    "tree deleted": lambda run: (newest_step(run) / "params" / "_METADATA").unlink(),
+}
+
+
+@pytest.mark.parametrize("name", NEWEST_DAMAGED)
+def test_a_damaged_newest_step_is_said_and_the_older_one_taken(infer, copy, name):
+    NEWEST_DAMAGED[name](copy)
+    ran = infer("--checkpoint", copy, "--prompt", "abc", "--max-new-tokens", 1)
+    assert ran.code == 0, ran.err
+    note, *rest = ran.err.splitlines()
+    assert "7: checkpoint is damaged or incomplete (" in note
+    assert note.endswith("; the checkpoint of update 3 is taken in its place")
+    assert ", step 3: " in rest[0]
+
+
+@pytest.mark.parametrize("name", NEWEST_DAMAGED)
+def test_a_damaged_only_step_is_refused(infer, copy, name):
+    shutil.rmtree(newest_step(copy).with_name("3"))
+    NEWEST_DAMAGED[name](copy)
+    assert "7: checkpoint is damaged or incomplete" in fails(infer("--checkpoint", copy))
+
+
 DAMAGE = {
-    "weights truncated": (
-        lambda run: [truncate(path) for path in weights(run)],
-        "7: checkpoint is damaged or incomplete",
-    ),
-    "weights deleted": (lambda run: [path.unlink() for path in weights(run)], "7: checkpoint is damaged or incomplete"),
-    "tree truncated": (lambda run: truncate(newest_step(run) / "params" / "_METADATA"), "7: checkpoint is damaged"),
-    "tree deleted": (lambda run: (newest_step(run) / "params" / "_METADATA").unlink(), "7: checkpoint is damaged"),
     "other width": (
         lambda run: edit(run / "config.toml", "width = 16", "width = 32"),
         "belongs to another architecture",
@@ -215,5 +234,5 @@ def test_late_readers_of_a_damaged_step_stay_silent():
     """The other threads of a failed read report one by one to a loop that is gone; nothing else is kept quiet."""
     heard = []
     for message in ("Event loop is closed", "another"):
-        steps._report(heard.append, SimpleNamespace(exc_value=RuntimeError(message)))
+        noise.report(heard.append, SimpleNamespace(exc_value=RuntimeError(message)))
     assert [str(item.exc_value) for item in heard] == ["another"]

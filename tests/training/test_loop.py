@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 import shutil
 import signal
 from pathlib import Path
@@ -10,50 +9,12 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from small_runs import change, stop_after
 
 from jaxode.checkpoint import Checkpoints, RunFolder, load_run
-from jaxode.config import Config, DataConfig, ModelConfig, ObjectiveConfig, OptimizerConfig, TrainConfig, UserError
+from jaxode.config import ObjectiveConfig, UserError
 from jaxode.tracking import read_jsonl
 from jaxode.training import loop, train
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("corpus")
-    words = ["depth", "is", "time", "and", "a", "block", "field"]
-    rng = np.random.default_rng(0)
-    for i in range(12):
-        (folder / f"{i}.txt").write_text(" ".join(rng.choice(words, 400)), encoding="utf-8")
-    return folder
-
-
-@pytest.fixture
-def config(corpus, tmp_path):
-    return Config(
-        model=ModelConfig(width=16, heads=2, length=16, steps=3),
-        data=DataConfig(files=f"{corpus}/*.txt", tokenizer="bytes", cache=str(corpus / "cache"), valid_fraction=0.1),
-        optimizer=OptimizerConfig(learning_rate=1e-2),
-        train=TrainConfig(
-            updates=8, batch_size=4, devices=1, log_every=2, validate_every=4, validation_batches=2, checkpoint_every=3
-        ),
-        out=str(tmp_path / "run"),
-    )
-
-
-def change(config, **train_fields):
-    return dataclasses.replace(config, train=dataclasses.replace(config.train, **train_fields))
-
-
-def stop_after(monkeypatch, updates, number=signal.SIGTERM):
-    """Deliver one real signal while update `updates` runs."""
-    original = loop._Loop._check
-
-    def check(self, metrics, step):
-        original(self, metrics, step)
-        if step == updates - 1 and self.stop.signal is None:
-            os.kill(os.getpid(), number)
-
-    monkeypatch.setattr(loop._Loop, "_check", check)
 
 
 def test_learns_logs_and_leaves_a_run_that_loads(config):
