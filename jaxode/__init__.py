@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         read_outs,
         score_texts,
         solve_budgets,
+        warm_up,
     )
     from jaxode.interop import Pretrained, from_pretrained, save_pretrained
     from jaxode.model import Block, CausalLM, Encoder, MaskedLM, SequenceClassifier, make_model
@@ -45,6 +46,7 @@ _HOMES = {
         "read_outs",
         "score_texts",
         "solve_budgets",
+        "warm_up",
     ),
     "jaxode.interop": ("Pretrained", "from_pretrained", "save_pretrained"),
     "jaxode.model": ("Block", "CausalLM", "Encoder", "MaskedLM", "SequenceClassifier", "make_model"),
@@ -86,6 +88,7 @@ __all__ = [
     "save_pretrained",
     "score_texts",
     "solve_budgets",
+    "warm_up",
 ]
 
 

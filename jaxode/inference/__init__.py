@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from jaxode.inference.classification import TextClass, TextClasses, classify_texts
     from jaxode.inference.exits import Confidence, Divergence
     from jaxode.inference.fill_mask import Candidate, FilledText, MaskFill, fill
-    from jaxode.inference.generation import Generation, generate, generate_batch
+    from jaxode.inference.generation import Generation, generate, generate_batch, warm_up
     from jaxode.inference.library import load
     from jaxode.inference.readouts import ErrorEstimates, error_estimates, read_outs
     from jaxode.inference.sampling import (
@@ -39,7 +39,7 @@ _HOMES = {
     "classification": ("TextClass", "TextClasses", "classify_texts"),
     "exits": ("Confidence", "Divergence"),
     "fill_mask": ("Candidate", "FilledText", "MaskFill", "fill"),
-    "generation": ("Generation", "generate", "generate_batch"),
+    "generation": ("Generation", "generate", "generate_batch", "warm_up"),
     "library": ("load",),
     "readouts": ("ErrorEstimates", "error_estimates", "read_outs"),
     "sampling": (
@@ -94,6 +94,7 @@ __all__ = [
     "read_outs",
     "score_texts",
     "solve_budgets",
+    "warm_up",
 ]
 
 

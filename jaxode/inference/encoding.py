@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Int
 
-from jaxode.config import UserError, require
+from jaxode.config import ModelConfig, UserError, require
 from jaxode.data import Tokenizer
+from jaxode.data.tokenizers import as_texts
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class EncodedTexts:
 
 def encode_texts(
     tokenizer: Tokenizer,
-    texts: Sequence[str],
+    texts: Iterable[str],
     length: int,
     *,
     frame: bool = False,
@@ -48,16 +49,19 @@ def encode_texts(
 
     Args:
         tokenizer: the model's own.
-        texts: special tokens written out in them are plain text.
+        texts: in an order; special tokens written out in them are plain text.
         length: tokens that a row may have, frame included.
         frame: put each text within the tokenizer's template.
         truncate: cut longer texts to their first tokens instead of refusing them.
         names: what errors call the texts; "text 1", "text 2", .. when empty.
 
     Raises:
-        UserError: no text, or the first of those that hold no token or are too long.
+        UserError: one string in place of several, no text, names that do not fit, or the first of those that are no
+            text, hold no token or are too long.
     """
+    texts = as_texts(texts, names)
     require(bool(texts), "no texts: give at least one")
+    require(not names or len(names) == len(texts), f"names: {len(names)} of them for {len(texts)} texts; give one each")
     names = names or [f"text {i}" for i in range(1, len(texts) + 1)]
     before, after = (tokenizer.template.before, tokenizer.template.after) if frame else ((), ())
     around = len(before) + len(after)
@@ -73,3 +77,16 @@ def encode_texts(
         )
     rows = tuple((*before, *ids[: length - around], *after) for ids in own)
     return EncodedTexts(rows, len(before), len(after), len(long))
+
+
+def check_vocabulary(model: ModelConfig, tokenizer: Tokenizer) -> None:
+    """Refuse ids beyond a model's table: JAX would read its last row in their place.
+
+    Raises:
+        UserError: a tokenizer with more ids than the model.
+    """
+    require(
+        tokenizer.vocab_size <= model.vocab_size,
+        f"tokenizer {tokenizer.name} has {tokenizer.vocab_size} ids, the model model.vocab_size = {model.vocab_size}: "
+        "give the model's own tokenizer",
+    )

@@ -259,14 +259,29 @@ class DraftChoice:
         self._accepted = dict.fromkeys(speculation.depths, 0)
         self._refused = dict.fromkeys(speculation.depths, 0)
 
+    @property
+    def _ways(self) -> list[tuple[DepthConfig, int]]:
+        return [(depth, length) for depth in self._speculation.depths for length in self._speculation.lengths]
+
+    @property
+    def _plain(self) -> float:
+        """Tokens for a block evaluation without drafts."""
+        return 1 / (self._full + self._head)
+
+    def possible(self) -> list[tuple[DepthConfig, int] | None]:
+        """Everything that `next` may come to, whatever it learns."""
+        ways = self._ways
+        if len(ways) == 1:
+            return [*ways]
+        return [None, *(way for way in ways if self._promise(*way, 1.0) > self._plain)]
+
     def next(self) -> tuple[DepthConfig, int] | None:
         """Depth and length of the draft to make; None to decode plainly."""
         lengths, depths = self._speculation.lengths, self._speculation.depths
-        ways = [(depth, length) for depth in depths for length in lengths]
+        ways, plain = self._ways, self._plain
         if len(ways) == 1:
             # what was asked for
             return ways[0]
-        plain = 1 / (self._full + self._head)
         untried = [one for one in depths if not self._drafted[one]]
         for depth in untried:
             # whether it would pay if all of it stayed

@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 import tokenizers as hf
 from tiny_runs import TOKENIZER
@@ -61,3 +62,21 @@ def test_bad_texts_are_named(framing):
         encode_texts(TOKENIZER, ["a", "a" * 9, "b" * 10], 8)
     with pytest.raises(UserError, match=r"^f: line 7 has 9 tokens, 3 of them around every text, the model reads"):
         encode_texts(framing, ["a" * 6], 8, frame=True, names=["f: line 7"])
+
+
+@pytest.mark.usefixtures("untyped")
+def test_texts_that_are_none_are_named():
+    for texts in ("abc", b"abc"):
+        with pytest.raises(UserError, match=r"^texts is one string: give a list$"):
+            encode_texts(TOKENIZER, texts, 8)
+    with pytest.raises(UserError, match=r"^f: line 9 is of type bytes: give a string$"):
+        encode_texts(TOKENIZER, ["a", b"b"], 8, names=["f: line 7", "f: line 9"])
+    with pytest.raises(UserError, match=r"^text 2 is of type NoneType"):
+        encode_texts(TOKENIZER, ["a", None], 8)
+    with pytest.raises(UserError, match=r"^names: 1 of them for 2 texts"):
+        encode_texts(TOKENIZER, ["a", "b"], 8, names=["f: line 7"])
+
+
+@pytest.mark.parametrize("make", [tuple, iter, np.array])
+def test_texts_come_in_any_order_that_they_have(make):
+    assert encode_texts(TOKENIZER, make(["ab", "c"]), 8) == encode_texts(TOKENIZER, ["ab", "c"], 8)
