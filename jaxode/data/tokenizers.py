@@ -10,7 +10,7 @@ import json
 import os
 import socket
 import urllib.parse
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -67,13 +67,9 @@ class Tokenizer:
         model = self._prompt if allow_special else self._plain
         return model.encode(text, add_special_tokens=frame).ids
 
-    def encode_batch(self, texts: Iterable[str]) -> list[list[int]]:
-        """Token ids of several plain texts, in parallel where there are cores.
-
-        Raises:
-            UserError: one string in place of several, or what is no text.
-        """
-        return [e.ids for e in self._plain.encode_batch_fast(as_texts(texts), add_special_tokens=False)]
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of several plain texts, in parallel where there are cores."""
+        return [e.ids for e in self._plain.encode_batch_fast(list(texts), add_special_tokens=False)]
 
     def decode(self, ids: Sequence[int], skip_special: bool = True) -> str:
         """Text of `ids`; special tokens are left out unless asked for. Broken UTF-8 shows as U+FFFD."""
@@ -131,27 +127,6 @@ class Tokenizer:
 
     def __repr__(self) -> str:
         return f"Tokenizer({self.name}, V = {self.vocab_size})"
-
-
-def as_texts(texts: Iterable[str], names: Sequence[str] = ()) -> list[str]:
-    """Several texts as a list. A string is a sequence of strings too, so it would be taken apart without a word.
-
-    Args:
-        texts: in an order: a list, a tuple, an iterator, an array or a column of a table.
-        names: what errors call the texts; "text 1", "text 2", .. when empty.
-
-    Raises:
-        UserError: one string, something without an order, a table, or an item that is no text.
-    """
-    require(not isinstance(texts, str | bytes), "texts is one string: give a list")
-    ordered = isinstance(texts, Iterable) and not isinstance(texts, Mapping | Set) and getattr(texts, "ndim", 1) == 1
-    require(ordered, f"texts is of type {type(texts).__name__}: give a list of strings")
-    items = list(texts)
-    for number, item in enumerate(items):
-        if not isinstance(item, str):
-            name = names[number] if number < len(names) else f"text {number + 1}"
-            raise UserError(f"{name} is of type {type(item).__name__}: give a string")
-    return items
 
 
 def train_bpe(texts: Iterable[str] | Iterator[str], vocab_size: int) -> Tokenizer:

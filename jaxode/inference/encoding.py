@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +10,6 @@ from jaxtyping import Int
 
 from jaxode.config import ModelConfig, UserError, require
 from jaxode.data import Tokenizer
-from jaxode.data.tokenizers import as_texts
 
 
 @dataclass(frozen=True)
@@ -34,6 +33,27 @@ class EncodedTexts:
     def own(self) -> Int[np.ndarray, " texts"]:
         """Tokens of every text itself."""
         return self.lengths - self.before - self.after
+
+
+def as_texts(texts: Iterable[str], names: Sequence[str] = ()) -> list[str]:
+    """Several texts as a list. A string is a sequence of strings too, so it would be taken apart without a word.
+
+    Args:
+        texts: in an order: a list, a tuple, an iterator, an array or a column of a table.
+        names: what errors call the texts; "text 1", "text 2", .. when empty.
+
+    Raises:
+        UserError: one string, something without an order, a table, or an item that is no text.
+    """
+    require(not isinstance(texts, str | bytes), "texts is one string: give a list")
+    ordered = isinstance(texts, Iterable) and not isinstance(texts, Mapping | Set) and getattr(texts, "ndim", 1) == 1
+    require(ordered, f"texts is of type {type(texts).__name__}: give a list of strings")
+    items = list(texts)
+    for number, item in enumerate(items):
+        if not isinstance(item, str):
+            name = names[number] if number < len(names) else f"text {number + 1}"
+            raise UserError(f"{name} is of type {type(item).__name__}: give a string")
+    return items
 
 
 def encode_texts(

@@ -7,7 +7,6 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -152,34 +151,3 @@ if "JAXODE_DATA" in os.environ:
         assert (found.name, found.vocab_size, found.mask_id, found.end_id) == ("albert-base-v2", 30000, 4, 3)
         assert found.encode("paris is [MASK].", allow_special=True).count(4) == 1
         assert 4 not in found.encode("paris is [MASK].")
-
-
-@pytest.mark.usefixtures("untyped")
-@pytest.mark.parametrize(
-    ("texts", "why"),
-    [
-        ("abc", "^texts is one string: give a list$"),
-        (b"abc", "^texts is one string: give a list$"),
-        (None, "^texts is of type NoneType: give a list of strings$"),
-        (7, "^texts is of type int"),
-        ({"abc": 1}, "^texts is of type dict"),
-        ({"abc"}, "^texts is of type set"),
-        (np.array("abc"), "^texts is of type ndarray"),
-        (np.array([["abc", "d"]]), "^texts is of type ndarray"),
-        (["abc", b"d"], "^text 2 is of type bytes: give a string$"),
-        (["abc", None], "^text 2 is of type NoneType"),
-        (["abc", ["d"]], "^text 2 is of type list"),
-        ([["abc", "d"]], "^text 1 is of type list"),
-        (np.array([1, 2]), "^text 1 is of type int64"),
-    ],
-    ids=repr,
-)
-def test_what_is_no_list_of_texts_is_refused(texts, why):
-    """One string would be taken apart into its letters, and a dictionary into its keys."""
-    with pytest.raises(UserError, match=why):
-        BYTES.encode_batch(texts)
-
-
-@pytest.mark.parametrize("make", [list, tuple, iter, np.array, lambda texts: (text for text in texts)])
-def test_several_texts_come_in_any_order_that_they_have(make):
-    assert BYTES.encode_batch(make(["ab", "c"])) == [BYTES.encode("ab"), BYTES.encode("c")]
