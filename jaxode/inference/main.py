@@ -18,11 +18,18 @@ from jaxode.checkpoint import RunFolder, TrainedModel, load_run
 from jaxode.config import DepthConfig, InferConfig
 from jaxode.evaluation import depth_sweep, evaluate, save_sweep
 from jaxode.evaluation.figures import table
+from jaxode.inference.comparison import bench, compare
 from jaxode.inference.depths import asked_depth, choose_depth, cost, meaning, sweep_depths
 from jaxode.inference.export import export
 from jaxode.inference.fill_mask import fill
 from jaxode.inference.generation import generate
-from jaxode.inference.generation_task import bench, check_prompt, generation_settings, keep_compiled
+from jaxode.inference.generation_task import (
+    check_prompt,
+    check_request,
+    compared_depths,
+    generation_settings,
+    keep_compiled,
+)
 from jaxode.inference.library import is_shipped, with_own
 from jaxode.inference.lines import classify_lines, read_lines, score_lines
 from jaxode.inference.report import report_methods, write_report
@@ -54,6 +61,7 @@ def run(config: InferConfig, write: Write, note: Write) -> None:
     # what does not fit is refused before any weight is read
     depths = sweep_depths(model, depth, config, calibrations) if task == "sweep" else ()
     methods = report_methods(model, config, depth, calibrations) if task == "report" else ()
+    compared = compared_depths(model, config, calibrations)
     plan(model, depth)
     if task == "calibrate":
         check_steps(model, depth.steps)
@@ -67,6 +75,7 @@ def run(config: InferConfig, write: Write, note: Write) -> None:
     trained = load_pretrained(path, "classifier" if labels else "masked") if pretrained else load_run(path)
     budgets = config.budget is not None or config.max_loss_increase is not None
     swept = task == "report" or (task == "sweep" and any(one.solver == "calibrated" for one in depths))
+    swept = swept or any(one.solver == "calibrated" for one in compared)
     drafts = task == "bench" or config.speculative
     if depth.solver == "calibrated" or swept or budgets or drafts:
         trained = with_own(trained, calibrations)
@@ -75,18 +84,22 @@ def run(config: InferConfig, write: Write, note: Write) -> None:
         f"{name}, {source}: {model.kind}, "
         f"{trained.model.num_parameters:,} parameters, tokenizer {trained.tokenizer.name}"
     )
-    unusual = meaning(model, depth.steps)
-    if unusual:
-        note(unusual)
+    for chosen in compared or (depth,):
+        unusual = meaning(model, chosen.steps)
+        if unusual:
+            note(unusual)
     if budgets:
         choice = choose_depth(trained, config, calibrations)
         depth = choice.depth
         note(f"chosen: {choice.reason}")
     if task == "bench":
         check_prompt(model, config, task)
-        write(bench(trained, config, depth, calibrations))
+        write(bench(trained, config, depth, calibrations, note))
     elif task == "calibrate":
         _calibrate(trained, config, write, note)
+    elif compared:
+        check_prompt(model, config, task)
+        compare(trained, config, compared, calibrations, write, note)
     elif task == "generate":
         _generate(trained, config, depth, calibrations, write, note)
     elif task == "fill":
@@ -116,6 +129,10 @@ def _generate(
     note: Write,
 ) -> None:
     check_prompt(trained.config.model, config, "generate")
+    settings = generation_settings(trained, config, depth, calibrations)
+    check_request(trained, config.prompt, settings)
+    # before its continuation, where both go to a terminal
+    note(config.prompt)
     done = generate(
         trained.architecture,
         trained.params,
@@ -123,7 +140,7 @@ def _generate(
         config.prompt,
         seed=config.seed,
         on_token=write,
-        **generation_settings(trained, config, depth, calibrations),
+        **settings,
     )
     write("\n")
     spent = cost(trained.config.model, depth, done.block_evaluations_per_token)
