@@ -142,7 +142,8 @@ def bench(
         # one way, which is tried even where it does not pay
         best = max(drafts(model, depth, calibrations).depths, key=lambda draft: block_evaluations(model, draft))
         ways.append((depth, Speculation((best,), (4,))))
-    paces = measure({way: _batch(trained, config, calibrations, *way) for way in ways})
+    settings = generation_settings(trained, config, depth, calibrations)
+    paces = measure({way: _batch(trained, config, settings, *way) for way in ways})
     rows = [_bench_row(*way, pace) for way, pace in paces.items()]
     note(f"tokens a second: {_rounds(paces)}; no text ends before {config.max_new_tokens} tokens here")
     return table(rows, list(rows[0])) + "\n"
@@ -151,16 +152,16 @@ def bench(
 def _batch(
     trained: TrainedModel,
     config: InferConfig,
-    calibrations: Mapping[int, Calibration],
+    settings: Mapping[str, Any],
     depth: DepthConfig,
     speculation: Speculation | None,
 ) -> Callable[[], tuple[Generation, ...]]:
     """A call of one way to decode."""
     rows = config.batch_size or 1
-    settings = generation_settings(trained, config, depth, calibrations) | {"speculation": speculation}
+    chosen: dict[str, Any] = {**settings, "depth": depth, "speculation": speculation}
     tokenizer, seeds = _endless(trained.tokenizer), [(config.seed + row) % SEEDS for row in range(rows)]
     prompts = [config.prompt or BENCH_PROMPT] * rows
-    return lambda: generate_batch(trained.architecture, trained.params, tokenizer, prompts, seeds=seeds, **settings)
+    return lambda: generate_batch(trained.architecture, trained.params, tokenizer, prompts, seeds=seeds, **chosen)
 
 
 def _endless(tokenizer: Tokenizer) -> Tokenizer:

@@ -209,7 +209,8 @@ class Speculation:
     """Which drafts are tried: the number of steps and the length adapt to what is accepted, unless one each is given.
 
     Raises:
-        UserError: no depth or length, or a length below 1 or above R - 1.
+        UserError: what is no tuple of depths and one of lengths, no depth or length, or a length below 1 or above
+            R - 1.
     """
 
     depths: tuple[DepthConfig, ...]
@@ -218,6 +219,10 @@ class Speculation:
     """Numbers of tokens that a draft may have."""
 
     def __post_init__(self) -> None:
+        for name, kind, example in (("depths", DepthConfig, "(DepthConfig(steps=4),)"), ("lengths", int, "(2, 4)")):
+            values = getattr(self, name)
+            fits = isinstance(values, tuple) and all(isinstance(v, kind) and not isinstance(v, bool) for v in values)
+            require(fits, f"speculation: {name} = {values!r}: must be a tuple of {kind.__name__}, such as {example}")
         require(len(self.depths) > 0, "speculation: no depth to draft at; give one at least")
         require(
             len(self.lengths) > 0 and min(self.lengths) >= 1,

@@ -28,6 +28,7 @@ pytestmark = pytest.mark.usefixtures("untyped")
         ({"speculation": False}, "^speculation = False: must be None or a Speculation"),
         ({"speculation": True}, "^speculation = True: must be"),
         ({"speculation": Speculation}, "^speculation = <class"),
+        ({"depth": "4"}, "^depth = '4': must be"),
         ({"max_new_tokens": True}, "^max_new_tokens = True: must be a whole number$"),
         ({"max_new_tokens": 2.0}, r"^max_new_tokens = 2\.0: must be a whole number$"),
         ({"max_new_tokens": "2"}, "^max_new_tokens = '2': must be a whole number$"),
@@ -49,6 +50,21 @@ def test_refused_before_anything_compiles(causal, change, why):
     with pytest.raises(UserError, match=why):
         generate(*causal, TOKENIZER, "abc", **change)
     assert prefill._cache_size() == compiled
+
+
+@pytest.mark.parametrize(
+    ("values", "why"),
+    [
+        ((DepthConfig(steps=2),), r"^speculation: depths = DepthConfig\(.*\): must be a tuple of DepthConfig"),
+        (((2,),), r"^speculation: depths = \(2,\): must be a tuple of DepthConfig"),
+        (((DepthConfig(steps=2),), 4), r"^speculation: lengths = 4: must be a tuple of int, such as \(2, 4\)$"),
+        (((DepthConfig(steps=2),), (2.5,)), r"^speculation: lengths = \(2\.5,\): must be a tuple of int"),
+        (((DepthConfig(steps=2),), (True,)), r"^speculation: lengths = \(True,\): must be a tuple of int"),
+    ],
+)
+def test_drafts_of_no_depth_or_length_are_refused(values, why):
+    with pytest.raises(UserError, match=why):
+        Speculation(*values)
 
 
 def test_a_listener_that_is_no_function_is_refused(causal):
