@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         read_outs,
         score_texts,
         solve_budgets,
+        warm_up,
     )
     from jaxode.inference import load as from_pretrained
     from jaxode.interop import Pretrained, save_pretrained
@@ -53,6 +54,7 @@ _HOMES = {
         "read_outs",
         "score_texts",
         "solve_budgets",
+        "warm_up",
     ),
     "jaxode.interop": ("Pretrained", "save_pretrained"),
     "jaxode.model": ("Block", "CausalLM", "Encoder", "MaskedLM", "SequenceClassifier", "make_model"),
@@ -99,6 +101,7 @@ __all__ = [
     "save_pretrained",
     "score_texts",
     "solve_budgets",
+    "warm_up",
 ]
 
 

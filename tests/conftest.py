@@ -86,6 +86,14 @@ def compilations():
     return lambda: len(compiled)
 
 
+@pytest.fixture
+def untyped(monkeypatch):
+    """Types are not checked at calls, as outside of tests: what is refused then is refused by the function itself."""
+    import jaxtyping
+
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+
+
 class Ran(NamedTuple):
     """What a call of infer.py left behind."""
 

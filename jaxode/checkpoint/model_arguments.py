@@ -64,7 +64,9 @@ def takes_model(function: Callable[Concatenate[Any, P], R]) -> OfModel[P, R]:
 
 def _standing_for(function: Callable[..., Any], parts: tuple[str, ...]) -> Callable[..., Any]:
     """What the model was trained with is the default of `document_mask`, where there is one."""
-    masked = "document_mask" in inspect.signature(function).parameters
+    parameters = inspect.signature(function).parameters
+    passed_on = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    masked = "document_mask" in parameters or passed_on
 
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:

@@ -28,8 +28,8 @@ class InferConfig:
     classify: the label of every line of a file; sweep: quality and latency by steps;
     report: the same for every method of solving, at equal block evaluations, with the solves' norms along depth;
     calibrate: fit the solver to the full depth at `steps`, and keep it beside the checkpoint;
-    bench: tokens a second, time to the first token and block evaluations a token, at full depth, at every calibrated
-    depth, and with drafts;
+    bench: tokens a second (median and quartiles of runs in turn), time to the first token and block evaluations a
+    token, at full depth, at every calibrated depth, and with drafts;
     export: write a finished run as a small folder, which --checkpoint and jaxode.load read, to `out`."""
     prompt: str = ""
     """Text to continue; for a masked model, text with [MASK] where a token is to be filled in."""
@@ -47,6 +47,9 @@ class InferConfig:
     """Depth steps n; the model's N when absent."""
     at: str = ""
     """Step counts of a sweep, such as "12,6,4"; N, N/2, N/3, N/4 when empty."""
+    compare: str = ""
+    """generate: step counts such as "12,4", at each of which the same prompt is continued with the same seed; the
+    texts, then block evaluations a token and tokens a second side by side."""
     budget: float | None = None
     """Share of the full depth's block evaluations; chooses the steps."""
     max_loss_increase: float | None = None
@@ -168,6 +171,8 @@ class InferConfig:
             at_least("batch_size", self.batch_size, 1)
         if self.at:
             self._check_at()
+        if self.compare:
+            self._check_compare()
 
     @property
     def bound(self) -> str:
@@ -182,7 +187,12 @@ class InferConfig:
     @property
     def at_steps(self) -> tuple[int, ...]:
         """`at` as numbers."""
-        return tuple(int(part) for part in self.at.split(",")) if self.at else ()
+        return _counts(self.at)
+
+    @property
+    def compare_steps(self) -> tuple[int, ...]:
+        """`compare` as numbers."""
+        return _counts(self.compare)
 
     def _check_at(self) -> None:
         name = f'at = "{self.at}"'
@@ -191,8 +201,32 @@ class InferConfig:
             f"{name} with task = {self.task}: lists the steps of a sweep; give --task sweep, or one number as --steps",
         )
         require(self.steps is None, f"{name} and steps = {self.steps} both choose the depth: give one of them")
+        self._check_counts("at")
+
+    def _check_compare(self) -> None:
+        name = f'compare = "{self.compare}"'
+        require(
+            self.task in ("auto", "generate"),
+            f"{name} with task = {self.task}: compares continuations of a prompt; leave it out"
+            + (", or list the steps of a sweep with --at" if self.task == "sweep" else ""),
+        )
+        for field in ("steps", "budget", "max_loss_increase"):
+            value = getattr(self, field)
+            require(value is None, f"{name} and {field} = {value} both choose the depth: give one of them")
+        require(
+            not self.speculative,
+            f"{name} with speculative: drafts are in few steps, and would be compared too; leave one of them out",
+        )
+        self._check_counts("compare")
+        require(
+            len(self.compare_steps) > 1,
+            f"{name}: one count has nothing beside it; name another, or give it as --steps",
+        )
+
+    def _check_counts(self, field: str) -> None:
+        name = f'{field} = "{getattr(self, field)}"'
         try:
-            counts = self.at_steps
+            counts = _counts(getattr(self, field))
         except ValueError:
             raise UserError(f'{name}: must be whole numbers such as "12,6,4"') from None
         require(
@@ -211,3 +245,8 @@ class InferConfig:
         for knob, free in (("solver", "auto"), ("schedule", "even")):
             value = getattr(self, knob)
             require(value == free, f"{given} with {knob} = {value}: both choose the solver; give one of them")
+
+
+def _counts(text: str) -> tuple[int, ...]:
+    """Whole numbers between commas."""
+    return tuple(int(part) for part in text.split(",")) if text else ()

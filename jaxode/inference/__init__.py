@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from jaxode.inference.adaptive.exits import Confidence, Divergence
     from jaxode.inference.adaptive.readouts import ErrorEstimates, error_estimates, read_outs
     from jaxode.inference.adaptive.solves import AdaptiveOutput, exit_early, solve_budgets
-    from jaxode.inference.generation.generate import Generation, generate, generate_batch
+    from jaxode.inference.generation.generate import Generation, generate, generate_batch, warm_up
     from jaxode.inference.generation.sampling import (
         Chain,
         Greedy,
@@ -39,7 +39,7 @@ _HOMES = {
     "texts.classification": ("TextClass", "TextClasses", "classify_texts"),
     "adaptive.exits": ("Confidence", "Divergence"),
     "texts.fill_mask": ("Candidate", "FilledText", "MaskFill", "fill"),
-    "generation.generate": ("Generation", "generate", "generate_batch"),
+    "generation.generate": ("Generation", "generate", "generate_batch", "warm_up"),
     "loading.loaded_model": ("LoadedModel", "load"),
     "adaptive.readouts": ("ErrorEstimates", "error_estimates", "read_outs"),
     "generation.sampling": (
@@ -95,6 +95,7 @@ __all__ = [
     "read_outs",
     "score_texts",
     "solve_budgets",
+    "warm_up",
 ]
 
 

@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 import tokenizers as hf
 from tiny_runs import TOKENIZER
@@ -9,7 +10,7 @@ from tiny_runs import TOKENIZER
 from jaxode.config import UserError
 from jaxode.data import Tokenizer
 from jaxode.data.tokenizers import Template
-from jaxode.inference.texts.token_ids import encode_texts
+from jaxode.inference.texts.token_ids import as_texts, encode_texts
 
 END, PAD, MASK = TOKENIZER.end_id, TOKENIZER.pad_id, TOKENIZER.mask_id
 
@@ -61,3 +62,43 @@ def test_bad_texts_are_named(framing):
         encode_texts(TOKENIZER, ["a", "a" * 9, "b" * 10], 8)
     with pytest.raises(UserError, match=r"^f: line 7 has 9 tokens, 3 of them around every text, the model reads"):
         encode_texts(framing, ["a" * 6], 8, frame=True, names=["f: line 7"])
+
+
+@pytest.mark.usefixtures("untyped")
+@pytest.mark.parametrize(
+    ("texts", "why"),
+    [
+        ("abc", "^texts is one string: give a list$"),
+        (b"abc", "^texts is one string: give a list$"),
+        (None, "^texts is of type NoneType: give a list of strings$"),
+        (7, "^texts is of type int"),
+        ({"abc": 1}, "^texts is of type dict"),
+        ({"abc"}, "^texts is of type set"),
+        (np.array("abc"), "^texts is of type ndarray"),
+        (np.array([["abc", "d"]]), "^texts is of type ndarray"),
+        (["abc", b"d"], "^text 2 is of type bytes: give a string$"),
+        (["abc", None], "^text 2 is of type NoneType"),
+        (["abc", ["d"]], "^text 2 is of type list"),
+        ([["abc", "d"]], "^text 1 is of type list"),
+        (np.array([1, 2]), "^text 1 is of type int64"),
+    ],
+    ids=repr,
+)
+def test_what_is_no_list_of_texts_is_refused(texts, why):
+    """One string would be taken apart into its letters, and a dictionary into its keys."""
+    with pytest.raises(UserError, match=why):
+        as_texts(texts)
+
+
+@pytest.mark.parametrize("make", [list, tuple, iter, np.array, lambda texts: (text for text in texts)])
+def test_several_texts_come_in_any_order_that_they_have(make):
+    assert as_texts(make(["ab", "c"])) == ["ab", "c"]
+    assert encode_texts(TOKENIZER, make(["ab", "c"]), 8) == encode_texts(TOKENIZER, ["ab", "c"], 8)
+
+
+@pytest.mark.usefixtures("untyped")
+def test_texts_that_are_none_are_called_by_their_names():
+    with pytest.raises(UserError, match=r"^f: line 9 is of type bytes: give a string$"):
+        encode_texts(TOKENIZER, ["a", b"b"], 8, names=["f: line 7", "f: line 9"])
+    with pytest.raises(UserError, match=r"^names: 1 of them for 2 texts"):
+        encode_texts(TOKENIZER, ["a", "b"], 8, names=["f: line 7"])

@@ -37,7 +37,8 @@ def test_generate_writes_the_text_alone_to_standard_output(infer, runs, causal):
     assert ran.code == 0
     expected = generate(*causal, TOKENIZER, "abc", sampling=Temperature(0.8), seed=3, max_new_tokens=24)
     assert ran.out == expected.text + "\n"
-    about, cost = ran.err.splitlines()
+    about, prompt, cost = ran.err.splitlines()
+    assert prompt == "abc"
     assert about.startswith(f"run {runs['causal']}, step 7: causal, ")
     assert re.fullmatch(
         r"steps 4 \(euler\): 4 block evaluations a token, [\d.]+ MFLOP, [\d.]+ ms a token "
@@ -83,10 +84,32 @@ def test_bench_measures_every_way_to_decode(infer, runs):
     ran = infer("--checkpoint", runs["causal"], "--task", "bench", "--max-new-tokens", 12, "--batch-size", 2)
     assert ran.code == 0
     header, _, *lines = ran.out.splitlines()
-    assert cells(header)[4:] == ["tokens_per_second", "milliseconds_to_first", "block_evaluations_per_token"]
+    rates, rest = ["tokens_per_second", "25%", "75%"], ["milliseconds_to_first", "block_evaluations_per_token"]
+    assert cells(header)[4:] == [*rates, *rest]
     rows = [cells(line) for line in lines]
+    assert "tokens a second: median and quartiles of" in ran.err.splitlines()[-1]
     assert [(row[0], row[2].split()[-1], row[3]) for row in rows] == [("full", "none", "2"), ("full", "accepted", "2")]
     assert all(float(row[4]) > 0 for row in rows)
+
+
+def test_texts_and_costs_of_depths_side_by_side(infer, tmp_path):
+    run = write_run(tmp_path / "run", model_config("causal"))
+    text = ("--checkpoint", run, "--prompt", "abc", "--seed", 3, "--max-new-tokens", 12)
+    ran = infer(*text, "--compare", "4,2")
+    assert ran.code == 0, ran.err
+    full, half = (infer(*text, "--steps", steps).out for steps in (4, 2))
+    head = f"4 steps (euler):\n{full}\n2 steps (euler):\n{half}\n"
+    assert ran.out.startswith(head)
+    header, _, *rows = map(cells, ran.out.removeprefix(head).splitlines())
+    names = ["steps", "solver", "tokens", "block_evaluations_per_token", "tokens_per_second", "25%", "75%", "speedup"]
+    assert header == names
+    assert [row[:4] for row in rows] == [["4", "euler", "12", "4.0000"], ["2", "euler", "12", "2.0000"]]
+    assert all(float(low) <= float(rate) <= float(high) for *_, rate, low, high, _ in rows)
+    assert rows[0][-1] == "1.0000"
+    assert max(map(len, ran.out.removeprefix(head).splitlines())) <= 100
+    about, prompt, timed = ran.err.splitlines()
+    assert (about.split(",")[0], prompt) == (f"run {run}", "abc")
+    assert timed.endswith("in turn, after one that compiled and is not counted")
 
 
 def test_compiled_programs_are_kept_where_asked(infer, runs, tmp_path):
@@ -189,6 +212,11 @@ def test_a_run_is_calibrated_once_and_then_runs_calibrated(infer, tmp_path):
     text = (*about, "--prompt", "abc", "--max-new-tokens", 3)
     assert "steps 2 (calibrated): 2 block evaluations" in infer(*text, "--steps", 2).err
     assert "steps 2 (euler)" in infer(*text, "--steps", 2, "--solver", "euler").err
+    both = infer(*text, "--compare", "4,2")
+    assert [line for line in both.out.splitlines() if "steps (" in line] == [
+        "4 steps (euler):",
+        "2 steps (calibrated):",
+    ]
     assert "steps 4 (euler)" in infer(*text).err
     within = infer(*text, "--budget", 0.5)
     assert "chosen: 2 steps (calibrated): 0.50 of the block evaluations" in within.err

@@ -18,7 +18,7 @@ from jaxode.data import Tokenizer, segments
 from jaxode.evaluation import diverged
 from jaxode.inference.generation.cache import cache_bytes, move
 from jaxode.inference.generation.decoding import NOT_FINITE, TURN, Decoder, Rows, decode, prefill
-from jaxode.inference.generation.speculation import DraftChoice, Speculation, speculate
+from jaxode.inference.generation.speculation import Counts, DraftChoice, Speculation, speculate
 from jaxode.inference.generation.streaming import TextStream
 from jaxode.inference.memory import check_cache
 from jaxode.inference.texts.batching import bucket
@@ -55,6 +55,48 @@ class Generation:
     """Share of the drafted tokens that stayed, over the batch; None without speculation."""
 
 
+@dataclass(frozen=True)
+class Shapes:
+    """Sizes of a call's arrays: every width of prompts and every capacity of slots is compiled on its own."""
+
+    width: int
+    """Tokens that prompts are padded to."""
+    longest: int
+    """Tokens of the longest prompt."""
+    last: int
+    """Tokens that a row has read at most when a call begins."""
+    window: int
+    """Of them, those that are read again."""
+    most: int
+    """Capacity that is always enough."""
+    bytes: int
+    """Of slots of that capacity."""
+
+    @classmethod
+    def of(cls, decoder: Decoder, model: ModelConfig, rows: int, longest: int, new: int) -> Shapes:
+        """For prompts of at most `longest` tokens, of which each gets `new` tokens at most."""
+        # learned positions end at the model's length; a prompt that is read through the window may be longer
+        width = min(bucket(longest), model.length) if longest <= model.length else bucket(longest)
+        # what no token reads any more is forgotten once the slots hold twice the window
+        most = bucket(min(longest + new, 2 * model.length) + TURN)
+        # the last token is drawn and not read
+        last, window = max(longest, longest + new - 2), decoder.window - 1
+        return cls(width, longest, last, window, most, cache_bytes(model, decoder.layout, rows, most))
+
+    def capacity(self, tokens: int) -> int:
+        """Of slots for so many tokens and a turn more."""
+        return self.most if self.bytes <= GROWING else min(self.most, 1 << (tokens + TURN - 1).bit_length())
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Capacities that the slots come to have, one after the other."""
+        sizes = [self.capacity(min(self.longest, self.window))]
+        largest = self.capacity(min(self.last, self.window))
+        while sizes[-1] < largest:
+            sizes.append(min(2 * sizes[-1], largest))
+        return tuple(sizes)
+
+
 class Running:
     """The rows of one call, and what of them is known outside of the compiled functions."""
 
@@ -67,12 +109,9 @@ class Running:
         self.decoder, self.params, self.tokenizer, self.ids, self.new = decoder, params, tokenizer, ids, new
         self.on_text = on_text
         self.model: ModelConfig = decoder.architecture.bind(params).config
-        # what no token reads any more is forgotten once the slots hold twice the window
-        self.longest = max(map(len, ids))
-        self.most = bucket(min(self.longest + new, 2 * self.model.length) + TURN)
-        self.bytes = cache_bytes(self.model, decoder.layout, len(ids), self.most)
+        self.shapes = Shapes.of(decoder, self.model, len(ids), max(map(len, ids)), new)
         # moved slots live beside those that they come from
-        check_cache(2 * self.bytes, len(ids))
+        check_cache(2 * self.shapes.bytes, len(ids))
         self.streams = [TextStream(tokenizer, row) for row in ids]
         self.tokens: list[list[int]] = [[] for _ in ids]
         self.nats: list[list[float]] = [[] for _ in ids]
@@ -85,9 +124,7 @@ class Running:
     def prefill(self, depth: DepthConfig, seeds: Sequence[int], document_mask: bool) -> None:
         """Read the prompts and draw the first token of each row."""
         lengths = np.asarray([len(row) for row in self.ids], np.int32)
-        # learned positions end at the model's length
-        width = max(self.longest, min(bucket(self.longest), self.model.length))
-        tokens = np.full((len(self.ids), width), self.tokenizer.pad_id, np.int32)
+        tokens = np.full((len(self.ids), self.shapes.width), self.tokenizer.pad_id, np.int32)
         for row, ids in zip(tokens, self.ids, strict=True):
             row[: len(ids)] = ids
         starts = np.zeros_like(lengths)
@@ -101,7 +138,7 @@ class Running:
             for row, ids in zip(marks, self.ids, strict=True):
                 row[ids] = True
             seen = jnp.asarray(marks)
-        keys = jax.vmap(jax.random.key)(jnp.asarray(seeds))
+        keys = jax.vmap(jax.random.key)(jnp.asarray(np.asarray(seeds, np.uint32)))
         found = prefill(
             self.params,
             tokens,
@@ -113,7 +150,7 @@ class Running:
             lengths,
             decoder=self.decoder,
             depth=depth,
-            capacity=self._capacity(min(self.longest, self.decoder.window - 1)),
+            capacity=self.shapes.sizes[0],
         )
         first = jax.device_get(found.token)
         if (first == NOT_FINITE).any():
@@ -152,20 +189,28 @@ class Running:
             seconds = (time.perf_counter() - began) / max(made, 1)
             self.paces.append(seconds)
 
+    def rehearse(self, speculation: Speculation | None) -> None:
+        """Compile what `run` may call, from the prompts on, and draw nothing."""
+        if self.new == 1:
+            return
+        choice = None if speculation is None else DraftChoice(self.model, self.decoder.depth, speculation)
+        drafts = [None] if choice is None else choice.possible()
+        for size in self.shapes.sizes:
+            # first into slots that grow, then within slots that forget
+            for _ in range(2):
+                self.past = move(self.past, np.int32(0), capacity=size)
+            for draft in drafts:
+                self._call(0, draft)
+        jax.block_until_ready(self.rows)
+
     def _advance(self, turns: int, choice: DraftChoice | None) -> None:
         """One call of a compiled function, and its tokens handed out."""
-        limit = np.int32(turns)
         evaluations = block_evaluations(self.model, self.decoder.depth)
         draft = None if choice is None else choice.next()
         self._make_room(even=draft is None)
-        if choice is None or draft is None:
-            self.past, self.rows = decode(self.params, self.past, self.rows, limit, decoder=self.decoder)
-        else:
-            depth, length = draft
-            rounds = np.int32(max(1, turns // (length + 1)))
-            self.past, self.rows, counts = speculate(
-                self.params, self.past, self.rows, rounds, decoder=self.decoder, depth=depth, length=length
-            )
+        counts = self._call(turns, draft)
+        if choice is not None and draft is not None:
+            depth, _ = draft
             counts = jax.device_get(counts)
             choice.learn(depth, counts)
             drafted, checked = int(counts.drafted), int(counts.drafted + counts.rounds)
@@ -185,6 +230,18 @@ class Running:
             [list(map(float, row[:n])) for row, n in zip(nats, count, strict=True)],
         )
 
+    def _call(self, turns: int, draft: tuple[DepthConfig, int] | None) -> Counts | None:
+        """Up to `turns` tokens a row, by drafts of a depth and a length or one by one."""
+        if draft is None:
+            self.past, self.rows = decode(self.params, self.past, self.rows, np.int32(turns), decoder=self.decoder)
+            return None
+        depth, length = draft
+        rounds = np.int32(turns and max(1, turns // (length + 1)))
+        self.past, self.rows, counts = speculate(
+            self.params, self.past, self.rows, rounds, decoder=self.decoder, depth=depth, length=length
+        )
+        return counts
+
     def _make_room(self, even: bool) -> None:
         """For another turn; if `even`, with all rows ending at one place of the slots."""
         ends, starts = jax.device_get((self.past.end, self.past.start))
@@ -195,13 +252,9 @@ class Running:
         if not fits:
             # rows that are at their end may hold more, and need nothing of it
             end = min(int((ends - starts)[self.active].max()), self.decoder.window - 1)
-            capacity = max(capacity, self._capacity(end))
+            capacity = max(capacity, self.shapes.capacity(end))
             assert end + TURN <= capacity
         self.past = move(self.past, np.int32(end), capacity=capacity)
-
-    def _capacity(self, tokens: int) -> int:
-        """Of slots for so many tokens and a turn more."""
-        return self.most if self.bytes <= GROWING else min(self.most, 1 << (tokens + TURN - 1).bit_length())
 
     def _give(self, tokens: Sequence[Sequence[int]], nats: Sequence[Sequence[float]]) -> None:
         """New tokens of each row: keep them, and hand out their text."""

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, Literal, get_args
+from collections.abc import Callable, Iterable
+from typing import Any, SupportsIndex
+
+from tqdm import tqdm
 
 from jaxode.checkpoint import takes_tokenizer
 from jaxode.config import DepthConfig, ModelConfig, require
 from jaxode.data import Tokenizer
-from jaxode.inference.generation.cache import Layout, applications
-from jaxode.inference.generation.continuation import Generation, Running
-from jaxode.inference.generation.decoding import Decoder
-from jaxode.inference.generation.sampling import Sampling, Temperature
+from jaxode.inference.generation.continuation import Generation, Running, Shapes
+from jaxode.inference.generation.prompts import Prompt, encode_prompt, encode_prompts, is_whole, plain, row_seeds
+from jaxode.inference.generation.sampling import Sampling
+from jaxode.inference.generation.settings import Settings
 from jaxode.inference.generation.speculation import Speculation
-from jaxode.model import plan
+from jaxode.inference.texts.batching import bucket
 from jaxode.model.parameters import Architecture, Parameters
-
-Context = Literal["slide", "window", "refuse"]
 
 
 @takes_tokenizer
@@ -24,18 +24,24 @@ def generate(
     architecture: Architecture,
     params: Parameters,
     tokenizer: Tokenizer,
-    prompt: str,
+    prompt: Prompt,
     *,
     on_token: Callable[[str], None] | None = None,
-    seed: int = 0,
+    seed: SupportsIndex = 0,
     **settings: Any,
 ) -> Generation:
-    """Continue one prompt: `generate_batch` with one row.
+    """Continue one prompt, a text or its token ids: `generate_batch` with one row.
 
     `on_token` is called with each piece of finished text; the pieces join to the text.
+
+    Raises:
+        UserError: several prompts, and what `generate_batch` refuses.
+        Diverged: predictions that are not finite.
     """
+    require(on_token is None or callable(on_token), f"on_token = {on_token!r}: must be None or a function")
+    ids = encode_prompt(tokenizer, prompt)
     on_text = None if on_token is None else (lambda row, piece: on_token(piece))
-    return generate_batch(architecture, params, tokenizer, [prompt], seeds=[seed], on_text=on_text, **settings)[0]
+    return generate_batch(architecture, params, tokenizer, [ids], seeds=seed, on_text=on_text, **settings)[0]
 
 
 @takes_tokenizer
@@ -43,13 +49,13 @@ def generate_batch(
     architecture: Architecture,
     params: Parameters,
     tokenizer: Tokenizer,
-    prompts: Sequence[str | Sequence[int]],
+    prompts: Iterable[Prompt],
     *,
     depth: DepthConfig | None = None,
     prefill_depth: DepthConfig | None = None,
     max_new_tokens: int = 128,
     sampling: Sampling | None = None,
-    seeds: int | Sequence[int] = 0,
+    seeds: SupportsIndex | Iterable[SupportsIndex] = 0,
     document_mask: bool = False,
     context: str = "slide",
     cache_share: int = 1,
@@ -72,7 +78,7 @@ def generate_batch(
             depth-time.
         max_new_tokens: at most so many a row.
         sampling: `Temperature(1.0)` when None.
-        seeds: one for all rows, or one a row.
+        seeds: one for all rows, or one a row; from 0 to 2^32 - 1.
         document_mask: keep attention within documents.
         context: a token reads the last L tokens at most, itself among them. slide: a text goes on beyond L, a prompt
             may not; window: a longer prompt is read that way as well; refuse: prompt and new tokens must fit into L.
@@ -81,75 +87,79 @@ def generate_batch(
         on_text: called with the row and each piece of its finished text.
 
     Raises:
-        UserError: a masked model, a depth that does not fit its layout, an empty or too long prompt, or more rows than
-            memory.
+        UserError: one string in place of several prompts, none of them, one that is empty, too long or no text, a
+            setting of another type or out of range, a masked model, another model's tokenizer, a depth that does not
+            fit the layout, or more rows than memory.
         Diverged: predictions that are not finite.
     """
-    model: ModelConfig = architecture.bind(params).config
-    require(
-        model.kind == "causal",
-        'model.kind = "masked": a masked model fills in [MASK] and does not generate; use task fill',
+    settings = Settings(
+        depth, prefill_depth, max_new_tokens, sampling, document_mask, context, cache_share, speculation
     )
-    require(
-        speculation is None or cache_share == 1,
-        f"cache_share = {cache_share} with speculation: drafts are checked many tokens at once, which then read other "
-        "slots than one by one; leave one of them out",
-    )
-    require(max_new_tokens >= 1, f"max_new_tokens = {max_new_tokens}: must be at least 1")
-    depth = depth or DepthConfig()
-    for one in (depth, prefill_depth, *(speculation.depths if speculation else ())):
-        if one is not None:
-            plan(model, one)
-            applications(model, one)
-    ids = [_ids(tokenizer, prompt, number) for number, prompt in enumerate(prompts)]
-    _check_context(model, ids, max_new_tokens, context)
-    given = [seeds] * len(ids) if isinstance(seeds, int) else list(seeds)
-    require(len(given) == len(ids), f"seeds: {len(given)} of them for {len(ids)} prompts; give one, or one a prompt")
-    decoder = Decoder(
-        architecture,
-        depth,
-        Layout(depth, cache_share),
-        sampling or Temperature(),
-        tokenizer.vocab_size,
-        tokenizer.end_id,
-        model.length,
-    )
-    running = Running(decoder, params, tokenizer, ids, max_new_tokens, on_text)
-    running.prefill(prefill_depth or depth, given, document_mask)
+    require(on_text is None or callable(on_text), f"on_text = {on_text!r}: must be None or a function")
+    decoder = settings.decoder(architecture, params, tokenizer)
+    ids = encode_prompts(tokenizer, prompts)
+    settings.check_length(architecture.bind(params).config, max(map(len, ids)))
+    running = Running(decoder, params, tokenizer, ids, int(max_new_tokens), on_text)
+    running.prefill(settings.prefill_solve, row_seeds(seeds, len(ids)), document_mask)
     running.run(speculation)
     return running.generations()
 
 
-def _ids(tokenizer: Tokenizer, prompt: str | Sequence[int], number: int) -> list[int]:
-    ids = tokenizer.encode(prompt, allow_special=True) if isinstance(prompt, str) else [int(one) for one in prompt]
-    require(
-        len(ids) > 0,
-        f"prompt {number} is empty: there is nothing to continue; the prompt <|endoftext|> begins a new document",
-    )
-    strange = next((one for one in ids if not 0 <= one < tokenizer.vocab_size), None)
-    require(
-        strange is None,
-        f"prompt {number} has the token {strange}: ids of tokenizer {tokenizer.name} are 0 to "
-        f"{tokenizer.vocab_size - 1}",
-    )
-    return ids
+@takes_tokenizer
+def warm_up(
+    architecture: Architecture,
+    params: Parameters,
+    tokenizer: Tokenizer,
+    *,
+    lengths: Iterable[SupportsIndex] | None = None,
+    batch_size: int = 1,
+    **settings: Any,
+) -> None:
+    """Compile ahead what `generate` and `generate_batch` of the same settings will need, so that none of them waits.
+
+    Programs belong to a bucket of prompt lengths, a batch size, a depth and what else is set, `max_new_tokens` among
+    it. They live as long as the process. A bar shows on standard error where that is a terminal.
+
+    Args:
+        architecture: a causal model without its numbers.
+        params: its numbers; others of the same shapes need the same programs.
+        tokenizer: the model's own.
+        lengths: tokens of the prompts to come, each of which stands for its bucket (16, 32, 48, 64, 80, ..); all that
+            the model reads when None.
+        batch_size: prompts at once.
+        **settings: of `generate_batch`: depth, prefill_depth, max_new_tokens, sampling, document_mask, context,
+            cache_share, speculation.
+
+    Raises:
+        UserError: what `generate_batch` refuses with these settings, or a length below 1.
+        Diverged: predictions that are not finite.
+    """
+    require(is_whole(batch_size) and batch_size >= 1, f"batch_size = {batch_size!r}: must be a whole number from 1 on")
+    chosen = Settings(**settings)
+    decoder = chosen.decoder(architecture, params, tokenizer)
+    model: ModelConfig = architecture.bind(params).config
+    rows, new = int(batch_size), int(chosen.max_new_tokens)
+    shapes = (Shapes.of(decoder, model, rows, length, new) for length in _prompt_lengths(lengths, chosen, model))
+    # a prompt length for every set of programs
+    distinct = {(shape.width, shape.sizes): shape.longest for shape in shapes}
+    for length in tqdm(distinct.values(), desc="warm-up", unit="shape", leave=False, disable=None):
+        prompts = [[tokenizer.ordinary_ids[0]] * length] * rows
+        running = Running(decoder, params, tokenizer, prompts, new, None)
+        running.prefill(chosen.prefill_solve, [0] * rows, chosen.document_mask)
+        running.rehearse(chosen.speculation)
 
 
-def _check_context(model: ModelConfig, ids: Sequence[Sequence[int]], new: int, context: str) -> None:
-    require(context in get_args(Context), f'context = "{context}": allowed are {", ".join(get_args(Context))}')
-    tokens = max(map(len, ids))
-    require(
-        context == "window" or tokens <= model.length,
-        f"the prompt has {tokens} tokens, more than the {model.length} that the model reads at once: shorten it, or "
-        'set context to "window"',
-    )
-    require(
-        context != "refuse" or tokens + new <= model.length,
-        f"{tokens} tokens of the prompt and max_new_tokens = {new} exceed the {model.length} that the model reads at "
-        'once: ask for fewer, or set context to "slide"',
-    )
-    require(
-        model.positions != "learned" or tokens + new <= model.length,
-        f"{tokens} tokens of the prompt and max_new_tokens = {new} exceed the {model.length} positions that this "
-        "model has learned: shorten the prompt, or ask for fewer",
-    )
+def _prompt_lengths(lengths: Iterable[SupportsIndex] | None, settings: Settings, model: ModelConfig) -> list[int]:
+    """Every length of the buckets that these lie in; all that the model reads when None."""
+    if lengths is None:
+        settings.check_length(model, 1)
+        return list(range(1, (settings.longest_prompt(model) or model.length) + 1))
+    require(isinstance(lengths, Iterable), f"lengths = {lengths!r}: must be None or a list of whole numbers")
+    buckets = set()
+    for length in plain(lengths):
+        require(is_whole(length) and length >= 1, f"lengths: {length!r} is none; give whole numbers of at least 1")
+        settings.check_length(model, int(length))
+        buckets.add(bucket(int(length)))
+    require(bool(buckets), "no lengths: give at least one, or None for all")
+    last = min(max(buckets), settings.longest_prompt(model) or max(buckets))
+    return [length for length in range(1, last + 1) if bucket(length) in buckets]

@@ -209,7 +209,8 @@ class Speculation:
     """Which drafts are tried: the number of steps and the length adapt to what is accepted, unless one each is given.
 
     Raises:
-        UserError: no depth or length, or a length below 1 or above R - 1.
+        UserError: what is no tuple of depths and one of lengths, no depth or length, or a length below 1 or above
+            R - 1.
     """
 
     depths: tuple[DepthConfig, ...]
@@ -218,6 +219,10 @@ class Speculation:
     """Numbers of tokens that a draft may have."""
 
     def __post_init__(self) -> None:
+        for name, kind, example in (("depths", DepthConfig, "(DepthConfig(steps=4),)"), ("lengths", int, "(2, 4)")):
+            values = getattr(self, name)
+            fits = isinstance(values, tuple) and all(isinstance(v, kind) and not isinstance(v, bool) for v in values)
+            require(fits, f"speculation: {name} = {values!r}: must be a tuple of {kind.__name__}, such as {example}")
         require(len(self.depths) > 0, "speculation: no depth to draft at; give one at least")
         require(
             len(self.lengths) > 0 and min(self.lengths) >= 1,
@@ -259,14 +264,29 @@ class DraftChoice:
         self._accepted = dict.fromkeys(speculation.depths, 0)
         self._refused = dict.fromkeys(speculation.depths, 0)
 
+    @property
+    def _ways(self) -> list[tuple[DepthConfig, int]]:
+        return [(depth, length) for depth in self._speculation.depths for length in self._speculation.lengths]
+
+    @property
+    def _plain(self) -> float:
+        """Tokens for a block evaluation without drafts."""
+        return 1 / (self._full + self._head)
+
+    def possible(self) -> list[tuple[DepthConfig, int] | None]:
+        """Everything that `next` may come to, whatever it learns."""
+        ways = self._ways
+        if len(ways) == 1:
+            return [*ways]
+        return [None, *(way for way in ways if self._promise(*way, 1.0) > self._plain)]
+
     def next(self) -> tuple[DepthConfig, int] | None:
         """Depth and length of the draft to make; None to decode plainly."""
         lengths, depths = self._speculation.lengths, self._speculation.depths
-        ways = [(depth, length) for depth in depths for length in lengths]
+        ways, plain = self._ways, self._plain
         if len(ways) == 1:
             # what was asked for
             return ways[0]
-        plain = 1 / (self._full + self._head)
         untried = [one for one in depths if not self._drafted[one]]
         for depth in untried:
             # whether it would pay if all of it stayed

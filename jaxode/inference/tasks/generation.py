@@ -1,7 +1,8 @@
-"""What infer.py's flags mean for generation, and its task bench."""
+"""What infer.py's flags mean for generation."""
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,18 +11,18 @@ from typing import Any
 import jax
 
 from jaxode.calibration import Calibration
-from jaxode.checkpoint import TrainedModel
 from jaxode.config import DepthConfig, InferConfig, ModelConfig, UserError, require
 from jaxode.config.places import cache_root
 from jaxode.evaluation import default_steps
-from jaxode.evaluation.figures import table
-from jaxode.inference.generation.generate import Generation, generate_batch
+from jaxode.inference.generation.cache import applications
+from jaxode.inference.generation.prompts import encode_prompt
 from jaxode.inference.generation.sampling import make_sampling
+from jaxode.inference.generation.settings import Settings
 from jaxode.inference.generation.speculation import Speculation
+from jaxode.inference.loading.loaded_model import LoadedModel
 from jaxode.inference.loading.names import is_shipped
-from jaxode.model import block_evaluations
-
-BENCH_PROMPT = "Once upon a time"
+from jaxode.inference.tasks.depths import asked_depth
+from jaxode.model import block_evaluations, plan
 
 
 def check_prompt(model: ModelConfig, config: InferConfig, task: str) -> None:
@@ -40,9 +41,38 @@ def check_prompt(model: ModelConfig, config: InferConfig, task: str) -> None:
     )
 
 
-def generation_settings(
-    trained: TrainedModel, config: InferConfig, depth: DepthConfig, calibrations: Mapping[int, Calibration]
-) -> dict[str, Any]:
+def check_request(loaded: LoadedModel, prompt: str, settings: Mapping[str, Any]) -> None:
+    """Refuse what `generate` would, before its prompt is shown.
+
+    Raises:
+        UserError: a prompt or a depth that does not fit.
+    """
+    chosen = Settings(**settings)
+    chosen.decoder(loaded.architecture, loaded.params, loaded.own_tokenizer)
+    chosen.check_length(loaded.config.model, len(encode_prompt(loaded.own_tokenizer, prompt)))
+
+
+def compared_depths(
+    model: ModelConfig, config: InferConfig, calibrations: Mapping[int, Calibration]
+) -> tuple[DepthConfig, ...]:
+    """The depths that `compare` lists, each by the solver that `--steps` would take.
+
+    Raises:
+        UserError: a masked model, or a depth that does not fit.
+    """
+    require(
+        not config.compare or model.kind == "causal",
+        f'compare = "{config.compare}" with model.kind = "masked": compares continuations, which a causal model writes',
+    )
+    alone = (dataclasses.replace(config, steps=steps, compare="") for steps in config.compare_steps)
+    depths = tuple(asked_depth(one, model, calibrations) for one in alone)
+    for depth in depths:
+        plan(model, depth)
+        applications(model, depth)
+    return depths
+
+
+def generation_settings(loaded: LoadedModel, config: InferConfig, depth: DepthConfig) -> dict[str, Any]:
     """The arguments of `generate` and `generate_batch` that the flags stand for.
 
     Raises:
@@ -60,7 +90,7 @@ def generation_settings(
         ),
         "context": config.context,
         "cache_share": config.cache_share,
-        "speculation": drafts(trained.config.model, depth, calibrations) if config.speculative else None,
+        "speculation": drafts(loaded.config.model, depth, loaded.calibrations) if config.speculative else None,
     }
 
 
@@ -79,45 +109,6 @@ def drafts(model: ModelConfig, depth: DepthConfig, calibrations: Mapping[int, Ca
             "calibrate fewer steps with --task calibrate, or leave it out"
         )
     return Speculation(cheap)
-
-
-def bench(
-    trained: TrainedModel, config: InferConfig, depth: DepthConfig, calibrations: Mapping[int, Calibration]
-) -> str:
-    """A table of every way to decode, each run once for its compilation and once for the time."""
-    rows = config.batch_size or 1
-    prompts = [config.prompt or BENCH_PROMPT] * rows
-    settings = generation_settings(trained, config, depth, calibrations)
-    ways: list[tuple[DepthConfig, Speculation | None]] = [(depth, None)]
-    model = trained.config.model
-    full = block_evaluations(model, depth)
-    ways += [(one.depth, None) for one in calibrations.values() if block_evaluations(model, one.depth) < full]
-    if config.cache_share == 1:
-        # one way, which is tried even where it does not pay
-        best = max(drafts(model, depth, calibrations).depths, key=lambda one: block_evaluations(model, one))
-        ways.append((depth, Speculation((best,), (4,))))
-    found = []
-    for chosen, speculation in ways:
-        own = settings | {"depth": chosen, "speculation": speculation}
-        times = [generate_batch(trained, prompts, **own) for _ in "12"]
-        found.append(_row(chosen, speculation, times[-1]))
-    return table(found, list(found[0])) + "\n"
-
-
-def _row(depth: DepthConfig, speculation: Speculation | None, done: tuple[Generation, ...]) -> dict[str, Any]:
-    one, tokens = done[0], sum(row.new_tokens for row in done)
-    later = (one.seconds_per_token or 0.0) * (max(row.new_tokens for row in done) - 1)
-    return {
-        "steps": "full" if depth.steps is None else depth.steps,
-        "solver": depth.solver,
-        "drafts": "none"
-        if speculation is None
-        else f"4 tokens in {speculation.depths[0].steps} steps, {one.acceptance or 0:.0%} accepted",
-        "rows": len(done),
-        "tokens_per_second": tokens / (one.seconds_first + later),
-        "milliseconds_to_first": 1e3 * one.seconds_first,
-        "block_evaluations_per_token": one.block_evaluations_per_token,
-    }
 
 
 def keep_compiled(config: InferConfig, path: Path) -> None:

@@ -16,8 +16,15 @@ from jaxode.inference.loading.export import export
 from jaxode.inference.loading.loaded_model import LoadedModel, load_folder
 from jaxode.inference.loading.names import check_task
 from jaxode.inference.tasks.classifier_text import label_batches
+from jaxode.inference.tasks.comparison import bench, compare
 from jaxode.inference.tasks.depths import asked_depth, choose_depth, cost, meaning, sweep_depths
-from jaxode.inference.tasks.generation import bench, check_prompt, generation_settings, keep_compiled
+from jaxode.inference.tasks.generation import (
+    check_prompt,
+    check_request,
+    compared_depths,
+    generation_settings,
+    keep_compiled,
+)
 from jaxode.inference.tasks.line_tables import classify_lines, read_lines, score_lines
 from jaxode.inference.tasks.measured_text import file_text, needed_corpus, validation_text
 from jaxode.inference.tasks.report import report_methods, write_report
@@ -57,25 +64,30 @@ def run(config: InferConfig, write: Write, note: Write) -> None:
     depth = asked_depth(config, model, calibrations)
     depths = sweep_depths(model, depth, config, calibrations) if task == "sweep" else ()
     methods = report_methods(model, config, depth, calibrations) if task == "report" else ()
+    compared = compared_depths(model, config, calibrations)
     plan(model, depth)
     source = "Hugging Face model" if folder.origin == "huggingface" else f"step {loaded.step}"
     note(
         f"{name}, {source}: {'classifier' if labelled else model.kind}, "
         f"{loaded.model.num_parameters:,} parameters, tokenizer {loaded.own_tokenizer.name}"
     )
-    unusual = meaning(model, depth.steps)
-    if unusual:
-        note(unusual)
+    for chosen in compared or (depth,):
+        unusual = meaning(model, chosen.steps)
+        if unusual:
+            note(unusual)
     if config.budget is not None or config.bound:
         choice = choose_depth(loaded, config)
         depth = choice.depth
         note(f"chosen: {choice.reason}")
     if task == "bench":
         check_prompt(model, config, task)
-        write(bench(loaded, config, depth, calibrations))
+        write(bench(loaded, config, depth, note))
     elif task == "calibrate":
         batches = None if lines is None else label_batches(loaded, lines, config)
         _calibrate(loaded, config, batches, write, note)
+    elif compared:
+        check_prompt(model, config, task)
+        compare(loaded, config, compared, write, note)
     elif task == "generate":
         _generate(loaded, config, depth, write, note)
     elif task == "fill":
@@ -95,13 +107,11 @@ def run(config: InferConfig, write: Write, note: Write) -> None:
 
 def _generate(loaded: LoadedModel, config: InferConfig, depth: DepthConfig, write: Write, note: Write) -> None:
     check_prompt(loaded.config.model, config, "generate")
-    done = generate(
-        loaded,
-        config.prompt,
-        seed=config.seed,
-        on_token=write,
-        **generation_settings(loaded, config, depth, loaded.calibrations),
-    )
+    settings = generation_settings(loaded, config, depth)
+    check_request(loaded, config.prompt, settings)
+    # before its continuation, where both go to a terminal
+    note(config.prompt)
+    done = generate(loaded, config.prompt, seed=config.seed, on_token=write, **settings)
     write("\n")
     spent = cost(loaded.config.model, depth, done.block_evaluations_per_token)
     later = "" if done.seconds_per_token is None else f", {1e3 * done.seconds_per_token:.2f} ms a token"

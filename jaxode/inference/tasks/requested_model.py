@@ -66,4 +66,6 @@ def wants_calibrations(config: InferConfig) -> bool:
     if config.task == "calibrate":
         return False
     full = config.steps is None and config.budget is None and not config.bound and config.solver == "auto"
-    return not full or config.speculative or config.task in ("sweep", "report", "export", "bench")
+    return (
+        not full or config.speculative or bool(config.compare) or config.task in ("sweep", "report", "export", "bench")
+    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -15,7 +15,7 @@ from jaxode.config import DepthConfig, require
 from jaxode.data import Tokenizer
 from jaxode.inference.texts.batch_pass import BatchPass, Throughput
 from jaxode.inference.texts.batching import RowBatch, padded, real_tokens
-from jaxode.inference.texts.token_ids import encode_texts
+from jaxode.inference.texts.token_ids import check_vocabulary, encode_texts
 from jaxode.model import SequenceClassifier
 from jaxode.model.parameters import Architecture, Parameters
 from jaxode.types import Segments, Tokens
@@ -54,7 +54,7 @@ def classify_texts(
     architecture: Architecture,
     params: Parameters,
     tokenizer: Tokenizer,
-    texts: Sequence[str],
+    texts: Iterable[str],
     *,
     depth: DepthConfig | None = None,
     batch_size: int = 32,
@@ -78,8 +78,9 @@ def classify_texts(
         progress: name of a bar, shown where standard error is a terminal; None shows none.
 
     Raises:
-        UserError: a model without a classifier head, no text, one without tokens or too long, a depth that does not fit
-            or chooses its own steps, or a batch that does not fit into memory.
+        UserError: a model without a classifier head, another model's tokenizer, one string in place of several, no
+            text, one without tokens or too long, a depth that does not fit or chooses its own steps, or a batch that
+            does not fit into memory.
         Diverged: probabilities that are not finite.
     """
     solve = BatchPass(architecture, params, depth or DepthConfig(), batch_size, progress)
@@ -88,19 +89,14 @@ def classify_texts(
         isinstance(model, SequenceClassifier),
         f"{type(model).__name__} has no classifier head: give a SequenceClassifier",
     )
-    encoded = encode_texts(
-        tokenizer,
-        texts,
-        model.config.length,
-        frame=tokenizer.framed if frame is None else frame,
-        truncate=truncate,
-        names=names,
-    )
+    check_vocabulary(model.config, tokenizer)
+    framed = tokenizer.framed if frame is None else frame
+    encoded = encode_texts(tokenizer, texts, model.config.length, frame=framed, truncate=truncate, names=names)
 
     def inputs(batch: RowBatch) -> tuple[np.ndarray, ...]:
         rows = [encoded.ids[i] for i in batch.rows]
         return padded(rows, batch, tokenizer.pad_id), real_tokens(rows, batch)
 
-    solved = solve(class_probabilities, inputs, encoded.lengths, texts=len(texts), predicted=0)
+    solved = solve(class_probabilities, inputs, encoded.lengths, texts=len(encoded.ids), predicted=0)
     classes = tuple(TextClass(int(row.argmax()), tuple(map(float, row))) for row in solved.values)
     return TextClasses(classes, encoded.truncated, solved.throughput)

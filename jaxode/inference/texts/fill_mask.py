@@ -15,6 +15,7 @@ from jaxode.checkpoint import takes_tokenizer
 from jaxode.config import DepthConfig, ModelConfig, require
 from jaxode.data import Tokenizer, segments
 from jaxode.evaluation import diverged
+from jaxode.inference.texts.token_ids import check_vocabulary
 from jaxode.model import plan
 from jaxode.model.parameters import Architecture, Parameters
 from jaxode.types import Segments, Tokens
@@ -94,7 +95,8 @@ def fill(
         frame: put the text within the tokenizer's template ([CLS] text [SEP]); None: where the model was trained so.
 
     Raises:
-        UserError: a causal model, a text without a mask or longer than L, or a depth that does not fit the layout.
+        UserError: a causal model, another model's tokenizer, several texts, one without a mask or longer than L, or a
+            depth that does not fit the layout.
         Diverged: predictions that are not finite.
     """
     model: ModelConfig = architecture.bind(params).config
@@ -106,6 +108,8 @@ def fill(
         tokenizer.mask_id is not None,
         f"tokenizer {tokenizer.name} has no mask token, so there is nothing to fill in: give the model's own tokenizer",
     )
+    require(isinstance(text, str), f"text is of type {type(text).__name__}: give one string")
+    check_vocabulary(model, tokenizer)
     require(top >= 1, f"top = {top}: must be at least 1")
     depth = depth or DepthConfig()
     plan(model, depth)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -17,7 +17,7 @@ from jaxode.data import Tokenizer
 from jaxode.evaluation.loss import row_loss
 from jaxode.inference.texts.batch_pass import BatchPass, Solved, Throughput
 from jaxode.inference.texts.batching import RowBatch, padded, real_tokens
-from jaxode.inference.texts.token_ids import EncodedTexts, encode_texts
+from jaxode.inference.texts.token_ids import EncodedTexts, check_vocabulary, encode_texts
 from jaxode.model import CausalLM, MaskedLM
 from jaxode.model.parameters import Architecture, Parameters
 from jaxode.types import Segments, Tokens
@@ -87,7 +87,7 @@ def score_texts(
     architecture: Architecture,
     params: Parameters,
     tokenizer: Tokenizer,
-    texts: Sequence[str],
+    texts: Iterable[str],
     *,
     depth: DepthConfig | None = None,
     batch_size: int = 32,
@@ -119,8 +119,9 @@ def score_texts(
         progress: name of a bar, shown where standard error is a terminal; None shows none.
 
     Raises:
-        UserError: a model without a vocabulary head or a mask token, no text, one without tokens or too long, a depth
-            that does not fit or chooses its own steps, or a batch that does not fit into memory.
+        UserError: a model without a vocabulary head or a mask token, another model's tokenizer, one string in place of
+            several, no text, one without tokens or too long, a depth that does not fit or chooses its own steps, or a
+            batch that does not fit into memory.
         Diverged: predictions that are not finite.
     """
     solve = BatchPass(architecture, params, depth or DepthConfig(), batch_size, progress)
@@ -129,6 +130,7 @@ def score_texts(
         isinstance(model, CausalLM | MaskedLM),
         f"{type(model).__name__} has no head over the vocabulary, so it gives no likelihood: give a language model",
     )
+    check_vocabulary(model.config, tokenizer)
     masked = isinstance(model, MaskedLM)
     length = model.config.length
     framed = tokenizer.framed if frame is None else frame

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Int
 
-from jaxode.config import UserError, require
+from jaxode.config import ModelConfig, UserError, require
 from jaxode.data import Tokenizer
 
 
@@ -35,9 +35,30 @@ class EncodedTexts:
         return self.lengths - self.before - self.after
 
 
+def as_texts(texts: Iterable[str], names: Sequence[str] = ()) -> list[str]:
+    """Several texts as a list. A string is a sequence of strings too, so it would be taken apart without a word.
+
+    Args:
+        texts: in an order: a list, a tuple, an iterator, an array or a column of a table.
+        names: what errors call the texts; "text 1", "text 2", .. when empty.
+
+    Raises:
+        UserError: one string, something without an order, a table, or an item that is no text.
+    """
+    require(not isinstance(texts, str | bytes), "texts is one string: give a list")
+    ordered = isinstance(texts, Iterable) and not isinstance(texts, Mapping | Set) and getattr(texts, "ndim", 1) == 1
+    require(ordered, f"texts is of type {type(texts).__name__}: give a list of strings")
+    items = list(texts)
+    for number, item in enumerate(items):
+        if not isinstance(item, str):
+            name = names[number] if number < len(names) else f"text {number + 1}"
+            raise UserError(f"{name} is of type {type(item).__name__}: give a string")
+    return items
+
+
 def encode_texts(
     tokenizer: Tokenizer,
-    texts: Sequence[str],
+    texts: Iterable[str],
     length: int,
     *,
     frame: bool = False,
@@ -48,16 +69,19 @@ def encode_texts(
 
     Args:
         tokenizer: the model's own.
-        texts: special tokens written out in them are plain text.
+        texts: in an order; special tokens written out in them are plain text.
         length: tokens that a row may have, frame included.
         frame: put each text within the tokenizer's template.
         truncate: cut longer texts to their first tokens instead of refusing them.
         names: what errors call the texts; "text 1", "text 2", .. when empty.
 
     Raises:
-        UserError: no text, or the first of those that hold no token or are too long.
+        UserError: one string in place of several, no text, names that do not fit, or the first of those that are no
+            text, hold no token or are too long.
     """
+    texts = as_texts(texts, names)
     require(bool(texts), "no texts: give at least one")
+    require(not names or len(names) == len(texts), f"names: {len(names)} of them for {len(texts)} texts; give one each")
     names = names or [f"text {i}" for i in range(1, len(texts) + 1)]
     before, after = (tokenizer.template.before, tokenizer.template.after) if frame else ((), ())
     around = len(before) + len(after)
@@ -73,3 +97,16 @@ def encode_texts(
         )
     rows = tuple((*before, *ids[: length - around], *after) for ids in own)
     return EncodedTexts(rows, len(before), len(after), len(long))
+
+
+def check_vocabulary(model: ModelConfig, tokenizer: Tokenizer) -> None:
+    """Refuse ids beyond a model's table: JAX would read its last row in their place.
+
+    Raises:
+        UserError: a tokenizer with more ids than the model.
+    """
+    require(
+        tokenizer.vocab_size <= model.vocab_size,
+        f"tokenizer {tokenizer.name} has {tokenizer.vocab_size} ids, the model model.vocab_size = {model.vocab_size}: "
+        "give the model's own tokenizer",
+    )
