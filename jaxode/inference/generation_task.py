@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
-
-import jax
 
 from jaxode.calibration import Calibration
 from jaxode.checkpoint import TrainedModel
 from jaxode.config import DepthConfig, InferConfig, ModelConfig, UserError, require
-from jaxode.config.places import cache_root
 from jaxode.evaluation import default_steps
 from jaxode.evaluation.figures import table
 from jaxode.inference.generation import Generation, generate_batch
-from jaxode.inference.library import is_shipped
 from jaxode.inference.sampling import make_sampling
 from jaxode.inference.speculation import Speculation
 from jaxode.model import block_evaluations
@@ -119,16 +113,3 @@ def _row(depth: DepthConfig, speculation: Speculation | None, done: tuple[Genera
         "milliseconds_to_first": 1e3 * one.seconds_first,
         "block_evaluations_per_token": one.block_evaluations_per_token,
     }
-
-
-def keep_compiled(config: InferConfig, path: Path) -> None:
-    """Let JAX keep what it compiles, so that the same command starts fast the next time; called once a process.
-
-    `config.compiled` or the variable JAXODE_COMPILED says where, "none" keeps nothing.
-    """
-    folder = config.compiled or os.environ.get("JAXODE_COMPILED") or ""
-    if folder == "none":
-        return
-    own = cache_root() / "compiled" if is_shipped(path) else path / "compiled"
-    jax.config.update("jax_compilation_cache_dir", str(Path(folder) if folder else own))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)

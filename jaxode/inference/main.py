@@ -22,9 +22,10 @@ from jaxode.inference.depths import asked_depth, choose_depth, cost, meaning, sw
 from jaxode.inference.export import export
 from jaxode.inference.fill_mask import fill
 from jaxode.inference.generation import generate
-from jaxode.inference.generation_task import bench, check_prompt, generation_settings, keep_compiled
+from jaxode.inference.generation_task import bench, check_prompt, generation_settings
 from jaxode.inference.library import is_shipped, with_own
 from jaxode.inference.lines import classify_lines, read_lines, score_lines
+from jaxode.inference.programs import keep_compiled
 from jaxode.inference.report import report_methods, write_report
 from jaxode.inference.source import check_pretrained, check_shipped, labels_of, load_pretrained, which_model
 from jaxode.inference.texts import file_text, needed_corpus, validation_text
@@ -59,7 +60,7 @@ def run(config: InferConfig, write: Write, note: Write) -> None:
         check_steps(model, depth.steps)
     labels = labels_of(path, pretrained) if task == "classify" else ()
     lines = read_lines(config.file) if config.by_line else None
-    keep_compiled(config, path)
+    keep_compiled(config.compiled, note)
     if pretrained:
         check_pretrained(config, task)
     if is_shipped(path):

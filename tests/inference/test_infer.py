@@ -3,8 +3,6 @@
 import json
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -86,15 +84,6 @@ def test_bench_measures_every_way_to_decode(infer, runs):
     rows = [cells(line) for line in lines]
     assert [(row[0], row[2].split()[-1], row[3]) for row in rows] == [("full", "none", "2"), ("full", "accepted", "2")]
     assert all(float(row[4]) > 0 for row in rows)
-
-
-def test_compiled_programs_are_kept_where_asked(infer, runs, tmp_path):
-    """In a process of its own, since a process keeps them in one place."""
-    command = [sys.executable, "-m", "jaxode.inference", "--checkpoint", runs["causal"], "--prompt", "abc"]
-    command += ["--max-new-tokens", "3", "--compiled", tmp_path / "kept"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    assert any("decode" in file.name for file in (tmp_path / "kept").iterdir())
 
 
 def test_auto_fills_with_a_masked_run(infer, runs):
