@@ -24,9 +24,21 @@ os.environ["XLA_FLAGS"] = " ".join(
     ]
 ).strip()
 
+import hypothesis
 import pytest
 
 from jaxode.config import ModelConfig
+
+# As hypothesis itself does where CI is set: no outcome that depends on how fast a machine is, on chance, or on files of
+# an earlier run.
+hypothesis.settings.register_profile(
+    "jaxode",
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+hypothesis.settings.load_profile("jaxode")
 
 # Tracing makes many small objects that live on: collecting them takes an eighth of the time of these tests.
 gc.set_threshold(200_000, 20, 20)
