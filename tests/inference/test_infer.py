@@ -1,6 +1,7 @@
 """infer.py from its command line: results on standard output, all else on standard error, errors in one line."""
 
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 from tiny_runs import TOKENIZER, fails, model_config, write_run
 
+from jaxode.checkpoint.folder import newest_run
 from jaxode.config import DepthConfig
 from jaxode.data import BatchSpec, text_batches
 from jaxode.evaluation import evaluate
@@ -105,6 +107,15 @@ def test_without_a_checkpoint_the_newest_run_is_taken(infer, runs, tmp_path, mon
     ran = infer("--prompt", "a[MASK]")
     assert ran.code == 0
     assert ran.err.startswith(f"run {Path('runs/a')} (the newest), step 7: masked")
+
+
+def test_runs_of_one_moment_are_told_apart_by_name(tmp_path):
+    for name in ("b", "c", "a"):
+        (tmp_path / name / "checkpoints" / "7").mkdir(parents=True)
+        os.utime(tmp_path / name / "checkpoints", (1000, 1000))
+    assert newest_run(tmp_path) == tmp_path / "c"
+    os.utime(tmp_path / "a" / "checkpoints", ns=(10**12, 10**12 + 1))
+    assert newest_run(tmp_path) == tmp_path / "a"
 
 
 def test_score(infer, runs, text_file, causal):
