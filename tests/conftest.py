@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-os.environ.setdefault("JAXODE_COMPILED", "none")  # a kept program would hide what compiles
+os.environ["JAXODE_COMPILED"] = "none"  # a kept program would hide what compiles
+os.environ.pop("JAX_COMPILATION_CACHE_DIR", None)
 os.environ["XLA_FLAGS"] = " ".join(
     [
         os.environ.get("XLA_FLAGS", ""),

@@ -28,7 +28,7 @@ def keep_compiled(asked_for: str, note: Callable[[str], None]) -> None:
         note: takes a line where the folder cannot be written: nothing is kept then.
     """
     name = asked_for or os.environ.get("JAXODE_COMPILED") or ""
-    if name == "none" or (not name and jax.config.jax_compilation_cache_dir):
+    if name == "none" or (not name and os.environ.get("JAX_COMPILATION_CACHE_DIR")):
         return
     folder = Path(name).expanduser() if name else cache_root() / "compiled"
     try:

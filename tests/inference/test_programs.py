@@ -31,8 +31,7 @@ def start(runs, tmp_path):
 
     def call():
         command = [sys.executable, "-c", WATCHED, "--checkpoint", runs["causal"], "--prompt", "abc"]
-        environment = {name: value for name, value in os.environ.items() if name != "JAXODE_COMPILED"}
-        environment |= {"JAXODE_CACHE": str(tmp_path / "cache")}
+        environment = os.environ | {"JAXODE_CACHE": str(tmp_path / "cache"), "JAXODE_COMPILED": ""}
         done = subprocess.run(
             [*map(str, command), "--max-new-tokens", "3"], capture_output=True, text=True, env=environment
         )
@@ -71,8 +70,9 @@ def test_a_second_start_compiles_nothing_and_the_model_folder_stays_as_it_is(sta
 def test_where_programs_are_kept(monkeypatch, tmp_path):
     """A flag before jaxode's variable, that before JAX's own, and the cache folder last."""
     updates = {}
-    config = SimpleNamespace(jax_compilation_cache_dir=None, update=updates.__setitem__)
+    config = SimpleNamespace(update=updates.__setitem__)
     monkeypatch.setattr("jaxode.inference.programs.jax", SimpleNamespace(config=config))
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
     monkeypatch.setenv("JAXODE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("HOME", str(tmp_path))
 
@@ -84,7 +84,7 @@ def test_where_programs_are_kept(monkeypatch, tmp_path):
         return updates.get("jax_compilation_cache_dir")
 
     assert kept_in("") == str(tmp_path / "cache" / "compiled")
-    config.jax_compilation_cache_dir = "of jax"
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "of jax")
     assert kept_in("") is None
     assert kept_in("", str(tmp_path / "variable")) == str(tmp_path / "variable")
     assert kept_in("~/flag", "none") == str(tmp_path / "flag")
