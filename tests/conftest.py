@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-os.environ.setdefault("JAXODE_COMPILED", "none")  # a kept program would hide what compiles
+os.environ["JAXODE_COMPILED"] = "none"  # a kept program would hide what compiles
+os.environ.pop("JAX_COMPILATION_CACHE_DIR", None)
 os.environ["XLA_FLAGS"] = " ".join(
     [
         os.environ.get("XLA_FLAGS", ""),
@@ -24,9 +25,21 @@ os.environ["XLA_FLAGS"] = " ".join(
     ]
 ).strip()
 
+import hypothesis
 import pytest
 
 from jaxode.config import ModelConfig
+
+# As hypothesis itself does where CI is set: no outcome that depends on how fast a machine is, on chance, or on files of
+# an earlier run.
+hypothesis.settings.register_profile(
+    "jaxode",
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+hypothesis.settings.load_profile("jaxode")
 
 # Tracing makes many small objects that live on: collecting them takes an eighth of the time of these tests.
 gc.set_threshold(200_000, 20, 20)

@@ -148,9 +148,9 @@ def _lock(file: int, folder: Path) -> None:
 
 
 def newest_run(root: Path = RUNS) -> Path | None:
-    """The run folder under `root` whose checkpoints changed last; None where there is none."""
+    """The run folder under `root` whose checkpoints changed last, by name where several did; None without any."""
     runs = [path.parent for path in root.glob("*/checkpoints") if any(p.name.isdigit() for p in path.iterdir())]
-    return max(runs, key=lambda path: (path / "checkpoints").stat().st_mtime, default=None)
+    return max(runs, key=lambda path: ((path / "checkpoints").stat().st_mtime_ns, path), default=None)
 
 
 @contextmanager

@@ -83,8 +83,8 @@ class InferConfig:
     cache_share: int = 1
     """Neighbouring steps that share a slot of the cache; 0: all of them. Less memory, other predictions."""
     compiled: str = ""
-    """Folder for compiled programs, so that the next start is fast; when empty the run's own, or for a shipped model
-    the cache folder (JAXODE_CACHE or ~/.cache/jaxode); "none" keeps none."""
+    """Folder for compiled programs, so that the next start is fast; when empty that of the variable JAXODE_COMPILED, or
+    one in the cache folder (JAXODE_CACHE or ~/.cache/jaxode); "none" keeps none."""
     seed: int = 0
     max_new_tokens: int = 128
     top: int = 5

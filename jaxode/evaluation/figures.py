@@ -8,11 +8,12 @@ import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 Series = Mapping[str, tuple[Sequence[float | int], Sequence[float | int]]]  # name -> (x, y)
+Ranges = Mapping[str, tuple[Sequence[float | int], Sequence[float | int]]]  # name -> (lowest, highest) y
 
 
 @contextmanager
@@ -98,13 +99,15 @@ class Panel:
     yscale: Literal["linear", "log", "symlog"] = "linear"
     """symlog: logarithmic, and linear between -`linear_within` and `linear_within`, so that 0 has a place."""
     linear_within: float = 1e-3
+    ranges: Ranges = field(default_factory=dict)
+    """A bar through each point of a name's series: between which values its mean lies."""
 
 
 def panel_figure(path: Path, panels: Sequence[Panel], title: str) -> None:
     """Draw panels side by side, each 810 pixels wide, under one legend in which a name has one colour and marker.
 
     Raises:
-        ValueError: no panel, one without series, or a series whose x and y differ in length.
+        ValueError: no panel, one without series, or a series whose x, y and ranges differ in length.
     """
     if not panels:
         raise ValueError(f"{path}: no panel to draw")
@@ -127,6 +130,9 @@ def _check(path: Path, panels: Sequence[Panel]) -> None:
         for name, (x, y) in panel.series.items():
             if len(x) != len(y):
                 raise ValueError(f"{path}: series {name!r} has {len(x)} x and {len(y)} y; give as many of each")
+            for bounds in panel.ranges.get(name, ()):
+                if len(bounds) != len(x):
+                    raise ValueError(f"{path}: series {name!r} has {len(x)} x and {len(bounds)} bounds of its ranges")
 
 
 def _figure(width: float, height: float) -> Any:
@@ -157,6 +163,12 @@ def _draw(axes: Any, panel: Panel, names: Sequence[str]) -> dict[str, Any]:
             linewidth=1.5,
             label=name,
         )
+        if name in panel.ranges:
+            low, high = panel.ranges[name]
+            # a mean of equal values may lie a last digit beside them
+            below = [max(mean - least, 0.0) for mean, least in zip(y, low, strict=True)]
+            above = [max(most - mean, 0.0) for mean, most in zip(y, high, strict=True)]
+            axes.errorbar(x, y, (below, above), fmt="none", ecolor=f"C{number % 10}", elinewidth=1.0, capsize=3)
     axes.set(xlabel=panel.xlabel, ylabel=panel.ylabel, title=panel.title)
     if panel.logx:
         axes.set_xscale("log")
@@ -164,7 +176,8 @@ def _draw(axes: Any, panel: Panel, names: Sequence[str]) -> dict[str, Any]:
         axes.set_yscale("symlog", linthresh=panel.linear_within, linscale=0.5)
         axes.axhline(0.0, color="0.4", linewidth=0.8)
         # left alone, matplotlib shows as many powers of ten below 0 as above
-        values = [value for _, y in panel.series.values() for value in y] or [0.0]
+        drawn = [*(y for _, y in panel.series.values()), *(y for bounds in panel.ranges.values() for y in bounds)]
+        values = [value for y in drawn for value in y] or [0.0]
         margin = panel.linear_within / 4
         axes.set_ylim(min(2 * min(values), -margin), max(2 * max(values), margin))
     else:

@@ -171,7 +171,7 @@ def test_help_shows_every_knob_without_jax(kind):
         "sys.exit('no exit')\n"
     )
     root = Path(__file__).parents[2]
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root)
     assert done.returncode == 0, done.stderr
     wanted = ["--config FILE.toml", "--help"]
     wanted += ["--model.width", "--depth.steps", "--train.updates"] if kind == "Config" else ["--prompt", "--steps"]

@@ -144,7 +144,28 @@ def test_panels_that_cannot_be_drawn_are_refused(tmp_path):
         panel_figure(tmp_path / "a.png", [], "t")
     with pytest.raises(ValueError, match="series 'a' has 2 x and 1 y"):
         panel_figure(tmp_path / "a.png", [Panel({"a": ([1, 2], [1.0])}, "x", "y")], "t")
+    with pytest.raises(ValueError, match="series 'a' has 2 x and 1 bounds of its ranges"):
+        panel_figure(
+            tmp_path / "a.png", [Panel({"a": ([1, 2], [1, 2])}, "x", "y", ranges={"a": ([1.0, 2.0], [3.0])})], "t"
+        )
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("yscale", ["linear", "symlog"])
+def test_ranges_are_bars_through_the_points(tmp_path, drawn, yscale):
+    # 0.3 as a mean may lie a last digit beside the three values
+    ranges = {"a": ([-1.0, np.nextafter(0.3, 1)], [5.0, 0.4])}
+    series = {"a": ([1, 2], [2.0, 0.3]), "b": ([1], [1.0])}
+    panel_figure(tmp_path / "a.png", [Panel(series, "x", "y", yscale=yscale, ranges=ranges)], "t")
+    from matplotlib.colors import to_rgb
+
+    (axes,) = drawn[0].axes
+    (bars,) = axes.collections
+    ends = [sorted(segment[:, 1]) for segment in bars.get_segments()]
+    np.testing.assert_allclose(ends, [[-1.0, 5.0], [0.3, 0.4]])
+    np.testing.assert_array_equal(bars.get_edgecolor()[0][:3], to_rgb(axes.lines[0].get_color()))
+    low, high = axes.get_ylim()
+    assert (low < -1, high > 5) == (True, True)
 
 
 def test_a_series_of_nothing_leaves_its_name_in_the_legend(tmp_path, drawn):

@@ -1,9 +1,11 @@
 """Processes of a study: logs, errors, signals."""
 
+import ast
 import os
 import signal
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -40,6 +42,32 @@ def test_children_side_by_side_keep_to_one_core_each(module, tmp_path, monkeypat
         with Children(one_core) as children:
             children.call(module(source), log)
         assert log.read_text().strip() == said
+
+
+def test_children_share_what_they_compile(module, tmp_path, monkeypatch):
+    names = ("JAX_COMPILATION_CACHE_DIR", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS")
+    command = module(f"import os; print([os.environ.get(name) for name in {names}])")
+
+    def said(programs):
+        log = tmp_path / "log"
+        log.unlink(missing_ok=True)
+        with Children(programs=programs) as children:
+            children.call(command, log)
+        return ast.literal_eval(log.read_text())
+
+    monkeypatch.chdir(tmp_path)
+    for name in ("JAXODE_COMPILED", *names):
+        monkeypatch.delenv(name, raising=False)
+    # also those that take less than JAX's least time
+    assert said(Path("programs")) == [str(tmp_path / "programs"), "0"]
+    assert said(None) == [None, None]
+    monkeypatch.setenv("JAXODE_COMPILED", "elsewhere")
+    assert said(Path("programs")) == [str(tmp_path / "elsewhere"), "0"]
+    monkeypatch.setenv("JAXODE_COMPILED", "none")
+    assert said(Path("programs")) == [None, None]
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "of jax")
+    monkeypatch.setenv("JAXODE_COMPILED", "")
+    assert said(Path("programs")) == ["of jax", None]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

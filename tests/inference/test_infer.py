@@ -1,15 +1,15 @@
 """infer.py from its command line: results on standard output, all else on standard error, errors in one line."""
 
 import json
+import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from tiny_runs import TOKENIZER, fails, model_config, write_run
 
+from jaxode.checkpoint.folder import newest_run
 from jaxode.config import DepthConfig
 from jaxode.data import BatchSpec, text_batches
 from jaxode.evaluation import evaluate
@@ -112,15 +112,6 @@ def test_texts_and_costs_of_depths_side_by_side(infer, tmp_path):
     assert timed.endswith("in turn, after one that compiled and is not counted")
 
 
-def test_compiled_programs_are_kept_where_asked(infer, runs, tmp_path):
-    """In a process of its own, since a process keeps them in one place."""
-    command = [sys.executable, "-m", "jaxode.inference", "--checkpoint", runs["causal"], "--prompt", "abc"]
-    command += ["--max-new-tokens", "3", "--compiled", tmp_path / "kept"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    assert any("decode" in file.name for file in (tmp_path / "kept").iterdir())
-
-
 def test_auto_fills_with_a_masked_run(infer, runs):
     ran = infer("--checkpoint", runs["masked"], "--prompt", "a[MASK]b[MASK]", "--top", 3)
     assert ran.code == 0
@@ -140,6 +131,15 @@ def test_without_a_checkpoint_the_newest_run_is_taken(infer, runs, tmp_path, mon
     ran = infer("--prompt", "a[MASK]")
     assert ran.code == 0
     assert ran.err.startswith(f"run {Path('runs/a')} (the newest), step 7: masked")
+
+
+def test_runs_of_one_moment_are_told_apart_by_name(tmp_path):
+    for name in ("b", "c", "a"):
+        (tmp_path / name / "checkpoints" / "7").mkdir(parents=True)
+        os.utime(tmp_path / name / "checkpoints", (1000, 1000))
+    assert newest_run(tmp_path) == tmp_path / "c"
+    os.utime(tmp_path / "a" / "checkpoints", ns=(10**12, 10**12 + 1))
+    assert newest_run(tmp_path) == tmp_path / "a"
 
 
 def test_score(infer, runs, text_file, causal):

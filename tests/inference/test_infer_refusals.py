@@ -222,7 +222,7 @@ def test_help_imports_no_jax():
         except SystemExit as stop:
             print("jax" in sys.modules, stop.code)
     """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert done.stdout.splitlines()[-1] == "False 0", done.stderr
     assert "--checkpoint" in done.stdout
 
@@ -240,7 +240,7 @@ def test_a_reader_that_leaves_early_is_no_error():
     assert process.stdout is not None
     process.stdout.close()
     process.stdout = None
-    _, err = process.communicate("", timeout=60)
+    _, err = process.communicate("")
     assert process.returncode == 141
     assert "Traceback" not in err
 

@@ -1,6 +1,7 @@
 """Speculation gives what plain decoding gives: the same tokens where nothing is drawn, else the same distribution."""
 
 import itertools
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -93,6 +94,25 @@ def test_no_more_tokens_than_asked(causal):
             *causal, TOKENIZER, "abc", sampling=Greedy(), max_new_tokens=count, speculation=Speculation((HALF,), (4,))
         )
         assert done.new_tokens == count
+
+
+def test_how_fast_a_machine_is_changes_no_draw(causal, monkeypatch):
+    """A reader gets the text in other pieces, by drafts that were chosen from the same counts."""
+    rules = {"sampling": Temperature(0.8), "max_new_tokens": 120, "speculation": Speculation((ONE, HALF), (2, 4, 7))}
+
+    def drawn(seed, seconds):
+        pieces, clock = [], itertools.count(step=seconds)
+        monkeypatch.setattr(running, "time", SimpleNamespace(perf_counter=lambda: float(next(clock))))
+        done = generate(*causal, TOKENIZER, "abc", seed=seed, on_token=pieces.append, **rules)
+        monkeypatch.undo()
+        return done.ids, done.acceptance, pieces
+
+    for seed in range(3):
+        unheard = generate(*causal, TOKENIZER, "abc", seed=seed, **rules)
+        # a call takes no time, or the reader's whole patience
+        for seconds in (1e-9, 10.0):
+            ids, acceptance, pieces = drawn(seed, seconds)
+            assert (ids, acceptance, "".join(pieces)) == (unheard.ids, unheard.acceptance, unheard.text)
 
 
 def test_a_good_draft_is_accepted_and_a_bad_one_costs(causal):

@@ -22,7 +22,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     chosen = _chosen(study, command.only)
     root = Path(command.out) / study.name
     results = Path(command.results) if command.results else root
-    with Children(one_core=command.jobs > 1) as children:
+    with Children(command.jobs > 1, root / "compiled") as children:
         work = Work(study, root, children, command.accept_older)
         if command.dry_run:
             _list(work, chosen)
@@ -35,8 +35,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             if lacking:
                 work.prepare(lacking)
                 work.check(chosen)
-            for failed in work.finish(lacking, command.jobs):
-                failures += failed
+            for number, finished in enumerate(work.finish(lacking, command.jobs), start=1):
+                failures += finished.failures
+                # a terminal has a bar
+                if not sys.stderr.isatty():
+                    print(f"{finished} ({number} of {len(lacking)})", file=sys.stderr, flush=True)
                 shown = _save(work, results)
         except Stopped:
             pass

@@ -26,9 +26,11 @@ class Children:
 
     Args:
         one_core: keep every process to one thread of computation, so that several do not fight for the cores.
+        programs: where they all keep what they compile, unless JAX's or jaxode's own variable says otherwise. Runs of
+            one shape compile the same programs, which takes longer than a small run's training.
     """
 
-    def __init__(self, one_core: bool = False) -> None:
+    def __init__(self, one_core: bool = False, programs: Path | None = None) -> None:
         self.signal: signal.Signals | None = None
         self._running: set[subprocess.Popen[bytes]] = set()
         # a second signal may come while the first one is handled
@@ -37,6 +39,13 @@ class Children:
         if one_core:
             flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_multi_thread_eigen=false".strip()
             self._environment |= {"OMP_NUM_THREADS": "1", "XLA_FLAGS": flags}
+        folder = os.environ.get("JAXODE_COMPILED") or programs
+        if folder and folder != "none" and "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+            # training keeps nothing by itself
+            self._environment |= {
+                "JAX_COMPILATION_CACHE_DIR": str(Path(folder).expanduser().absolute()),
+                "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+            }
 
     def __enter__(self) -> Children:
         self._before = {number: signal.signal(number, self._stop) for number in _WATCHED}

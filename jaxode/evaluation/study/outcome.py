@@ -11,17 +11,18 @@ from pathlib import Path
 from typing import Any
 
 from jaxode.config import UserError
-from jaxode.evaluation.figures import Panel, Series, panel_figure, table, write_csv
+from jaxode.evaluation.figures import Panel, Ranges, Series, panel_figure, table, write_csv
 from jaxode.evaluation.study.grid import Run, Study
 from jaxode.evaluation.study.records import Result, settings_of
 
 Rows = Sequence[Mapping[str, Any]]
-Points = list[tuple[float | int, float]]
+Points = list[tuple[float | int, float, float, float]]  # x, and of y mean, least and most over seeds
 DIRECT = "trained directly at n"
+LOSSES = ("nats_per_token", "rise_nats_per_token", "perplexity_rise_percent")
 
 
 def measurements(study: Study, results: Mapping[Run, Result]) -> list[dict[str, Any]]:
-    """One row a run, step count and solver. `rise` is over the run's own loss at the steps that it was trained at."""
+    """One row a run, step count and solver; a rise is over the run's own loss at the steps that it was trained at."""
     rows = []
     for run, result in results.items():
         own = _own_loss(run, result)
@@ -44,8 +45,8 @@ def measurements(study: Study, results: Mapping[Run, Result]) -> list[dict[str, 
                     "solver": row["solver"],
                     "block_evaluations": row["block_evaluations"],
                     "nats_per_token": row["nats_per_token"],
-                    "rise": rise,
-                    "perplexity_rise": 100 * math.expm1(rise) if rise < 700 else math.inf,
+                    "rise_nats_per_token": rise,
+                    "perplexity_rise_percent": 100 * math.expm1(rise) if rise < 700 else math.inf,
                     "batches": result.batches,
                     "version": result.started.code.version,
                     "code": result.started.code.source,
@@ -79,10 +80,8 @@ def comparison(study: Study, rows: Rows) -> list[dict[str, Any]]:
                 "solver": solver,
                 "block_evaluations": same[0]["block_evaluations"],
                 "seeds": len(same),
-                **{
-                    name: _spread([row[name] for row in same]) for name in ("nats_per_token", "rise", "perplexity_rise")
-                },
-                f"over {study.settings.baseline}": _spread(over),
+                **{name: _spread([row[name] for row in same]) for name in LOSSES},
+                f"nats_per_token_over_{study.settings.baseline}": _spread(over),
             }
         )
     return compared
@@ -99,7 +98,8 @@ def save_study(folder: Path, study: Study, results: Mapping[Run, Result]) -> str
         write_csv(folder / f"{study.name}.csv", rows)
         panels = _panels(rows)
         if panels:
-            panel_figure(folder / f"{study.name}.png", panels, study.name)
+            seeds = "mean over seeds, bars from the lowest to the highest" if any(one.ranges for one in panels) else ""
+            panel_figure(folder / f"{study.name}.png", panels, ": ".join(filter(None, (study.name, seeds))))
     except OSError as error:
         raise UserError(f"{folder}: the study's results cannot be written there: {error.strerror or error}") from None
     compared = comparison(study, rows)
@@ -116,19 +116,19 @@ def _panels(rows: Rows) -> list[Panel]:
         if direct and n != same[0]["trained_at"]:
             continue
         solvers = _grouped(same, "solver").values()
-        best = min((_mean(one, "nats_per_token"), one[0]["block_evaluations"]) for one in solvers)
-        lines.setdefault(names[variant], []).append((best[1], best[0]))
+        best = min(solvers, key=lambda one: (_mean(one, "nats_per_token"), one[0]["block_evaluations"]))
+        lines.setdefault(names[variant], []).append(_point(best, best[0]["block_evaluations"]))
     costs: dict[str, Points] = {}
     # runs of older code logged no FLOPs
     known = all(row["training_flops"] is not None for row in finite)
     cost, label = ("training_flops", "training FLOPs") if known else ("training_seconds", "seconds of training")
     for (variant,), same in _grouped(filter(_full, finite), "variant").items():
-        costs.setdefault(names[variant], []).append((_mean(same, cost), _mean(same, "nats_per_token")))
+        costs.setdefault(names[variant], []).append(_point(same, _mean(same, cost)))
     if not lines or not costs:
         return []
     return [
-        Panel(_series(lines), "block evaluations at inference", loss, "Loss against depth"),
-        Panel(_series(costs), label, loss, "Loss at the depth of training"),
+        Panel(_series(lines), "block evaluations at inference", loss, "Loss against depth", ranges=_ranges(lines)),
+        Panel(_series(costs), label, loss, "Loss at the depth of training", ranges=_ranges(costs)),
     ]
 
 
@@ -151,8 +151,24 @@ def _lines(rows: Rows) -> dict[str, str]:
     return names
 
 
+def _point(rows: Rows, x: float | int) -> tuple[float | int, float, float, float]:
+    losses = [row["nats_per_token"] for row in rows]
+    return x, statistics.fmean(losses), min(losses), max(losses)
+
+
 def _series(lines: Mapping[str, Points]) -> Series:
-    return {name: ([x for x, _ in sorted(points)], [y for _, y in sorted(points)]) for name, points in lines.items()}
+    return {
+        name: ([x for x, *_ in sorted(points)], [y for _, y, *_ in sorted(points)]) for name, points in lines.items()
+    }
+
+
+def _ranges(lines: Mapping[str, Points]) -> Ranges:
+    """Of the lines that have more than one seed somewhere."""
+    return {
+        name: ([low for *_, low, _ in sorted(points)], [high for *_, high in sorted(points)])
+        for name, points in lines.items()
+        if any(low < high for *_, low, high in points)
+    }
 
 
 def _full(row: Mapping[str, Any]) -> bool:

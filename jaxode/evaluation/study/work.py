@@ -62,6 +62,19 @@ class State:
         return ", ".join([*train, *calibrate, *(("measure",) if self.measure else ())])
 
 
+@dataclass(frozen=True)
+class Finished:
+    """A run that nothing more is done for."""
+
+    run: Run
+    failures: tuple[str, ...]
+    seconds: float
+    """Wall-clock time of what was missing."""
+
+    def __str__(self) -> str:
+        return f"{self.run.label}: {'failed after' if self.failures else 'done in'} {self.seconds:.0f} s"
+
+
 @dataclass
 class Work:
     """A study in a folder."""
@@ -150,16 +163,16 @@ class Work:
             stats = json.loads(log.read_text(encoding="utf-8").splitlines()[-1])
             self.tokens[key] = {split: one["tokens"] for split, one in stats.items()}
 
-    def finish(self, runs: Sequence[Run], jobs: int) -> Iterator[list[str]]:
-        """Do what is missing of the runs, `jobs` at a time; yields the failures of each when it is through."""
+    def finish(self, runs: Sequence[Run], jobs: int) -> Iterator[Finished]:
+        """Do what is missing of the runs, `jobs` at a time; yields each when it is through, none that was stopped."""
         doing: dict[str, str] = {}
         with (
             tqdm(total=len(runs), unit="run", disable=None, file=sys.stderr, dynamic_ncols=True) as bar,
             ThreadPoolExecutor(jobs) as pool,
         ):
 
-            def finish(run: Run) -> list[str]:
-                failures = []
+            def finish(run: Run) -> Finished | None:
+                failures, began = [], time.monotonic()
                 try:
                     for task, call in self._tasks(run):
                         doing[run.label] = task
@@ -172,9 +185,10 @@ class Work:
                 except OSError as error:
                     failures.append(f"{run.label}: {self.folder(run)}: {error.strerror or error}")
                 except Stopped:
-                    pass
-                doing.pop(run.label, None)
-                return failures
+                    return None
+                finally:
+                    doing.pop(run.label, None)
+                return Finished(run, tuple(failures), time.monotonic() - began)
 
             waiting = {pool.submit(finish, run) for run in runs}
             while waiting:
@@ -182,7 +196,9 @@ class Work:
                 done, waiting = wait(waiting, timeout=0.5, return_when=FIRST_COMPLETED)
                 for one in done:
                     bar.update()
-                    yield one.result()
+                    finished = one.result()
+                    if finished is not None:
+                        yield finished
 
     def _tasks(self, run: Run) -> Iterator[tuple[str, Any]]:
         """What a run lacks, step by step; each is looked up when the one before it is done."""

@@ -175,19 +175,33 @@ class Running:
         self.first = time.perf_counter()
 
     def run(self, speculation: Speculation | None) -> None:
-        """Until every row is at its end."""
+        """Until every row is at its end.
+
+        Drafts are chosen and room is made once a stretch of R tokens: how fast the machine is decides in how many calls
+        a stretch is handed out, and nothing about its tokens.
+        """
         choice = None if speculation is None else DraftChoice(self.model, self.decoder.depth, speculation)
         seconds = None
         while self.active.any():
-            turns = TURN
-            if self.on_text is not None:
-                # little for a start, then as much as a reader has patience for
-                turns = 4 if seconds is None else max(1, min(TURN, int(PATIENCE / seconds)))
-            began, before = time.perf_counter(), list(map(len, self.tokens))
-            self._advance(turns, choice)
-            made = max(len(row) - had for row, had in zip(self.tokens, before, strict=True))
-            seconds = (time.perf_counter() - began) / max(made, 1)
-            self.paces.append(seconds)
+            began = time.perf_counter()
+            draft = None if choice is None else choice.next()
+            self._make_room(even=draft is None)
+            # tokens that a round of drafting and checking gives at most
+            size = 1 if draft is None else draft[1] + 1
+            left = TURN // size * size
+            while left and self.active.any():
+                turns = TURN
+                if self.on_text is not None:
+                    # little for a start, then as much as a reader has patience for
+                    turns = 4 if seconds is None else int(min(TURN, PATIENCE / max(seconds, 1e-9)))
+                turns = min(left, max(1, turns // size) * size)
+                left -= turns
+                before = list(map(len, self.tokens))
+                self._advance(turns, choice, draft)
+                made = max(len(row) - had for row, had in zip(self.tokens, before, strict=True))
+                now = time.perf_counter()
+                seconds, began = (now - began) / max(made, 1), now
+                self.paces.append(seconds)
 
     def rehearse(self, speculation: Speculation | None) -> None:
         """Compile what `run` may call, from the prompts on, and draw nothing."""
@@ -203,11 +217,9 @@ class Running:
                 self._call(0, draft)
         jax.block_until_ready(self.rows)
 
-    def _advance(self, turns: int, choice: DraftChoice | None) -> None:
+    def _advance(self, turns: int, choice: DraftChoice | None, draft: tuple[DepthConfig, int] | None) -> None:
         """One call of a compiled function, and its tokens handed out."""
         evaluations = block_evaluations(self.model, self.decoder.depth)
-        draft = None if choice is None else choice.next()
-        self._make_room(even=draft is None)
         counts = self._call(turns, draft)
         if choice is not None and draft is not None:
             depth, _ = draft

@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
-
-import jax
 
 from jaxode.calibration import Calibration
 from jaxode.config import DepthConfig, InferConfig, ModelConfig, UserError, require
-from jaxode.config.places import cache_root
 from jaxode.evaluation import default_steps
 from jaxode.inference.generation.cache import applications
 from jaxode.inference.generation.prompts import encode_prompt
@@ -20,7 +15,6 @@ from jaxode.inference.generation.sampling import make_sampling
 from jaxode.inference.generation.settings import Settings
 from jaxode.inference.generation.speculation import Speculation
 from jaxode.inference.loading.loaded_model import LoadedModel
-from jaxode.inference.loading.names import is_shipped
 from jaxode.inference.tasks.depths import asked_depth
 from jaxode.model import block_evaluations, plan
 
@@ -109,16 +103,3 @@ def drafts(model: ModelConfig, depth: DepthConfig, calibrations: Mapping[int, Ca
             "calibrate fewer steps with --task calibrate, or leave it out"
         )
     return Speculation(cheap)
-
-
-def keep_compiled(config: InferConfig, path: Path) -> None:
-    """Let JAX keep what it compiles, so that the same command starts fast the next time; called once a process.
-
-    `config.compiled` or the variable JAXODE_COMPILED says where, "none" keeps nothing.
-    """
-    folder = config.compiled or os.environ.get("JAXODE_COMPILED") or ""
-    if folder == "none":
-        return
-    own = cache_root() / "compiled" if is_shipped(path) else path / "compiled"
-    jax.config.update("jax_compilation_cache_dir", str(Path(folder) if folder else own))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)

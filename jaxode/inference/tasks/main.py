@@ -15,6 +15,7 @@ from jaxode.inference.generation.generate import generate
 from jaxode.inference.loading.export import export
 from jaxode.inference.loading.loaded_model import LoadedModel, load_folder
 from jaxode.inference.loading.names import check_task
+from jaxode.inference.programs import keep_compiled
 from jaxode.inference.tasks.classifier_text import label_batches
 from jaxode.inference.tasks.comparison import bench, compare
 from jaxode.inference.tasks.depths import asked_depth, choose_depth, cost, meaning, sweep_depths
@@ -23,7 +24,6 @@ from jaxode.inference.tasks.generation import (
     check_request,
     compared_depths,
     generation_settings,
-    keep_compiled,
 )
 from jaxode.inference.tasks.line_tables import classify_lines, read_lines, score_lines
 from jaxode.inference.tasks.measured_text import file_text, needed_corpus, validation_text
@@ -58,7 +58,7 @@ def run(config: InferConfig, write: Write, note: Write) -> None:
         report_methods(model, config, DepthConfig(steps=config.steps), {})
     by_line = config.by_line or (labelled and task == "calibrate")
     lines = read_lines(config.file, folder.text_key, classified=labelled) if by_line else None
-    keep_compiled(config, folder.path)
+    keep_compiled(config.compiled, note)
     loaded = load_folder(folder, calibrations=wants_calibrations(config))
     calibrations = loaded.calibrations
     depth = asked_depth(config, model, calibrations)
