@@ -86,7 +86,7 @@ def test_another_text_is_refused(config, tmp_path):
     (tmp_path / "other.txt").write_text("another text " * 900)
     (tmp_path / "more.txt").write_text("and more of it " * 900)
     data = dataclasses.replace(config.data, files=f"{tmp_path}/*.txt")
-    with pytest.raises(UserError, match="data position"):
+    with pytest.raises(UserError, match=r"data position|corpus"):
         train(resumed(change(config, updates=2), data=data))
 
 
