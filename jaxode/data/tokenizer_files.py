@@ -5,7 +5,6 @@ from __future__ import annotations
 import codecs
 import importlib.util
 import json
-import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -37,10 +36,10 @@ _SMALL = (".json", ".txt", ".model")
 def readable(folder: Path) -> Iterator[Path]:
     """The folder itself, or a copy of what it holds besides weights with what transformers cannot read put right.
 
-    A byte order mark at the beginning of a JSON file is left out, spiece.model of an ALBERT without tokenizer.json is
+    A byte order mark at the beginning of a file is left out, spiece.model of an ALBERT without tokenizer.json is
     written as one, and a folder whose name is no UTF-8 is read under another.
     """
-    marked = [path for path in sorted(folder.glob("*.json")) if _begins_with_mark(path)]
+    marked = any(_begins_with_mark(path) for path in folder.iterdir())
     pieces = _is_albert(folder) and (folder / SPIECE).is_file() and not (folder / UNIGRAM).exists()
     if not (marked or pieces or _is_odd(folder)):
         yield folder
@@ -49,12 +48,15 @@ def readable(folder: Path) -> Iterator[Path]:
         copy = Path(aside)
         for path in folder.iterdir():
             if path.suffix in _SMALL and path.is_file() and not _is_odd(path.name):
-                shutil.copyfile(path, copy / path.name)
-        for path in marked:
-            (copy / path.name).write_bytes(path.read_bytes().removeprefix(codecs.BOM_UTF8))
+                (copy / path.name).write_bytes(without_mark(path.read_bytes()))
         if pieces:
             unigram(folder / SPIECE).save(str(copy / UNIGRAM))
         yield copy
+
+
+def without_mark(content: bytes) -> bytes:
+    """A file's content without a byte order mark at its beginning, as editors under Windows write it."""
+    return content.removeprefix(codecs.BOM_UTF8)
 
 
 def tokenizer_class(folder: Path) -> str | None:
@@ -126,7 +128,7 @@ def _fields(path: Path) -> dict[str, Any]:
 
 
 def _begins_with_mark(path: Path) -> bool:
-    if not path.is_file():
+    if path.suffix not in _SMALL or not path.is_file():
         return False
     with path.open("rb") as file:
         return file.read(3) == codecs.BOM_UTF8

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,15 @@ from jaxode.checkpoint import TrainedModel, new_folder
 from jaxode.config import Config, DataConfig, ModelConfig, TrainConfig, UserError, require
 from jaxode.data import Tokenizer
 from jaxode.data import from_pretrained as load_tokenizer
-from jaxode.data.tokenizer_files import SPIECE, TOKENIZER_CONFIG, TOKENIZER_FILES, UNIGRAM, VOCABULARY, tokenizer_class
+from jaxode.data.tokenizer_files import (
+    SPIECE,
+    TOKENIZER_CONFIG,
+    TOKENIZER_FILES,
+    UNIGRAM,
+    VOCABULARY,
+    tokenizer_class,
+    without_mark,
+)
 from jaxode.interop import albert_config, albert_tensors
 from jaxode.interop.albert_config import Task
 from jaxode.interop.files import CONFIG, SAFETENSORS, locate, read_config, read_tensors
@@ -104,14 +111,14 @@ def from_pretrained(name: Path | str, task: str | None = None) -> Pretrained:
     raw, source = read_config(folder), str(folder / CONFIG)
     config = albert_config.model_config(raw, source)
     chosen = cast(Task, task) if task else albert_config.default_task(raw, source)
+    classes, problem_type = 0, None
+    if chosen == "classifier":
+        classes, problem_type = albert_config.num_classes(raw, source), albert_config.problem_type(raw, source)
     tokenizer = _tokenizer(folder, config)
     tensors, tied = albert_tensors.untie(albert_tensors.plain_names(read_tensors(folder)), config.tied)
     config = dataclasses.replace(config, tied=tied)
     pooler = "pooler.weight" in tensors
     # shapes only: fresh parameters would be made to be thrown away
-    classes, problem_type = 0, None
-    if chosen == "classifier":
-        classes, problem_type = albert_config.num_classes(raw, source), albert_config.problem_type(raw, source)
     abstract = nnx.eval_shape(lambda: _build(config, chosen, classes, problem_type, pooler))
     architecture, shapes = split(abstract)
     pairs = tuple(albert_tensors.pairs(config, shapes))
@@ -239,6 +246,6 @@ def _save_tokenizer(tokenizer: Tokenizer, folder: Path, source: Path | None) -> 
         return
     for name in TOKENIZER_FILES:
         if (source / name).is_file():
-            shutil.copyfile(source / name, folder / name)
+            (folder / name).write_bytes(without_mark((source / name).read_bytes()))
     if not (folder / UNIGRAM).exists():
         tokenizer.save_model(folder)
