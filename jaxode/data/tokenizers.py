@@ -92,7 +92,9 @@ class Tokenizer:
     @cached_property
     def template(self) -> Template:
         """What `encode` with `frame` puts around a text."""
-        framed = self._plain.encode("a", add_special_tokens=True)
+        # a token of another vocabulary: a text's own ids do not matter, and any text may hold none
+        token = hf.Tokenizer(models.WordLevel({"a": 0}, unk_token="a")).encode("a")
+        framed = self._plain.post_process(token)
         own = [place for place, special in enumerate(framed.special_tokens_mask) if not special]
         return Template(tuple(framed.ids[: own[0]]), tuple(framed.ids[own[-1] + 1 :]))
 
