@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, get_args, no_type_check
+from typing import Any, cast, get_args, no_type_check
 
 import jax
 import jax.numpy as jnp
@@ -217,11 +217,11 @@ class SequenceClassifier(Transformer):
         config: ModelConfig,
         classes: int,
         *,
-        problem_type: ProblemType = "single_label_classification",
+        problem_type: str = "single_label_classification",
         rngs: nnx.Rngs,
         dtype: DTypeLike = jnp.float32,
     ):
-        """`classes` labels, or numbers of a regression, on either kind of transformer."""
+        """`classes` labels or numbers, by `problem_type` (a `ProblemType`), on either kind of transformer."""
         allowed = get_args(ProblemType)
         require(problem_type in allowed, f'problem_type = "{problem_type}": allowed are {", ".join(allowed)}')
         require(
@@ -231,7 +231,7 @@ class SequenceClassifier(Transformer):
         )
         require(classes >= 1, f"classes = {classes}: must be at least 1")
         super().__init__(config, rngs=rngs, dtype=dtype)
-        self.problem_type: ProblemType = problem_type
+        self.problem_type = cast(ProblemType, problem_type)
         self.head = ClassifierHead(config, classes, rngs=rngs, dtype=dtype)
 
     def __call__(

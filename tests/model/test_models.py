@@ -1,7 +1,6 @@
 """Whole models: who sees whom, precision, dropout, parameters, compilations and refusals."""
 
 import dataclasses
-from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +10,6 @@ from flax import nnx
 
 from jaxode.config import DepthConfig, UserError
 from jaxode.model import CausalLM, Context, MaskedLM, SequenceClassifier, make_model
-from jaxode.model.heads import ProblemType
 from jaxode.model.layers import rotary_angles
 
 TOKENS = jnp.asarray(np.random.default_rng(0).integers(0, 50, (2, 8)))
@@ -254,7 +252,7 @@ def test_a_problem_type_that_is_none_is_refused(tiny):
     with pytest.raises(
         UserError, match=r'problem_type = "ranking": allowed are single_label_classification, multi_lab'
     ):
-        SequenceClassifier(tiny(), 2, problem_type=cast(ProblemType, "ranking"), rngs=nnx.Rngs(0))
+        SequenceClassifier(tiny(), 2, problem_type="ranking", rngs=nnx.Rngs(0))
 
 
 def test_a_causal_classifier_does_not_feel_padding(tiny):
