@@ -28,8 +28,8 @@ class Reference:
     """Positions that hold text, not padding."""
     states: Float[np.ndarray, "N_plus_1 rows D"]
     """The trajectory of these positions."""
-    log_probabilities: Float[Array, " B *out"]
-    """Of the logits, in half precision: every batch of a fit holds its own."""
+    log_probabilities: Float[Array, "B choices classes"]
+    """Of every choice, in half precision: every batch of a fit holds its own."""
     nats: float
     tokens: float
 
@@ -46,12 +46,13 @@ class Distance:
 class Comparison:
     """A model at full depth beside its solve in `steps` calibrated steps.
 
-    A language model is compared token by token. A classifier is compared sequence by sequence; for want of labels its
-    loss is that of the classes which the full depth finds likeliest.
+    A language model is compared token by token. A classifier is compared sequence by sequence, one of several labels
+    label by label (yes against no); for want of labels its loss is that of the classes which the full depth finds
+    likeliest.
 
     Raises:
-        UserError: a model that predicts nothing, a batch without a token to predict, or weights with which the full
-            solve is not finite.
+        UserError: a model that predicts nothing or numbers only, a batch without a token to predict, or weights with
+            which the full solve is not finite.
     """
 
     def __init__(self, architecture: Architecture, params: Parameters, steps: int, document_mask: bool):
@@ -62,6 +63,12 @@ class Comparison:
         require(
             isinstance(model, CausalLM | MaskedLM | SequenceClassifier),
             f"{type(model).__name__} predicts nothing: take the language model or the classifier of the same weights",
+        )
+        self._problem_type = getattr(model, "problem_type", None)
+        require(
+            self._problem_type != "regression",
+            'problem_type = "regression": solves are compared by their probabilities, and this model gives numbers; '
+            "run it at full depth, or in fewer steps of another solver",
         )
         # a classifier pools: it has to know where padding begins
         kind = "masked" if self._classifies else model.config.kind
@@ -74,11 +81,13 @@ class Comparison:
 
         def full(params: Parameters, batch: Batch) -> tuple[Any, Any, LossSums]:
             out = run(params, batch, DepthConfig(), None, True)
-            predicted = jax.nn.log_softmax(out.logits).astype(jnp.float16)
-            return out.trace.states, predicted, self._judged(out.logits, batch, predicted)[1]
+            logits = self._choices(out.logits)
+            predicted = jax.nn.log_softmax(logits).astype(jnp.float16)
+            return out.trace.states, predicted, self._judged(logits, batch, predicted)[1]
 
         def short(params: Parameters, coefficients: Coefficients, batch: Batch, target: Any) -> tuple[Scalar, LossSums]:
-            kl, loss = self._judged(run(params, batch, short_depth, coefficients, False).logits, batch, target)
+            logits = self._choices(run(params, batch, short_depth, coefficients, False).logits)
+            kl, loss = self._judged(logits, batch, target)
             return kl / loss.tokens, loss
 
         self._full = jax.jit(full)
@@ -86,14 +95,20 @@ class Comparison:
         self._states = jax.jit(lambda params, c, batch: run(params, batch, short_depth, c, True).trace.states)
         self._gradient = jax.jit(jax.grad(lambda c, params, batch, target: short(params, c, batch, target)[0]))
 
+    def _choices(self, logits: Any) -> Any:
+        """Of a classifier [B choices classes]: one choice among its labels, or no against yes for each of several."""
+        if self._problem_type == "multi_label_classification":
+            # softmax(0, z) is (1 - sigmoid(z), sigmoid(z))
+            return jnp.stack([jnp.zeros_like(logits), logits], axis=-1)
+        return logits[:, None] if self._classifies else logits
+
     def _judged(self, logits: Any, batch: Batch, reference: Any) -> tuple[Scalar, LossSums]:
         """KL(reference || logits) and the loss, summed over what is predicted."""
         targets, weights = jnp.asarray(batch.targets), jnp.asarray(batch.weights)
         if self._classifies:
-            # one position a sequence
-            logits, reference = logits[:, None], reference[:, None]
             targets = jnp.argmax(reference, axis=-1)
-            weights = jnp.any(jnp.asarray(batch.segments) > 0, axis=1, keepdims=True).astype(jnp.float32)
+            real = jnp.any(jnp.asarray(batch.segments) > 0, axis=1, keepdims=True)
+            weights = jnp.broadcast_to(real, targets.shape).astype(jnp.float32)
         return kl_divergence(reference, logits, weights), token_loss(logits, targets, weights)
 
     def reference(self, batch: Batch) -> Reference:

@@ -83,7 +83,7 @@ class Calibration:
     """Step sizes in depth-time from which the fit began."""
     coefficients: Coefficients
     kl: float
-    """KL(full depth || calibrated), nats per predicted token; of a classifier, per sequence."""
+    """KL(full depth || calibrated), nats per predicted token; of a classifier, per sequence (and label, of several)."""
     rise: float
     """Loss over the full depth's, in the same unit; of a classifier, that of the classes likeliest at full depth."""
     tokens: int

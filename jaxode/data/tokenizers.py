@@ -14,11 +14,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import tokenizers as hf
 from tokenizers import Regex, decoders, models, pre_tokenizers, trainers
 
 from jaxode.config import UserError, require
+from jaxode.data.tokenizer_files import quiet, readable, reason
 
 END, PAD, MASK = "<|endoftext|>", "<|pad|>", "[MASK]"
 
@@ -41,7 +43,8 @@ class Tokenizer:
     """Text to token ids and back.
 
     Attributes: `name`; `vocab_size` V, with every id < V; `end_id` ends a document; `mask_id` is None where the
-    vocabulary has no mask token; `pad_id`; `special_ids`, all ids that plain text never produces.
+    vocabulary has no mask token; `pad_id`; `special_ids`, all ids that plain text never produces; `framed`, whether
+    the model that it belongs to was trained on texts within the template, and so reads them best.
     """
 
     def __init__(
@@ -102,7 +105,9 @@ class Tokenizer:
     @cached_property
     def template(self) -> Template:
         """What `encode` with `frame` puts around a text."""
-        framed = self._plain.encode("a", add_special_tokens=True)
+        # a token of another vocabulary: a text's own ids do not matter, and any text may hold none
+        token = hf.Tokenizer(models.WordLevel({"a": 0}, unk_token="a")).encode("a")
+        framed = self._plain.post_process(token)
         own = [place for place, special in enumerate(framed.special_tokens_mask) if not special]
         return Template(tuple(framed.ids[: own[0]]), tuple(framed.ids[own[-1] + 1 :]))
 
@@ -113,17 +118,23 @@ class Tokenizer:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash of everything that decides the ids; the name does not count."""
+        """Hash of everything that decides the ids; neither the name counts nor `framed`."""
         roles = json.dumps([self.end_id, self.mask_id, self.pad_id])
         return hashlib.sha256((self._json + roles).encode()).hexdigest()[:16]
 
     def save(self, folder: Path | str) -> None:
         """Write tokenizer.json and the roles into `folder`."""
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        roles = {"name": self.name, "end_id": self.end_id, "mask_id": self.mask_id, "pad_id": self.pad_id}
-        (folder / _MODEL_FILE).write_text(self._json, encoding="utf-8")
+        self.save_model(folder)
+        roles: dict[str, Any] = {"name": self.name, "end_id": self.end_id, "mask_id": self.mask_id}
+        roles |= {"pad_id": self.pad_id, "framed": self.framed}
         (folder / _ROLES_FILE).write_text(json.dumps(roles, indent=2) + "\n", encoding="utf-8")
+
+    def save_model(self, folder: Path | str) -> None:
+        """Write tokenizer.json alone into `folder`, for other libraries."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / _MODEL_FILE).write_text(self._json, encoding="utf-8")
 
     @classmethod
     def load(cls, folder: Path | str) -> Tokenizer:
@@ -137,9 +148,10 @@ class Tokenizer:
         try:
             roles = json.loads((path / _ROLES_FILE).read_text(encoding="utf-8"))
             model = hf.Tokenizer.from_str((path / _MODEL_FILE).read_text(encoding="utf-8"))
-            return cls(model, str(roles["name"]), roles["end_id"], roles["mask_id"], roles["pad_id"])
+            framed = bool(roles.get("framed", False))
+            return cls(model, str(roles["name"]), roles["end_id"], roles["mask_id"], roles["pad_id"], framed)
         except Exception as error:  # the Rust side raises bare Exception
-            raise UserError(f"{folder}: damaged tokenizer files ({_first_line(error)}); copy them again") from None
+            raise UserError(f"{folder}: damaged tokenizer files ({reason(error)}); copy them again") from None
 
     def __repr__(self) -> str:
         return f"Tokenizer({self.name}, V = {self.vocab_size})"
@@ -221,30 +233,19 @@ def _with_roles(model: hf.Tokenizer, name: str) -> Tokenizer:
     return Tokenizer(model, name, end_id=end, mask_id=mask, pad_id=pad)
 
 
-def from_pretrained(name: str) -> Tokenizer:
+def from_pretrained(name: str, framed: bool = False) -> Tokenizer:
     """A Hugging Face tokenizer by folder or by name; end is its eos or sep token, pad falls back to end.
 
-    Raises:
-        UserError: there is no such folder, the name cannot be reached, or the tokenizer lacks what packing needs.
-    """
-    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
-    from transformers import AutoTokenizer
+    Args:
+        name: a folder, or a name in the Hugging Face cache or hub. The spiece.model in an ALBERT's folder needs no
+            tokenizer.json beside it, nor the package sentencepiece; those of other models need the package.
+        framed: whether the model that it belongs to reads texts within its template.
 
-    try:
-        source = AutoTokenizer.from_pretrained(name, local_files_only=True)
-    except Exception as error:
-        hint = 'give "bpe", "bytes", or the name or folder of a Hugging Face tokenizer'
-        if Path(name).exists() or name.startswith((".", "/", "~")):
-            raise UserError(f'data.tokenizer = "{name}": cannot be loaded ({_first_line(error)}); {hint}') from None
-        # the hub client retries for most of a minute without a network, so look before asking
-        if not _hub_reachable():
-            raise UserError(
-                f'data.tokenizer = "{name}": not on this machine, and the Hugging Face hub cannot be reached; {hint}'
-            ) from None
-        try:
-            source = AutoTokenizer.from_pretrained(name)
-        except Exception as again:
-            raise UserError(f'data.tokenizer = "{name}": cannot be loaded ({_first_line(again)}); {hint}') from None
+    Raises:
+        UserError: there is no such folder, the name cannot be reached, its vocabulary is missing, or the tokenizer
+            lacks what packing needs.
+    """
+    source = _pretrained(name)
     model = getattr(source, "backend_tokenizer", None)
     if not isinstance(model, hf.Tokenizer):
         raise UserError(f'data.tokenizer = "{name}": has no fast tokenizer (tokenizer.json); choose another')
@@ -252,7 +253,40 @@ def from_pretrained(name: str) -> Tokenizer:
     require(end is not None, f'data.tokenizer = "{name}": has neither an eos nor a sep token to end documents with')
     pad = source.pad_token_id if source.pad_token_id is not None else end
     label = Path(name).name if Path(name).exists() else name
-    return Tokenizer(model, label, end_id=end, mask_id=source.mask_token_id, pad_id=pad)
+    tokenizer = Tokenizer(model, label, end, source.mask_token_id, pad, framed)
+    # transformers makes such a one where it finds no vocabulary: every word would be unknown
+    require(
+        bool(tokenizer.ordinary_ids),
+        f'data.tokenizer = "{name}": knows no token but its {tokenizer.vocab_size} special ones as a '
+        f"{type(source).__name__}: its vocabulary is missing, or belongs to another class",
+    )
+    return tokenizer
+
+
+def _pretrained(name: str) -> Any:
+    """What transformers reads."""
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+    from transformers import AutoTokenizer
+
+    hint = 'give "bpe", "bytes", or the name or folder of a Hugging Face tokenizer'
+    with quiet():
+        try:
+            if (folder := Path(name).expanduser()).is_dir():
+                with readable(folder) as files:
+                    return AutoTokenizer.from_pretrained(str(files), local_files_only=True)
+            return AutoTokenizer.from_pretrained(name, local_files_only=True)
+        except Exception as error:  # transformers and the Rust side raise many kinds
+            if Path(name).exists() or name.startswith((".", "/", "~")):
+                raise UserError(f'data.tokenizer = "{name}": cannot be loaded ({reason(error)}); {hint}') from None
+        # the hub client retries for most of a minute without a network, so look before asking
+        if not _hub_reachable():
+            raise UserError(
+                f'data.tokenizer = "{name}": not on this machine, and the Hugging Face hub cannot be reached; {hint}'
+            )
+        try:
+            return AutoTokenizer.from_pretrained(name)
+        except Exception as error:
+            raise UserError(f'data.tokenizer = "{name}": cannot be loaded ({reason(error)}); {hint}') from None
 
 
 def _hub_reachable() -> bool:
@@ -271,7 +305,3 @@ def reachable(host: str, port: int = 443) -> bool:
     except OSError:
         return False
     return True
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
 from jaxode.config import ModelConfig, UserError, require
+from jaxode.model.heads import ProblemType
 
 Task = Literal["masked", "classifier", "encoder"]
 
@@ -76,19 +77,39 @@ def default_task(raw: Mapping[str, Any], source: str) -> Task:
 
 
 def num_classes(raw: Mapping[str, Any], source: str = "config.json") -> int:
-    """Labels of a classifier.
+    """Outputs of a classifier.
 
     Raises:
         UserError: id2label is no mapping, or num_labels no whole number.
     """
-    labels, count = raw.get("id2label") or {}, raw.get("num_labels") or 2
+    labels, count = raw.get("id2label") or {}, 2 if raw.get("num_labels") is None else raw["num_labels"]
     require(isinstance(labels, Mapping), f"{source}: id2label = {labels!r}: must map numbers to names")
-    require(type(count) is int, f"{source}: num_labels = {count!r}: must be a whole number")
+    require(type(count) is int and count >= 1, f"{source}: num_labels = {count!r}: must be a whole number from 1")
     return len(labels) or count
+
+
+def problem_type(raw: Mapping[str, Any], source: str = "config.json") -> ProblemType:
+    """What a classifier's outputs are; where config.json does not say, a regression if there is one, else a choice.
+
+    Raises:
+        UserError: another value, or a choice among fewer than two labels.
+    """
+    count, allowed = num_classes(raw, source), get_args(ProblemType)
+    named = raw.get("problem_type") or ("regression" if count == 1 else "single_label_classification")
+    require(named in allowed, f"{source}: problem_type = {named!r}: allowed are {', '.join(allowed)}, or null")
+    require(
+        count >= 2 or named != "single_label_classification",
+        f"{source}: problem_type = {named!r} with one label: a choice needs two; regression and "
+        "multi_label_classification allow one",
+    )
+    return named
 
 
 def class_names(raw: Mapping[str, Any], source: str = "config.json") -> tuple[str, ...]:
     """Names of a classifier's labels by number; LABEL_0, LABEL_1, .. where config.json names none.
+
+    Names that come twice carry their number, "other (3)", and what is no UTF-8 in them stands escaped, so that each is
+    one column of a table.
 
     Raises:
         UserError: id2label does not name the labels from 0 on.
@@ -99,7 +120,8 @@ def class_names(raw: Mapping[str, Any], source: str = "config.json") -> tuple[st
         set(labels) == {str(i) for i in range(count)},
         f"{source}: id2label names {', '.join(labels)}: must name the labels 0 to {count - 1}",
     )
-    return tuple(str(labels[str(i)]) for i in range(count))
+    names = [str(labels[str(i)]).encode("utf-8", "backslashreplace").decode() for i in range(count)]
+    return tuple(f"{name} ({i})" if names.count(name) > 1 else name for i, name in enumerate(names))
 
 
 def group_sizes(layers: int, groups: int) -> tuple[int, ...]:

@@ -13,18 +13,12 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from jaxode.config import UserError, require
+from jaxode.data.tokenizer_files import TOKENIZER_FILES
 from jaxode.data.tokenizers import _hub_reachable
 
 CONFIG = "config.json"
 SAFETENSORS = "model.safetensors"
 PYTORCH = "pytorch_model.bin"
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "spiece.model",
-)
 Tensors = dict[str, np.ndarray]
 
 
@@ -149,7 +143,7 @@ def _float32(value: np.ndarray) -> np.ndarray:
 
 def _json(path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read as JSON ({_first_line(error)})") from None
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import shutil
 from pathlib import Path
-from typing import cast, get_args
+from typing import Any, cast, get_args
 
 import jax.numpy as jnp
 from flax import nnx
@@ -16,14 +15,27 @@ from jaxode.checkpoint import TrainedModel, new_folder
 from jaxode.config import Config, DataConfig, ModelConfig, TrainConfig, UserError, require
 from jaxode.data import Tokenizer
 from jaxode.data import from_pretrained as load_tokenizer
+from jaxode.data.tokenizer_files import (
+    SPIECE,
+    TOKENIZER_CONFIG,
+    TOKENIZER_FILES,
+    UNIGRAM,
+    VOCABULARY,
+    tokenizer_class,
+    without_mark,
+)
 from jaxode.interop import albert_config, albert_tensors
 from jaxode.interop.albert_config import Task
-from jaxode.interop.files import CONFIG, SAFETENSORS, TOKENIZER_FILES, locate, read_config, read_tensors
+from jaxode.interop.files import CONFIG, SAFETENSORS, locate, read_config, read_tensors
 from jaxode.model import Encoder, MaskedLM, SequenceClassifier
+from jaxode.model.heads import ProblemType
 from jaxode.model.parameters import check_fit, split
 
 Pretrained = TrainedModel
 """A model read from Hugging Face files is one like any other; `source` holds its config.json."""
+
+_MULTIPLES = tuple(2**power for power in range(3, 11))
+"""To which vocabularies are padded: 8 to 1024."""
 
 
 def model_config(folder: Path | str) -> ModelConfig:
@@ -66,23 +78,29 @@ def from_pretrained(name: Path | str, task: str | None = None) -> TrainedModel:
 
     Args:
         name: a folder, or a name in the Hugging Face cache or hub. Of its files config.json, model.safetensors or
-            pytorch_model.bin (whole or in parts; the latter needs torch) and the tokenizer are read.
-        task: masked (a head over the vocabulary), classifier (a label a sequence) or encoder (states, and a pooled
-            vector where the file holds a pooler); None takes it from the config's `architectures`.
+            pytorch_model.bin (whole or in parts; the latter needs torch) and the tokenizer are read: tokenizer.json,
+            spiece.model, or the vocab.txt of the class that tokenizer_config.json or config.json names.
+        task: masked (a head over the vocabulary), classifier (of the config's `problem_type`: a label a sequence,
+            several, or numbers) or encoder (states, and a pooled vector where the file holds a pooler); None takes it
+            from the config's `architectures`.
 
     Raises:
-        UserError: files that are missing, damaged or not of an ALBERT, tensors that do not fit, or an unknown task.
+        UserError: files that are missing, damaged or not of an ALBERT, tensors or a tokenizer that do not fit, or an
+            unknown task.
     """
     folder = locate(name)
     chosen = pretrained_task(folder, task)
     raw, source = read_config(folder), str(folder / CONFIG)
     config = albert_config.model_config(raw, source)
+    classes, problem_type = 0, None
+    if chosen == "classifier":
+        classes, problem_type = albert_config.num_classes(raw, source), albert_config.problem_type(raw, source)
     tokenizer = _tokenizer(folder, config)
     tensors, tied = albert_tensors.untie(albert_tensors.plain_names(read_tensors(folder)), config.tied)
     config = dataclasses.replace(config, tied=tied)
     pooler = "pooler.weight" in tensors
     # shapes only: fresh parameters would be made to be thrown away
-    abstract = nnx.eval_shape(lambda: _build(config, chosen, albert_config.num_classes(raw, source), pooler))
+    abstract = nnx.eval_shape(lambda: _build(config, chosen, classes, problem_type, pooler))
     architecture, shapes = split(abstract)
     pairs = tuple(albert_tensors.pairs(config, shapes))
     expected = dict(part for pair in pairs for part in pair.shapes(shapes[pair.ours]))
@@ -119,59 +137,96 @@ def save_pretrained(trained: TrainedModel, folder: Path | str) -> Path:
     model, params = trained.config.model, trained.params
     task: Task = "masked" if trained.task == "causal" else trained.task  # what is causal is refused by its kind
     config = albert_config.write(model, task, trained.source)
-    if not trained.source and trained.tokenizer is not None:
+    copied = _holds_its_tokenizer(trained)
+    if trained.tokenizer is not None and not copied:
+        _check_size(trained.tokenizer, model, str(folder))
         ids = trained.tokenizer
         config |= {"pad_token_id": ids.pad_id, "bos_token_id": ids.end_id, "eos_token_id": ids.end_id}
+        config.pop("tokenizer_class", None)
     if task == "classifier":
-        classes = params["head.classifier.bias"].shape[0]
-        if len(config.get("id2label") or ()) != classes:
-            config["id2label"] = {str(i): f"LABEL_{i}" for i in range(classes)}
-            config["label2id"] = {label: int(i) for i, label in config["id2label"].items()}
+        _write_classes(config, params["head.classifier.bias"].shape[0], trained.model)
     tensors = albert_tensors.write(model, params, prefix="" if task == "encoder" else "albert.")
     with new_folder(folder) as aside:
         (aside / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         save_file(tensors, aside / SAFETENSORS, metadata={"format": "pt"})
-        _save_tokenizer(trained, aside)
+        if trained.tokenizer is not None:
+            _save_tokenizer(trained.tokenizer, aside, trained.folder if copied else None)
     return folder
 
 
-def _build(config: ModelConfig, task: Task, classes: int, pooler: bool) -> MaskedLM | SequenceClassifier | Encoder:
+def _build(
+    config: ModelConfig, task: Task, classes: int, problem_type: ProblemType | None, pooler: bool
+) -> MaskedLM | SequenceClassifier | Encoder:
     rngs = nnx.Rngs(0)
     if task == "masked":
         return MaskedLM(config, rngs=rngs)
-    if task == "classifier":
-        return SequenceClassifier(config, classes, rngs=rngs)
+    if problem_type is not None:
+        return SequenceClassifier(config, classes, problem_type=problem_type, rngs=rngs)
     return Encoder(config, pooler=pooler, rngs=rngs)
 
 
+def _write_classes(config: dict[str, Any], classes: int, model: Any) -> None:
+    if len(config.get("id2label") or ()) != classes:
+        config["id2label"] = {str(i): f"LABEL_{i}" for i in range(classes)}
+        config["label2id"] = {label: int(i) for i, label in config["id2label"].items()}
+    if config.get("problem_type") is None and albert_config.problem_type(config) != model.problem_type:
+        config["problem_type"] = model.problem_type
+
+
 def _tokenizer(folder: Path, config: ModelConfig) -> Tokenizer | None:
-    if not any((folder / name).is_file() for name in TOKENIZER_FILES):
+    held = [name for name in TOKENIZER_FILES if (folder / name).is_file()]
+    if not held:
         return None
-    try:
-        tokenizer = load_tokenizer(str(folder))
-        tokenizer.framed = True
-    except UserError as error:
-        reason = str(error).split("; give ")[0].split(": ", 1)[-1]
-        raise UserError(f"{folder}: its tokenizer {reason}; repair it, or remove its files to do without one") from None
+    without = "or remove its files to do without one"
+    # an ALBERT's own class reads no vocab.txt, and finds every word unknown
     require(
-        tokenizer.vocab_size <= config.vocab_size,
-        f"{folder}: its tokenizer has {tokenizer.vocab_size} tokens, the model's vocabulary {config.vocab_size}; "
-        "the tokenizer belongs to another model",
+        VOCABULARY not in held or bool({UNIGRAM, SPIECE} & set(held)) or tokenizer_class(folder) is not None,
+        f"{folder}: neither {TOKENIZER_CONFIG} nor {CONFIG} names the class of the tokenizer that {VOCABULARY} belongs "
+        f'to: write {{"tokenizer_class": "BertTokenizer"}} into {TOKENIZER_CONFIG} if it is that of a BERT, {without}',
     )
+    try:
+        tokenizer = load_tokenizer(str(folder), framed=True)
+    except UserError as error:
+        reason = str(error).removeprefix(f'data.tokenizer = "{folder}": ').split("; give ")[0]
+        raise UserError(f"{folder}: its tokenizer {reason}; repair it, {without}") from None
+    _check_size(tokenizer, config, str(folder))
     return tokenizer
 
 
-def _save_tokenizer(trained: TrainedModel, folder: Path) -> None:
-    tokenizer = trained.tokenizer
-    if tokenizer is None:
+def _check_size(tokenizer: Tokenizer, config: ModelConfig, source: str) -> None:
+    """A tokenizer of this model: at most as many tokens, and not far fewer unless the vocabulary is padded."""
+    have, need = tokenizer.vocab_size, config.vocab_size
+    sizes = f"{source}: its tokenizer has {have} tokens, the model's vocabulary {need}; "
+    require(have <= need, f"{sizes}the tokenizer belongs to another model")
+    padded = any(-(-have // multiple) * multiple == need for multiple in _MULTIPLES)
+    require(
+        2 * have >= need or padded,
+        f"{sizes}most words would be unknown: it belongs to another model, or lacks a part; copy the right one, or do "
+        "without one",
+    )
+
+
+def _holds_its_tokenizer(pretrained: TrainedModel) -> bool:
+    """Whether the model's folder still holds the tokenizer that the model goes with."""
+    try:
+        found = _tokenizer(pretrained.folder, pretrained.config.model)
+    except UserError:
+        return False
+    own = pretrained.tokenizer
+    return found is not None and own is not None and found.fingerprint == own.fingerprint
+
+
+def _save_tokenizer(tokenizer: Tokenizer, folder: Path, source: Path | None) -> None:
+    """The files that it came from, or else tokenizer.json and its roles; tokenizer.json in any case."""
+    if source is None:
+        tokenizer.save(folder)
+        roles = {"eos_token": tokenizer.end_id, "pad_token": tokenizer.pad_id, "mask_token": tokenizer.mask_id}
+        named = {role: tokenizer.token(index) for role, index in roles.items() if index is not None}
+        text = json.dumps({"tokenizer_class": "PreTrainedTokenizerFast", **named}, indent=2) + "\n"
+        (folder / TOKENIZER_CONFIG).write_text(text, encoding="utf-8")
         return
-    if trained.source:
-        for name in TOKENIZER_FILES:
-            if (trained.folder / name).is_file():
-                shutil.copyfile(trained.folder / name, folder / name)
-        return
-    tokenizer.save(folder)
-    roles = {"eos_token": tokenizer.end_id, "pad_token": tokenizer.pad_id, "mask_token": tokenizer.mask_id}
-    named = {role: tokenizer.token(index) for role, index in roles.items() if index is not None}
-    text = json.dumps({"tokenizer_class": "PreTrainedTokenizerFast", **named}, indent=2) + "\n"
-    (folder / "tokenizer_config.json").write_text(text, encoding="utf-8")
+    for name in TOKENIZER_FILES:
+        if (source / name).is_file():
+            (folder / name).write_bytes(without_mark((source / name).read_bytes()))
+    if not (folder / UNIGRAM).exists():
+        tokenizer.save_model(folder)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
@@ -11,6 +13,9 @@ from jaxode.config import ModelConfig
 from jaxode.model.embedding import Embedding
 from jaxode.model.layers import ACTIVATIONS, make_norm
 from jaxode.types import Logits, Segments, State
+
+ProblemType = Literal["single_label_classification", "multi_label_classification", "regression"]
+"""What a classifier's outputs are: a choice of one label (softmax), a question for each label (sigmoid), or numbers."""
 
 
 class VocabularyHead(nnx.Module):
@@ -51,7 +56,13 @@ class VocabularyHead(nnx.Module):
 
 
 class PoolerHead(nnx.Module):
-    """tanh(norm(pooled) W). The pooled position is the first token (masked) or the last real one (causal)."""
+    """tanh(norm(pooled) W). The pooled position is place 0 (masked) or that of the last real token (causal).
+
+    Real tokens are those with a segment above 0; without segments all are, and a row without any pools place 0. So a
+    causal model reads the same padded left, right or not at all. A masked one reads place 0 whatever stands there:
+    padded on the left that is padding, as elsewhere. Of several documents in a row, a causal model pools the last token
+    of the last document, a masked one the first token of the first: one vector a row, none for the others.
+    """
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs, dtype: DTypeLike = jnp.float32):
         """Pooler [D, D]."""
@@ -66,7 +77,7 @@ class PoolerHead(nnx.Module):
         elif segments is None:
             pooled = x[:, -1]
         else:
-            last = jnp.maximum(jnp.sum(segments > 0, axis=1) - 1, 0)
+            last = jnp.max(jnp.where(segments > 0, jnp.arange(segments.shape[1]), 0), axis=1)
             pooled = jnp.take_along_axis(x, last[:, None, None], axis=1)[:, 0]
         if self.norm is not None:
             pooled = self.norm(pooled)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, no_type_check
+from typing import Any, cast, get_args, no_type_check
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,7 @@ from jaxode.depth import Coefficients, Trace
 from jaxode.model import cost
 from jaxode.model.block import Context
 from jaxode.model.embedding import Embedding
-from jaxode.model.heads import ClassifierHead, PoolerHead, VocabularyHead
+from jaxode.model.heads import ClassifierHead, PoolerHead, ProblemType, VocabularyHead
 from jaxode.model.layers import rotary_angles
 from jaxode.model.stack import Stack, StackOutput
 from jaxode.types import Key, Logits, Mask, Segments, State, Tokens, TokenTypes
@@ -210,12 +210,28 @@ class MaskedLM(LanguageModel):
 
 
 class SequenceClassifier(Transformer):
-    """One label a sequence."""
+    """`classes` outputs a sequence; `problem_type` says what they are, and so how logits are read."""
 
-    def __init__(self, config: ModelConfig, classes: int, *, rngs: nnx.Rngs, dtype: DTypeLike = jnp.float32):
-        """`classes` labels on either kind of transformer."""
-        require(classes >= 2, f"classes = {classes}: a classifier needs at least 2")
+    def __init__(
+        self,
+        config: ModelConfig,
+        classes: int,
+        *,
+        problem_type: str = "single_label_classification",
+        rngs: nnx.Rngs,
+        dtype: DTypeLike = jnp.float32,
+    ):
+        """`classes` labels or numbers, by `problem_type` (a `ProblemType`), on either kind of transformer."""
+        allowed = get_args(ProblemType)
+        require(problem_type in allowed, f'problem_type = "{problem_type}": allowed are {", ".join(allowed)}')
+        require(
+            classes >= 2 or problem_type != "single_label_classification",
+            f"classes = {classes}: a classifier needs at least 2; for one output choose problem_type = "
+            '"regression" (a number) or "multi_label_classification" (yes or no)',
+        )
+        require(classes >= 1, f"classes = {classes}: must be at least 1")
         super().__init__(config, rngs=rngs, dtype=dtype)
+        self.problem_type: ProblemType = cast(ProblemType, problem_type)
         self.head = ClassifierHead(config, classes, rngs=rngs, dtype=dtype)
 
     def __call__(

@@ -87,6 +87,36 @@ def test_a_classifier_is_calibrated_by_its_classes(kind):
     assert again.kl == pytest.approx(done.kl, rel=1e-3)
 
 
+def test_a_classifier_of_several_labels_is_calibrated_label_by_label():
+    config = dataclasses.replace(MODEL, kind="masked")
+    classifier = SequenceClassifier(config, 3, problem_type="multi_label_classification", rngs=nnx.Rngs(0))
+    architecture, params = split(classifier)
+    params = {name: 3 * value for name, value in params.items()}
+    text = batches()
+    done = calibrate(architecture.bind(params), text, 2, Fit(rank=2, updates=30, candidates=2), held_out=1)
+    held = text[-1]
+
+    def chances(depth):
+        bound = architecture.bind(with_calibrations(params, {2: done}))
+        segments = jnp.minimum(jnp.asarray(held.segments), 1)
+        return jax.nn.sigmoid(bound(jnp.asarray(held.tokens), depth, segments=segments).logits)
+
+    def gap(depth):
+        full, short = chances(DepthConfig()), chances(depth)
+        kl = full * jnp.log(full / short) + (1 - full) * jnp.log((1 - full) / (1 - short))
+        return float(kl.mean())
+
+    assert gap(done.depth) < 0.7 * gap(DepthConfig(steps=2))
+    # probabilities of the reference are kept in half precision
+    assert done.kl == pytest.approx(gap(done.depth), rel=0.05)
+
+
+def test_a_regression_has_no_probabilities_to_calibrate_by():
+    numbers = SequenceClassifier(MODEL, 1, problem_type="regression", rngs=nnx.Rngs(0))
+    with pytest.raises(UserError, match='problem_type = "regression": solves are compared by their probabilities'):
+        calibrate(numbers, batches(), 2, Fit(rank=2, updates=2, candidates=2))
+
+
 def test_a_field_that_a_short_solve_can_follow_is_recovered():
     """Planted: without kernels only biases are left, f is one constant vector, and any step is exact."""
     architecture, params = model()

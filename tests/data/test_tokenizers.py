@@ -60,6 +60,32 @@ class TestByteLevel:
         assert loaded.encode("the [MASK] cat") == tokenizer.encode("the [MASK] cat")
 
 
+def test_whether_texts_are_framed_is_kept_and_is_no_part_of_the_ids(tmp_path: Path):
+    framed = Tokenizer(
+        room.hf.Tokenizer.from_str(BYTES._json), "bytes", BYTES.end_id, BYTES.mask_id, BYTES.pad_id, True
+    )
+    assert framed.fingerprint == BYTES.fingerprint
+    framed.save(tmp_path)
+    assert Tokenizer.load(tmp_path).framed
+    # as it was saved before
+    roles = tmp_path / "jaxode_tokenizer.json"
+    roles.write_text(json.dumps({k: v for k, v in json.loads(roles.read_text()).items() if k != "framed"}))
+    assert not Tokenizer.load(tmp_path).framed
+    BYTES.save(tmp_path)
+    assert not Tokenizer.load(tmp_path).framed
+
+
+def test_the_template_is_there_for_a_tokenizer_that_drops_a_text():
+    raw = json.loads(BYTES._json)
+    pieces = [{"SpecialToken": {"id": room.END, "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}]
+    ids = {room.END: {"id": room.END, "ids": [BYTES.end_id], "tokens": [room.END]}}
+    raw["post_processor"] = {"type": "TemplateProcessing", "single": pieces, "pair": pieces, "special_tokens": ids}
+    raw["normalizer"] = {"type": "Replace", "pattern": {"Regex": "[a-z]"}, "content": ""}
+    tokenizer = Tokenizer(room.hf.Tokenizer.from_str(json.dumps(raw)), "drops", BYTES.end_id, None, BYTES.pad_id)
+    assert tokenizer.encode("abc") == []
+    assert tokenizer.template == room.Template((BYTES.end_id,), ())
+
+
 def test_the_byte_vocabulary_has_one_id_a_byte():
     assert BYTES.vocab_size == 259
     assert len(BYTES.encode("aé漢")) == 1 + 2 + 3

@@ -260,6 +260,13 @@ def test_budgets_must_fit_the_groups_and_be_known(models):
         jax.jit(lambda budgets: solve_budgets(models["causal"], TOKENS, budgets))(jnp.array([1, 2, 3]))
 
 
+def test_a_classifier_that_makes_no_choice_has_no_prediction_to_exit_by():
+    for problem_type in ("multi_label_classification", "regression"):
+        numbers = SequenceClassifier(ModelConfig(**SIZES), 1, problem_type=problem_type, rngs=nnx.Rngs(0))
+        with pytest.raises(UserError, match=f'Divergence: problem_type = "{problem_type}": such a classifier makes no'):
+            exit_early(numbers, TOKENS, Divergence(0.1, "sequence"))
+
+
 def test_exits_that_cannot_be_are_refused_before_compilation(models, compilations):
     unshared = make_model(ModelConfig(**SIZES, sharing="none"))
     before = compilations()

@@ -52,6 +52,22 @@ def test_labels_are_those_of_the_model_on_one_unpadded_row(models, kind, depth):
     assert done.throughput.block_evaluations == (2 if depth.solver == "calibrated" else 4)
 
 
+@pytest.mark.parametrize("problem_type", ["multi_label_classification", "regression"])
+def test_outputs_that_are_no_choice_of_a_label(problem_type):
+    model = SequenceClassifier(model_config("masked"), 1, problem_type=problem_type, rngs=nnx.Rngs(0))
+    done = classify_texts(*split(model), TOKENIZER, ["one", "again"])
+    assert done.problem_type == problem_type
+    for found, text in zip(done.classes, ["one", "again"], strict=True):
+        logit = float(model(jnp.asarray([TOKENIZER.encode(text)])).logits[0, 0])
+        assert found.label is None
+        if problem_type == "regression":
+            assert found.scores == pytest.approx([logit], abs=TOLERANCE)
+            assert (found.labels, found.probabilities) == ((), ())
+        else:
+            assert found.probabilities == pytest.approx([1 / (1 + np.exp(-logit))], abs=TOLERANCE)
+            assert found.labels == ((0,) if logit > 0 else ())
+
+
 @pytest.mark.parametrize("kind", ["causal", "masked"])
 def test_a_label_depends_on_its_text_alone(models, kind):
     alone = {}

@@ -37,6 +37,19 @@ def test_the_template_is_what_a_frame_adds(framing):
         assert framing.encode(text, frame=True) == [*before, *framing.encode(text), *after]
 
 
+def test_the_frame_is_the_tokenizers_own_unless_said(framing):
+    bare, framed = ("abc",), ((END, PAD, *framing.encode("abc"), END),)
+    own = Tokenizer(hf.Tokenizer.from_str(framing._json), "framing", END, MASK, PAD, framed=True)
+    for tokenizer, frame, want in (
+        (framing, None, False),
+        (framing, True, True),
+        (own, None, True),
+        (own, False, False),
+    ):
+        ids = encode_texts(tokenizer, bare, 8, frame=frame).ids
+        assert ids == (framed if want else (tuple(framing.encode("abc")),))
+
+
 def test_framed_and_cut(framing):
     done = encode_texts(framing, ["abc", "abcdefgh"], 8, frame=True, truncate=True)
     assert done.ids == tuple((END, PAD, *TOKENIZER.encode(text), END) for text in ("abc", "abcde"))

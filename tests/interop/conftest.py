@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import pytest
 from flax import nnx
 
-from jaxode import save_pretrained
+from jaxode import from_pretrained, save_pretrained
 from jaxode.checkpoint import Checkpoints, RunFolder, load_run
 from jaxode.config import Config, DataConfig, ModelConfig
 from jaxode.data import byte_tokenizer
@@ -68,7 +68,7 @@ def classifier(run, exported, tmp_path):
         architecture=architecture,
         params={name: 5 * value for name, value in params.items()},
         config=run.config,
-        tokenizer=run.tokenizer,
+        tokenizer=from_pretrained(exported).tokenizer,
         task="classifier",
         source=source,
         folder=exported,

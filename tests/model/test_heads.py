@@ -49,6 +49,7 @@ def test_vocabulary_head_equals_its_formula(kind, position, embedding_width, tie
 
 
 SEGMENTS = jnp.array([[1, 1, 1, 0, 0, 0, 0, 0], [1, 1, 1, 1, 2, 2, 0, 0]])
+LEFT = jnp.array([[0, 0, 0, 0, 0, 1, 1, 1], [0, 1, 1, 0, 2, 2, 0, 0]])
 
 
 @pytest.mark.parametrize(
@@ -58,6 +59,8 @@ SEGMENTS = jnp.array([[1, 1, 1, 0, 0, 0, 0, 0], [1, 1, 1, 1, 2, 2, 0, 0]])
         ("masked", SEGMENTS, [0, 0]),
         ("causal", None, [7, 7]),
         ("causal", SEGMENTS, [2, 5]),
+        ("causal", LEFT, [7, 5]),
+        ("masked", LEFT, [0, 0]),
         ("causal", jnp.zeros_like(SEGMENTS), [0, 0]),
     ],
 )

@@ -244,3 +244,22 @@ def test_unusable_sizes_are_refused(tiny):
         make_model(dataclasses.replace(tiny(), vocab_size=0))
     with pytest.raises(UserError, match=r"classes = 1: a classifier needs at least 2"):
         SequenceClassifier(tiny(), 1, rngs=nnx.Rngs(0))
+    with pytest.raises(UserError, match=r"classes = 0: must be at least 1"):
+        SequenceClassifier(tiny(), 0, problem_type="regression", rngs=nnx.Rngs(0))
+
+
+def test_a_problem_type_that_is_none_is_refused(tiny):
+    with pytest.raises(
+        UserError, match=r'problem_type = "ranking": allowed are single_label_classification, multi_lab'
+    ):
+        SequenceClassifier(tiny(), 2, problem_type="ranking", rngs=nnx.Rngs(0))
+
+
+def test_a_causal_classifier_does_not_feel_padding(tiny):
+    """Rotary positions are relative: padded left, right or not at all, the last token sees the same."""
+    model = SequenceClassifier(tiny(), 1, problem_type="regression", rngs=nnx.Rngs(0))
+    bare = model(jnp.array([[5, 6, 7]])).logits
+    assert bare.shape == (1, 1)
+    for tokens, segments in (([5, 6, 7, 0, 0], [1, 1, 1, 0, 0]), ([0, 0, 5, 6, 7], [0, 0, 1, 1, 1])):
+        padded = model(jnp.array([tokens]), segments=jnp.array([segments])).logits
+        np.testing.assert_allclose(padded, bare, atol=1e-4)

@@ -115,6 +115,12 @@ def exit_early(
         not (rule.observes and rule.granularity == "token" and isinstance(model, SequenceClassifier)),
         f'{type(rule).__name__}: granularity = "token": a classifier predicts once a sequence; use "sequence"',
     )
+    problem_type = model.problem_type if isinstance(model, SequenceClassifier) else None
+    require(
+        not (rule.observes and problem_type in ("multi_label_classification", "regression")),
+        f'{type(rule).__name__}: problem_type = "{problem_type}": such a classifier makes no choice of one label to '
+        "judge by; use StateChange or StepError",
+    )
     if isinstance(rule, StepError):
         require(
             _remembers(model, depth),

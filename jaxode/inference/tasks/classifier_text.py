@@ -18,7 +18,7 @@ def label_batches(trained: TrainedModel, lines: Lines, config: InferConfig) -> l
     tokenizer, length = trained.own_tokenizer, trained.config.model.length
     size = config.batch_size or BATCH_SIZE
     texts, names = lines.texts[: config.batches * size], lines.names[: config.batches * size]
-    encoded = encode_texts(tokenizer, texts, length, frame=tokenizer.framed, truncate=config.truncate, names=names)
+    encoded = encode_texts(tokenizer, texts, length, truncate=config.truncate, names=names)
     longest = min(bucket(int(encoded.lengths.max())), length)
     batches = []
     for start in range(0, len(texts), size):

@@ -108,7 +108,10 @@ def classify_lines(
     write: Write,
     note: Write,
 ) -> Throughput:
-    """Write line, label and p(..) of every label for every text, each within the tokenizer's template.
+    """Write what the classifier finds in every text, each within the tokenizer's template.
+
+    The columns are line, then label and p(..) of every label; of several labels, `labels` holds those above 1/2,
+    parted by ";"; a regression has a column score, or score(..) for each of several numbers.
 
     Args:
         loaded: a classifier.
@@ -127,11 +130,21 @@ def classify_lines(
         lines.texts,
         **_common(lines, config, depth, "classify"),
     )
-    rows = [
-        (number, labels[one.label], *map(_number, one.probabilities))
-        for number, one in zip(lines.numbers, done.classes, strict=True)
-    ]
-    write(_csv(("line", "label", *(f"p({label})" for label in labels)), rows))
+    if done.problem_type == "regression":
+        header = ("score",) if len(labels) == 1 else tuple(f"score({label})" for label in labels)
+        columns = [tuple(map(_number, text.scores)) for text in done.classes]
+    else:
+        several = done.problem_type == "multi_label_classification"
+        header = ("labels" if several else "label", *(f"p({label})" for label in labels))
+        columns = [
+            (
+                _joined([labels[i] for i in text.labels]) if several else labels[text.labels[0]],
+                *map(_number, text.probabilities),
+            )
+            for text in done.classes
+        ]
+    rows = [(number, *cells) for number, cells in zip(lines.numbers, columns, strict=True)]
+    write(_csv(("line", *header), rows))
     _tell(lines, done.truncated, done.throughput, note)
     return done.throughput
 
@@ -163,6 +176,13 @@ def _csv(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(header)
     writer.writerows(rows)
+    return text.getvalue()
+
+
+def _joined(labels: Sequence[str]) -> str:
+    """Parted by ";"; a label that holds one stands in quotes, as in CSV."""
+    text = io.StringIO()
+    csv.writer(text, delimiter=";", lineterminator="").writerow(labels)
     return text.getvalue()
 
 

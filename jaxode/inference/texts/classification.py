@@ -1,4 +1,4 @@
-"""The label of each of many texts."""
+"""What a classifier finds in each of many texts: a label, several, or numbers."""
 
 from __future__ import annotations
 
@@ -11,24 +11,29 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from jaxode.checkpoint import takes_tokenizer
-from jaxode.config import DepthConfig, require
+from jaxode.config import DepthConfig, UserError
 from jaxode.data import Tokenizer
 from jaxode.inference.texts.batch_pass import BatchPass, Throughput
 from jaxode.inference.texts.batching import RowBatch, padded, real_tokens
 from jaxode.inference.texts.token_ids import check_vocabulary, encode_texts
 from jaxode.model import SequenceClassifier
+from jaxode.model.heads import ProblemType
 from jaxode.model.parameters import Architecture, Parameters
 from jaxode.types import Segments, Tokens
 
 
 @dataclass(frozen=True)
 class TextClass:
-    """A text's label."""
+    """What a classifier finds in a text; its `problem_type` says which of these there are. Labels count from 0."""
 
-    label: int
-    """The most likely one, from 0."""
+    label: int | None
+    """The most likely one; None where the head is no choice of one label."""
     probabilities: tuple[float, ...]
-    """Softmax over all labels."""
+    """Of every label: a softmax over all, or a sigmoid for each of several labels; none of a regression."""
+    labels: tuple[int, ...]
+    """Those that hold: the most likely one, or all above 1/2 of several labels; none of a regression."""
+    scores: tuple[float, ...]
+    """The numbers of a regression, as the head gives them; none of labels."""
 
 
 @dataclass(frozen=True)
@@ -36,17 +41,23 @@ class TextClasses:
     """Of every text, in the order of the input."""
 
     classes: tuple[TextClass, ...]
+    problem_type: ProblemType
+    """What the model's outputs are."""
     truncated: int
     """Texts that were cut to the model's length."""
     throughput: Throughput
 
 
 @partial(jax.jit, static_argnames=("architecture", "depth"))
-def class_probabilities(
+def class_outputs(
     params: Parameters, tokens: Tokens, segments: Segments, *, architecture: Architecture, depth: DepthConfig
 ) -> Float[Array, "B classes"]:
-    """Softmax over the labels of each row."""
-    return jax.nn.softmax(architecture.bind(params)(tokens, depth, segments=segments).logits)
+    """Of each row: a softmax over the labels, a sigmoid for each of several, or a regression's numbers as they are."""
+    model = architecture.bind(params)
+    logits = model(tokens, depth, segments=segments).logits
+    if model.problem_type == "regression":
+        return logits
+    return jax.nn.sigmoid(logits) if model.problem_type == "multi_label_classification" else jax.nn.softmax(logits)
 
 
 @takes_tokenizer
@@ -63,7 +74,7 @@ def classify_texts(
     names: Sequence[str] = (),
     progress: str | None = None,
 ) -> TextClasses:
-    """The most likely label of each text, and the probabilities of all.
+    """The most likely label of each text and the probabilities of all, or what else the head of the model gives.
 
     Args:
         architecture: a `SequenceClassifier` without its numbers.
@@ -72,7 +83,8 @@ def classify_texts(
         texts: each at most L tokens long, frame included; special tokens written out in them are plain text.
         depth: solver, steps and schedule; full depth when None.
         batch_size: rows that go through the model at once.
-        frame: put each text within the tokenizer's template ([CLS] text [SEP]); None: where the model was trained so.
+        frame: put each text within the tokenizer's template ([CLS] text [SEP]); None does where the model was trained
+            with it, as the tokenizer knows (`Tokenizer.framed`).
         truncate: cut longer texts to their first tokens instead of refusing them.
         names: what errors call the texts; "text 1", "text 2", .. when empty.
         progress: name of a bar, shown where standard error is a terminal; None shows none.
@@ -81,22 +93,30 @@ def classify_texts(
         UserError: a model without a classifier head, another model's tokenizer, one string in place of several, no
             text, one without tokens or too long, a depth that does not fit or chooses its own steps, or a batch that
             does not fit into memory.
-        Diverged: probabilities that are not finite.
+        Diverged: outputs that are not finite.
     """
     solve = BatchPass(architecture, params, depth or DepthConfig(), batch_size, progress)
     model = solve.check()
-    require(
-        isinstance(model, SequenceClassifier),
-        f"{type(model).__name__} has no classifier head: give a SequenceClassifier",
-    )
+    if not isinstance(model, SequenceClassifier):
+        raise UserError(f"{type(model).__name__} has no classifier head: give a SequenceClassifier")
     check_vocabulary(model.config, tokenizer)
-    framed = tokenizer.framed if frame is None else frame
-    encoded = encode_texts(tokenizer, texts, model.config.length, frame=framed, truncate=truncate, names=names)
+    encoded = encode_texts(tokenizer, texts, model.config.length, frame=frame, truncate=truncate, names=names)
 
     def inputs(batch: RowBatch) -> tuple[np.ndarray, ...]:
         rows = [encoded.ids[i] for i in batch.rows]
         return padded(rows, batch, tokenizer.pad_id), real_tokens(rows, batch)
 
-    solved = solve(class_probabilities, inputs, encoded.lengths, texts=len(encoded.ids), predicted=0)
-    classes = tuple(TextClass(int(row.argmax()), tuple(map(float, row))) for row in solved.values)
-    return TextClasses(classes, encoded.truncated, solved.throughput)
+    solved = solve(class_outputs, inputs, encoded.lengths, texts=len(encoded.ids), predicted=0)
+    classes = tuple(_text_class(row, model.problem_type) for row in solved.values)
+    return TextClasses(classes, model.problem_type, encoded.truncated, solved.throughput)
+
+
+def _text_class(row: np.ndarray, problem_type: ProblemType) -> TextClass:
+    outputs = tuple(map(float, row))
+    if problem_type == "regression":
+        return TextClass(label=None, probabilities=(), labels=(), scores=outputs)
+    if problem_type == "multi_label_classification":
+        above = tuple(map(int, np.flatnonzero(row > 0.5)))
+        return TextClass(label=None, probabilities=outputs, labels=above, scores=())
+    label = int(row.argmax())
+    return TextClass(label, probabilities=outputs, labels=(label,), scores=())

@@ -133,8 +133,7 @@ def score_texts(
     check_vocabulary(model.config, tokenizer)
     masked = isinstance(model, MaskedLM)
     length = model.config.length
-    framed = tokenizer.framed if frame is None else frame
-    encoded = encode_texts(tokenizer, texts, length, frame=framed and masked, truncate=truncate, names=names)
+    encoded = encode_texts(tokenizer, texts, length, frame=frame if masked else False, truncate=truncate, names=names)
     given = 1 if document_mask and not masked else 0
     if given and encoded.own.min() == 1:
         first = int(encoded.own.argmin())

@@ -61,7 +61,7 @@ def encode_texts(
     texts: Iterable[str],
     length: int,
     *,
-    frame: bool = False,
+    frame: bool | None = None,
     truncate: bool = False,
     names: Sequence[str] = (),
 ) -> EncodedTexts:
@@ -71,7 +71,7 @@ def encode_texts(
         tokenizer: the model's own.
         texts: in an order; special tokens written out in them are plain text.
         length: tokens that a row may have, frame included.
-        frame: put each text within the tokenizer's template.
+        frame: put each text within the tokenizer's template; None does where the tokenizer's own model reads it so.
         truncate: cut longer texts to their first tokens instead of refusing them.
         names: what errors call the texts; "text 1", "text 2", .. when empty.
 
@@ -83,7 +83,8 @@ def encode_texts(
     require(bool(texts), "no texts: give at least one")
     require(not names or len(names) == len(texts), f"names: {len(names)} of them for {len(texts)} texts; give one each")
     names = names or [f"text {i}" for i in range(1, len(texts) + 1)]
-    before, after = (tokenizer.template.before, tokenizer.template.after) if frame else ((), ())
+    framed = tokenizer.framed if frame is None else frame
+    before, after = (tokenizer.template.before, tokenizer.template.after) if framed else ((), ())
     around = len(before) + len(after)
     own = tokenizer.encode_batch(texts)
     for name, ids in zip(names, own, strict=True):
