@@ -5,6 +5,7 @@ Nothing here imports jax, so ``--help`` is instant and a wrong value is refused 
 
 from jaxode.config.checks import UserError, require
 from jaxode.config.entries import entry
+from jaxode.config.fields import check_seed
 from jaxode.config.inference import InferConfig
 from jaxode.config.model import DepthConfig, ModelConfig
 from jaxode.config.objective import ObjectiveConfig, parse_counts
@@ -26,6 +27,7 @@ __all__ = [
     "TrainConfig",
     "UserError",
     "VariantConfig",
+    "check_seed",
     "entry",
     "from_dict",
     "from_toml",

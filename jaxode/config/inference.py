@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 from jaxode.config.checks import UserError, at_least, require
+from jaxode.config.fields import Place, Seed, Steps, check_fields, fit
 
 
 @dataclass(frozen=True)
 class InferConfig:
     """A trained run at work. Results go to standard output, everything else to standard error."""
 
-    checkpoint: str = ""
+    checkpoint: Place = ""
     """Run folder, exported model, name of a shipped model, or folder of a Hugging Face ALBERT with its tokenizer; when
     empty the newest run under runs/, or without one the shipped causal model (for [MASK] the masked one)."""
     task: Literal[
@@ -27,7 +28,7 @@ class InferConfig:
     export: write a finished run as a small folder, which --checkpoint and jaxode.load read, to `out`."""
     prompt: str = ""
     """Text to continue; for a masked model, text with [MASK] where a token is to be filled in."""
-    file: str = ""
+    file: Place = ""
     """Text file for score, classify, sweep, report and calibrate; the run's own text when empty (not for score and
     classify)."""
     lines: bool = False
@@ -37,7 +38,7 @@ class InferConfig:
     """Rows that go through the model at once, of score with `lines`, of classify (32 when absent) and of bench (1)."""
     truncate: bool = False
     """Cut lines that are longer than the model reads, instead of refusing them."""
-    steps: int | None = None
+    steps: Steps | None = None
     """Depth steps n; the model's N when absent."""
     at: str = ""
     """Step counts of a sweep, such as "12,6,4"; N, N/2, N/3, N/4 when empty."""
@@ -67,21 +68,22 @@ class InferConfig:
     prompts are read that way too; refuse: prompt and new tokens must fit."""
     cache_share: int = 1
     """Neighbouring steps that share a slot of the cache; 0: all of them. Less memory, other predictions."""
-    compiled: str = ""
+    compiled: Place = ""
     """Folder for compiled programs, so that the next start is fast; when empty the run's own, or for a shipped model
     the cache folder (JAXODE_CACHE or ~/.cache/jaxode); "none" keeps none."""
-    seed: int = 0
+    seed: Seed = 0
     max_new_tokens: int = 128
     top: int = 5
     """Candidates listed for each mask."""
     batches: int = 32
     """Batches that a sweep, a report, or a calibration on a file reads."""
-    out: str = ""
+    out: Place = ""
     """Folder for the CSV and PNG files of a sweep or a report; the run folder when empty. Where to export."""
-    notes: str = ""
+    notes: Place = ""
     """Text file for the card of an exported model: where the text of the run comes from, and its licence."""
 
     def __post_init__(self) -> None:
+        check_fields(self)
         require(
             self.steps is None or self.steps >= 1,
             f"steps = {self.steps}: must be at least 1 (None runs the model's full depth)",
@@ -165,6 +167,8 @@ class InferConfig:
             min(counts) >= 1 and len(set(counts)) == len(counts),
             f'{name}: must be different numbers of at least 1, such as "12,6,4"',
         )
+        for count in counts:
+            fit(Steps, count, "at")
 
     def _check_chosen_depth(self, name: str) -> None:
         """What names the depth itself cannot stand beside `budget` or `max_loss_increase`, which choose it."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from jaxode.config.checks import at_least, require, within
+from jaxode.config.fields import Place, Seed, check_fields
 from jaxode.config.model import DepthConfig, ModelConfig
 from jaxode.config.objective import ObjectiveConfig
 
@@ -16,9 +17,9 @@ class DataConfig:
 
     corpus: str = "stdlib"
     """stdlib (embedded) | files | wikitext-2 | books | tinyshakespeare (folders in root) | a TFDS text set by name."""
-    files: str = ""
+    files: Place = ""
     """Glob of text files (.txt .md .py .jsonl, also .gz .xz) for corpus "files"; giving it selects that corpus."""
-    root: str = ""
+    root: Place = ""
     """Folder that holds the named corpora; the variable JAXODE_DATA when empty."""
     separator: str = ""
     """A line that ends a document inside a text file; empty: each file is one document."""
@@ -26,7 +27,7 @@ class DataConfig:
     """Field of a jsonl line or of a TFDS example that holds the text."""
     valid_fraction: float = 0.05
     """Share of documents held out for validation where the corpus brings no validation split."""
-    tokenizer: str = "bpe"
+    tokenizer: Place = "bpe"
     """bpe (byte-level, trained on the corpus) | bytes | name or folder of a Hugging Face tokenizer."""
     vocab_size: int = 2048
     """Size of a trained BPE vocabulary."""
@@ -34,10 +35,11 @@ class DataConfig:
     """Keep attention within a document of a packed row."""
     mask_fraction: float = 0.15
     """Masked models: share of tokens to predict (80% [MASK], 10% random, 10% kept; Devlin et al. 2019, section 3.1)."""
-    cache: str = ""
+    cache: Place = ""
     """Folder for prepared corpora and tokenizers; JAXODE_CACHE or ~/.cache/jaxode when empty."""
 
     def __post_init__(self) -> None:
+        check_fields(self, "data")
         if self.files and self.corpus == "stdlib":
             object.__setattr__(self, "corpus", "files")
         require(
@@ -80,6 +82,7 @@ class OptimizerConfig:
     """Largest global gradient norm; 0 turns clipping off."""
 
     def __post_init__(self) -> None:
+        check_fields(self, "optimizer")
         require(self.learning_rate > 0, f"optimizer.learning_rate = {self.learning_rate}: must be positive")
         within("optimizer.final_fraction", self.final_fraction, 0.0, 1.0)
         within("optimizer.warmup_fraction", self.warmup_fraction, 0.0, 0.9)
@@ -101,7 +104,7 @@ class TrainConfig:
     """B, rows of L tokens an update, over all devices."""
     accumulate: int = 1
     """Micro-batches an update (a divisor of batch_size); the result is that of the large batch."""
-    seed: int = 0
+    seed: Seed = 0
     precision: Literal["float32", "bfloat16"] = "float32"
     """Type of the block's matmuls; parameters and the residual stream stay float32."""
     parallel: Literal["jit", "pmap"] = "jit"
@@ -126,6 +129,7 @@ class TrainConfig:
     """Weights & Biases project; empty turns it off."""
 
     def __post_init__(self) -> None:
+        check_fields(self, "train")
         for name in (
             "updates",
             "batch_size",
@@ -155,10 +159,11 @@ class Config:
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
-    out: str = ""
+    out: Place = ""
     """Run folder; runs/DATE-TIME when empty."""
     resume: bool = False
     """Continue the run in `out` from its newest checkpoint."""
 
     def __post_init__(self) -> None:
+        check_fields(self)
         require(not self.resume or bool(self.out), "resume without out: name the run folder to continue with --out")
