@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import math
 import os
 import typing
 from collections.abc import Mapping
@@ -13,7 +12,7 @@ from functools import cache
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal
 
-from jaxode.config.checks import UserError, at_least, at_most, require
+from jaxode.config.checks import UserError, at_least, at_most, short
 from jaxode.config.places import expand
 
 TINY, HUGE = 2.0**-126, (2 - 2.0**-23) * 2.0**127
@@ -94,23 +93,24 @@ def fit(hint: Any, value: Any, name: str) -> Any:
     if type(value).__module__ == "numpy" and getattr(value, "ndim", None) == 0:
         value = value.item()
     kind, origin = kinds[0], typing.get_origin(kinds[0])
-    if dataclasses.is_dataclass(kind):
-        require(isinstance(value, typing.cast(type, kind)), f"{name} = {shown(value)}: must be {_named(kinds)}")
-        return value
-    if origin is tuple:
-        require(isinstance(value, list | tuple), f"{name} = {shown(value)}: must be a list")
-        return tuple(fit(typing.get_args(kind)[0], item, f"{name}[{i}]") for i, item in enumerate(value))
-    if origin is dict:
-        require(isinstance(value, Mapping), f"{name} = {shown(value)}: must be a table")
-        return {key: fit(typing.get_args(kind)[1], item, f"{name}.{key}") for key, item in value.items()}
     if origin is Literal:
         return _choice(typing.get_args(kind), value, name)
+    if origin is tuple:
+        if not isinstance(value, list | tuple):
+            raise _misfit(name, value, "a list")
+        return tuple(fit(typing.get_args(kind)[0], item, f"{name}[{i}]") for i, item in enumerate(value))
+    if origin is dict:
+        if not isinstance(value, Mapping):
+            raise _misfit(name, value, "a table")
+        return {key: fit(typing.get_args(kind)[1], item, f"{name}.{key}") for key, item in value.items()}
     if rule == PLACE and isinstance(value, os.PathLike):
         value = os.fspath(value)
     if float in kinds and type(value) is int:
-        value = _as_float(value)
+        _check_float(name, value)
+        value = float(value)
     # by the type itself, for a bool is an int in Python, not in a config
-    require(type(value) in kinds, f"{name} = {shown(value)}: must be {_named(kinds)}")
+    if type(value) not in kinds:
+        raise _misfit(name, value, " or ".join(getattr(kind, "__name__", str(kind)) for kind in kinds))
     if type(value) is float:
         _check_float(name, value)
     elif type(value) is int:
@@ -119,13 +119,8 @@ def fit(hint: Any, value: Any, name: str) -> Any:
     elif type(value) is str:
         if rule == PLACE:
             return expand(name, value)
-        _check_text(name, value)
+        check_text(name, value)
     return value
-
-
-def shown(value: Any) -> str:
-    """A value as errors show it, in one line."""
-    return " ".join(repr(value).split()) if not isinstance(value, str) else repr(value)
 
 
 @cache
@@ -138,31 +133,33 @@ def _parts(hint: Any) -> tuple[tuple[Any, ...], Any]:
     return plain, rules[0] if rules else None
 
 
-def _named(kinds: tuple[Any, ...]) -> str:
-    return " or ".join(getattr(kind, "__name__", str(kind)) for kind in kinds)
+def _misfit(name: str, value: Any, allowed: str) -> UserError:
+    shown = repr(value) if type(value) is not int else short(value)
+    # arrays print themselves in several lines
+    shown = " ".join(shown.split()) if "\n" in shown else shown
+    return UserError(f"{name} = {shown}: must be {allowed}")
 
 
 def _choice(options: tuple[Any, ...], value: Any, name: str) -> Any:
+    if any(type(value) is type(option) and value == option for option in options):
+        return value
     near = difflib.get_close_matches(str(value), [str(option) for option in options], n=1)
     remedy = f"; did you mean {near[0]!r}?" if near else ""
-    fits = any(type(value) is type(option) and value == option for option in options)
-    require(fits, f"{name} = {shown(value)}: must be one of {', '.join(map(repr, options))}{remedy}")
-    return value
+    raise _misfit(name, value, f"one of {', '.join(map(repr, options))}{remedy}")
 
 
-def _as_float(value: int) -> float:
-    return float(value) if value.bit_length() <= 128 else math.copysign(math.inf, value)
-
-
-def _check_float(name: str, value: float) -> None:
+def _check_float(name: str, value: float | int) -> None:
     # nan passes here: no field's own bounds hold for it, and they say what is right instead
-    require(
-        math.isnan(value) or value == 0 or TINY <= abs(value) <= HUGE,
-        f"{name} = {value}: must be 0 or of a size that float32 holds, from {TINY:.2g} to {HUGE:.2g}",
-    )
+    if not (value != value or value == 0 or TINY <= abs(value) <= HUGE):
+        raise _misfit(name, value, f"0 or of a size that float32 holds, from {TINY:.2g} to {HUGE:.2g}")
 
 
-def _check_text(name: str, value: str) -> None:
+def check_text(name: str, value: str) -> None:
+    """Refuse what Python keeps of bytes that are no text, in arguments and in names of files.
+
+    Raises:
+        UserError: naming the field, with those bytes escaped.
+    """
     try:
         value.encode()
     except UnicodeEncodeError:

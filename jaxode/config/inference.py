@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from jaxode.config.checks import UserError, at_least, require
+from jaxode.config.checks import UserError, at_least, require, within
 from jaxode.config.fields import Place, Seed, Steps, check_fields, fit
 
 
@@ -113,9 +113,7 @@ class InferConfig:
             at_least(name, getattr(self, name), 0)
         require(0 < self.top_p <= 1, f"top_p = {self.top_p}: must lie in (0, 1]")
         require(0 <= self.min_p <= 1, f"min_p = {self.min_p}: must lie in [0, 1]")
-        require(
-            self.repetition_penalty > 0, f"repetition_penalty = {self.repetition_penalty}: must be positive (1: none)"
-        )
+        check_penalty(self.repetition_penalty)
         at_least("seed", self.seed, 0)
         require(self.task != "export" or bool(self.out), "task = export needs --out: the folder to write")
         require(
@@ -181,3 +179,13 @@ class InferConfig:
         for knob, free in (("solver", "auto"), ("schedule", "even")):
             value = getattr(self, knob)
             require(value == free, f"{given} with {knob} = {value}: both choose the solver; give one of them")
+
+
+def check_penalty(factor: float) -> None:
+    """Refuse a repetition penalty with which logits of any model could leave float32.
+
+    Raises:
+        UserError: it lies outside [1e-30, 1e30].
+    """
+    require(factor > 0, f"repetition_penalty = {factor}: must be positive (1: none)")
+    within("repetition_penalty", factor, 1e-30, 1e30)

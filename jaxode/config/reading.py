@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from jaxode.config.checks import UserError, require
-from jaxode.config.fields import fit, hints
+from jaxode.config.fields import check_text, fit, hints
 from jaxode.config.places import expand
 
 T = TypeVar("T")
@@ -142,6 +142,26 @@ def override(config: T, settings: Mapping[str, Any], source: str) -> T:
             require(isinstance(place, dict), f"{source}: unknown key {dotted}; {table} is a value and holds no keys")
         place[key] = value
     return from_dict(type(config), raw, source)
+
+
+def to_toml(config: Any) -> str:
+    """The config as the text of a TOML file.
+
+    Raises:
+        UserError: a path whose bytes are no text, which TOML cannot hold.
+    """
+    import tomli_w
+
+    def check(place: str, values: Mapping[str, Any]) -> None:
+        for key, value in values.items():
+            if isinstance(value, dict):
+                check(f"{place}{key}.", value)
+            elif isinstance(value, str):
+                check_text(f"{place}{key}", value)
+
+    raw = to_dict(config)
+    check("", raw)
+    return tomli_w.dumps(raw)
 
 
 def to_dict(config: Any) -> dict[str, Any]:

@@ -30,25 +30,28 @@ def check_size(model: ModelConfig) -> None:
     Raises:
         UserError: too many blocks or parameters.
     """
+    looped = "model.steps" if model.sharing == "none" else "model.groups"
+    times = model.steps if model.sharing == "none" else model.groups
     blocks = model.prelude + model.coda + model.distinct_blocks
-    looped = f"{model.steps if model.sharing == 'none' else model.groups} looped times model.inner_blocks"
     require(
         blocks <= BLOCKS,
-        f"model.prelude = {model.prelude}, model.coda = {model.coda}, model.inner_blocks = {model.inner_blocks} with "
-        f'model.sharing = "{model.sharing}": {blocks} different blocks ({looped}): must be at most {BLOCKS}',
+        f"{blocks} different blocks (model.prelude = {model.prelude} and model.coda = {model.coda} beside "
+        f"model.inner_blocks = {model.inner_blocks} times {looped} = {times}): must be at most {BLOCKS}",
     )
     parameters = num_parameters(model)
     require(
         parameters <= PARAMETERS,
-        f"{widths(model)}: {parameters:.3g} parameters in {blocks} blocks and the embedding: must be at most "
-        f"{PARAMETERS:.0e}; make the largest of these smaller",
+        f"{parameters:.3g} parameters ({large_fields(model)}): must be at most {PARAMETERS:.0e}; make the largest of "
+        "these fields smaller",
     )
 
 
-def widths(model: ModelConfig) -> str:
+def large_fields(model: ModelConfig) -> str:
     """The fields that make a model large, as errors name them."""
-    names = ("width", "ff_width", "vocab_size", "embedding_width", "token_types", "length")
-    return ", ".join(f"model.{name} = {getattr(model, name)}" for name in names)
+    names = ["width", "ff_width", "vocab_size", "embedding_width", "token_types", "prelude", "coda", "inner_blocks"]
+    names += ["length"] if model.positions == "learned" else []
+    names += ["steps"] if model.sharing == "none" else []
+    return ", ".join(f"model.{name} = {getattr(model, name)}" for name in names if getattr(model, name))
 
 
 def _linear(inputs: int, outputs: int, bias: bool = True) -> int:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from jaxode.config.checks import at_least, require, within
-from jaxode.config.fields import Place, Seed, check_fields
+from jaxode.config.checks import at_least, at_most, require, within
+from jaxode.config.fields import COUNT, Place, Seed, check_fields
 from jaxode.config.model import DepthConfig, ModelConfig
 from jaxode.config.objective import ObjectiveConfig
 
@@ -166,4 +166,6 @@ class Config:
 
     def __post_init__(self) -> None:
         check_fields(self)
+        tokens = self.train.batch_size * self.model.length
+        at_most("train.batch_size * model.length", tokens, COUNT.value, COUNT.why)
         require(not self.resume or bool(self.out), "resume without out: name the run folder to continue with --out")
