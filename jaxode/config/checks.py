@@ -27,8 +27,9 @@ def at_most(name: str, value: float | int, most: float | int, why: str = "") -> 
 
 def short(value: float | int) -> str:
     """A number as errors show it; Python itself refuses to print integers of more than 4300 digits."""
-    huge = isinstance(value, int) and value.bit_length() > 1000
-    return f"an integer of {value.bit_length()} bits" if huge else str(value)
+    if isinstance(value, int) and value.bit_length() > 1000:
+        return f"an integer of {value.bit_length()} bits"
+    return str(value)
 
 
 def within(name: str, value: float, low: float, high: float) -> None:

@@ -34,7 +34,7 @@ SEED = Most(2**32 - 1, "seeds have 32 bits")
 PLACE = "place"
 
 Seed = Annotated[int, SEED]
-Steps = Annotated[int, Most(10_000, "steps of depth")]
+Steps = Annotated[int, Most(10_000)]
 Place = Annotated[str, PLACE]
 """A path, or a name that may stand for one: ~ is the home folder, and its bytes need be no text."""
 
@@ -87,11 +87,11 @@ def fit(hint: Any, value: Any, name: str) -> Any:
     if hint is Any:
         return value
     kinds, rule = _parts(hint)
-    if value is None and NoneType in kinds:
-        return None
     # a scalar of NumPy, as sweeps give them; nothing here imports it
     if type(value).__module__ == "numpy" and getattr(value, "ndim", None) == 0:
         value = value.item()
+    if value is None and NoneType in kinds:
+        return None
     kind, origin = kinds[0], typing.get_origin(kinds[0])
     if origin is Literal:
         return _choice(typing.get_args(kind), value, name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from jaxode.config.checks import UserError, at_least, require, within
+from jaxode.config.checks import UserError, at_least, at_most, require, within
 from jaxode.config.fields import Steps, check_fields
 from jaxode.config.size import check_size
 
@@ -90,6 +90,8 @@ class ModelConfig:
             "token_types",
         ):
             at_least(f"model.{name}", getattr(self, name), 0)
+        # the square of larger ones leaves float32
+        at_most("model.output_init", self.output_init, 1000)
         require(self.norm_epsilon > 0, f"model.norm_epsilon = {self.norm_epsilon}: must be positive")
         within("model.dropout", self.dropout, 0.0, 0.99)
         require(0.0 < self.step_size <= 1.0, f"model.step_size = {self.step_size}: must lie in (0, 1]")

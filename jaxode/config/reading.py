@@ -116,8 +116,8 @@ def from_dict(kind: type[T], raw: Mapping[str, Any], source: str, prefix: str = 
 
 def _read(hint: Any, value: Any, source: str, name: str) -> Any:
     """Make dataclasses of tables; all else must fit as it does where the dataclass is made in Python."""
-    kinds = (kind for kind in (hint, *typing.get_args(hint)) if isinstance(kind, type))
-    nested = next(filter(dataclasses.is_dataclass, kinds), None)
+    kinds = [kind for kind in (hint, *typing.get_args(hint)) if isinstance(kind, type)]
+    nested = next((kind for kind in kinds if dataclasses.is_dataclass(kind)), None)
     if nested is None:
         return fit(hint, value, f"{source}: {name}")
     if typing.get_origin(hint) is tuple:

@@ -11,8 +11,8 @@ if TYPE_CHECKING:
 
 PARAMETERS = 10**12
 """More than this no machine holds, since every device keeps all of them: 4 TB of float32."""
-BLOCKS = 10_000
-"""Different blocks; each is built, traced and stored by itself."""
+BLOCKS = 1000
+"""Different blocks, as many as the deepest transformers have; each is built, compiled and stored by itself."""
 FEATURES = 64
 """Sinusoids of a time that a conditioned block reads."""
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
 from jaxode.config.checks import at_least, at_most, require, within
-from jaxode.config.fields import COUNT, Place, Seed, check_fields
+from jaxode.config.fields import COUNT, Most, Place, Seed, check_fields
 from jaxode.config.model import DepthConfig, ModelConfig
 from jaxode.config.objective import ObjectiveConfig
 
@@ -29,7 +29,7 @@ class DataConfig:
     """Share of documents held out for validation where the corpus brings no validation split."""
     tokenizer: Place = "bpe"
     """bpe (byte-level, trained on the corpus) | bytes | name or folder of a Hugging Face tokenizer."""
-    vocab_size: int = 2048
+    vocab_size: Annotated[int, Most(1_000_000)] = 2048
     """Size of a trained BPE vocabulary."""
     document_mask: bool = False
     """Keep attention within a document of a packed row."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 
 from jaxode.config import ModelConfig, UserError
 from jaxode.config.size import large_fields, num_parameters
@@ -17,7 +17,7 @@ def check_memory(model: ModelConfig) -> None:
         UserError: more bytes than are available, with both numbers and the fields that make it large.
     """
     # under a transformation nothing is allocated here
-    if isinstance(jnp.zeros(()), jax.core.Tracer):
+    if isinstance(jnp.zeros(()), Tracer):
         return
     parameters, free = num_parameters(model), available_memory()
     if free is not None and 4 * parameters > free:

@@ -16,12 +16,15 @@ from jaxode.config import (
     InferConfig,
     ModelConfig,
     OptimizerConfig,
+    StudyCommand,
+    StudyConfig,
     TrainConfig,
     UserError,
     from_dict,
     from_toml,
     parse,
     to_dict,
+    to_toml,
 )
 
 
@@ -80,6 +83,23 @@ def test_folder_and_binary_file_are_no_toml(tmp_path):
     for path in (tmp_path, tmp_path / "binary"):
         with pytest.raises(UserError, match="cannot be read as TOML"):
             from_toml(Config, path)
+
+
+def test_a_byte_order_mark_is_no_text(tmp_path):
+    (tmp_path / "bom.toml").write_bytes(b"\xef\xbb\xbf[model]\nlength = 32\n")
+    assert from_toml(Config, tmp_path / "bom.toml") == Config(model=ModelConfig(length=32))
+    (tmp_path / "study.toml").write_bytes(
+        b'\xef\xbb\xbf[study]\nrecipe = "run.toml"\nbaseline = "plain"\n[[variant]]\nname = "plain"\n'
+    )
+    assert from_toml(StudyConfig, tmp_path / "study.toml").study.recipe == "run.toml"
+    # anywhere else it is a mistake, as TOML says
+    with pytest.raises(UserError, match="cannot be read as TOML"):
+        from_toml(Config, toml(tmp_path, "[model]\n\ufefflength = 32"))
+
+
+def test_a_number_of_thousands_of_digits_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"run\.toml: cannot be read as TOML: "):
+        from_toml(Config, toml(tmp_path, f"[model]\nwidth = {'9' * 5000}"))
 
 
 def test_integer_is_a_float_where_a_float_is_wanted(tmp_path):
@@ -218,6 +238,12 @@ def test_a_config_survives_toml(tmp_path_factory, config):
     path = tmp_path_factory.mktemp("toml") / "config.toml"
     path.write_text(tomli_w.dumps(to_dict(config)), encoding="utf-8")
     assert from_toml(Config, path) == config
+
+
+def test_a_path_that_is_no_text_cannot_be_kept():
+    with pytest.raises(UserError, match=r"data.files = 'caf\\udce9/\*': holds bytes that are no UTF-8 text"):
+        to_toml(Config(data=DataConfig(files="caf\udce9/*")))
+    assert to_toml(StudyCommand(study="café")).startswith('study = "café"')
 
 
 def test_to_dict_drops_none():
