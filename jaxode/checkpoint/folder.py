@@ -12,9 +12,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-import tomli_w
-
-from jaxode.config import Config, UserError, from_toml, require, to_dict
+from jaxode.config import Config, UserError, from_toml, require, to_toml
 from jaxode.data import Tokenizer
 from jaxode.weights import WEIGHTS
 
@@ -63,11 +61,12 @@ class RunFolder:
             UserError: the folder already holds a run, or cannot be written.
         """
         self.check_free()
+        text = to_toml(dataclasses.replace(config, resume=False))
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             tokenizer.save(self.path / "tokenizer")
             partial = self.path / "config.toml.partial"
-            partial.write_text(tomli_w.dumps(to_dict(dataclasses.replace(config, resume=False))), encoding="utf-8")
+            partial.write_text(text, encoding="utf-8")
             os.replace(partial, self.path / "config.toml")
         except OSError as error:
             raise UserError(f"{self.path}: cannot be written: {error.strerror or error}") from None

@@ -5,10 +5,11 @@ Nothing here imports jax, so ``--help`` is instant and a wrong value is refused 
 
 from jaxode.config.checks import UserError, require
 from jaxode.config.entries import entry
+from jaxode.config.fields import check_seed
 from jaxode.config.inference import InferConfig
 from jaxode.config.model import DepthConfig, ModelConfig
 from jaxode.config.objective import ObjectiveConfig, parse_counts
-from jaxode.config.reading import from_dict, from_toml, override, parse, parse_command, to_dict
+from jaxode.config.reading import from_dict, from_toml, override, parse, parse_command, to_dict, to_toml
 from jaxode.config.study import StudyCommand, StudyConfig, StudySettings, VariantConfig
 from jaxode.config.training import Config, DataConfig, OptimizerConfig, TrainConfig
 
@@ -26,6 +27,7 @@ __all__ = [
     "TrainConfig",
     "UserError",
     "VariantConfig",
+    "check_seed",
     "entry",
     "from_dict",
     "from_toml",
@@ -35,4 +37,5 @@ __all__ = [
     "parse_counts",
     "require",
     "to_dict",
+    "to_toml",
 ]

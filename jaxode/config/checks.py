@@ -15,7 +15,21 @@ def require(condition: bool, message: str) -> None:
 
 def at_least(name: str, value: float | int, least: float | int) -> None:
     """Refuse a value below `least`."""
-    require(value >= least, f"{name} = {value}: must be at least {least}")
+    if not value >= least:  # so that nan is refused
+        raise UserError(f"{name} = {short(value)}: must be at least {least}")
+
+
+def at_most(name: str, value: float | int, most: float | int, why: str = "") -> None:
+    """Refuse a value above `most`; `why` tells what sets that bound."""
+    if not value <= most:
+        raise UserError(f"{name} = {short(value)}: must be at most {most}{why and f' ({why})'}")
+
+
+def short(value: float | int) -> str:
+    """A number as errors show it; Python itself refuses to print integers of more than 4300 digits."""
+    if isinstance(value, int) and value.bit_length() > 1000:
+        return f"an integer of {value.bit_length()} bits"
+    return str(value)
 
 
 def within(name: str, value: float, low: float, high: float) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from jaxode.config.checks import UserError, at_least, require
+from jaxode.config.checks import UserError, at_least, require, within
+from jaxode.config.fields import Place, Seed, Steps, check_fields, fit
 
 CHOICES = ("budget", "max_loss_increase", "max_label_flips")
 """What chooses the depth in the place of `steps`."""
@@ -18,7 +19,7 @@ READERS = {"prompt": ("generate", "fill", "bench"), "file": ("score", "classify"
 class InferConfig:
     """A trained run at work. Results go to standard output, everything else to standard error."""
 
-    checkpoint: str = ""
+    checkpoint: Place = ""
     """Run folder, exported model, name of a shipped model, or folder of a Hugging Face ALBERT with its tokenizer; when
     empty the newest run under runs/, or without one the shipped causal model (for [MASK] the masked one)."""
     task: Literal[
@@ -33,7 +34,7 @@ class InferConfig:
     export: write a finished run as a small folder, which --checkpoint and jaxode.load read, to `out`."""
     prompt: str = ""
     """Text to continue; for a masked model, text with [MASK] where a token is to be filled in."""
-    file: str = ""
+    file: Place = ""
     """Text file for score, classify, sweep, report and calibrate; the run's own text when empty (not for score and
     classify)."""
     lines: bool = False
@@ -43,7 +44,7 @@ class InferConfig:
     """Rows that go through the model at once, of score with `lines`, of classify (32 when absent) and of bench (1)."""
     truncate: bool = False
     """Cut lines that are longer than the model reads, instead of refusing them."""
-    steps: int | None = None
+    steps: Steps | None = None
     """Depth steps n; the model's N when absent."""
     at: str = ""
     """Step counts of a sweep, such as "12,6,4"; N, N/2, N/3, N/4 when empty."""
@@ -57,7 +58,7 @@ class InferConfig:
     max_label_flips: float | None = None
     """Share of a classifier's labels that may differ from those of the full depth; chooses the fewest calibrated steps
     that keep to it with `confidence`."""
-    bound_file: str = ""
+    bound_file: Place = ""
     """Text that `max_loss_increase` or `max_label_flips` is tested on: lines for a classifier, other ones than it was
     calibrated on; the run's validation text when empty."""
     confidence: float = 0.95
@@ -82,21 +83,23 @@ class InferConfig:
     prompts are read that way too; refuse: prompt and new tokens must fit."""
     cache_share: int = 1
     """Neighbouring steps that share a slot of the cache; 0: all of them. Less memory, other predictions."""
-    compiled: str = ""
+    compiled: Place = ""
     """Folder for compiled programs, so that the next start is fast; when empty that of the variable JAXODE_COMPILED, or
     one in the cache folder (JAXODE_CACHE or ~/.cache/jaxode); "none" keeps none."""
-    seed: int = 0
+    seed: Seed = 0
     max_new_tokens: int = 128
     top: int = 5
     """Candidates listed for each mask."""
     batches: int = 32
     """Batches that a sweep, a report, or a calibration on a file reads."""
-    out: str = ""
-    """Folder for the CSV and PNG files of a sweep or a report; the run folder when empty. Where to export."""
-    notes: str = ""
+    out: Place = ""
+    """Folder for the CSV and PNG files of a sweep or a report; the run folder when empty. Where to export. Where to keep
+    a calibration; beside the weights when empty, or for a model that jaxode did not make in the cache folder."""
+    notes: Place = ""
     """Text file for the card of an exported model: where the text of the run comes from, and its licence."""
 
     def __post_init__(self) -> None:
+        check_fields(self)
         require(
             self.steps is None or self.steps >= 1,
             f"steps = {self.steps}: must be at least 1 (None runs the model's full depth)",
@@ -135,9 +138,7 @@ class InferConfig:
             at_least(name, getattr(self, name), 0)
         require(0 < self.top_p <= 1, f"top_p = {self.top_p}: must lie in (0, 1]")
         require(0 <= self.min_p <= 1, f"min_p = {self.min_p}: must lie in [0, 1]")
-        require(
-            self.repetition_penalty > 0, f"repetition_penalty = {self.repetition_penalty}: must be positive (1: none)"
-        )
+        check_penalty(self.repetition_penalty)
         at_least("seed", self.seed, 0)
         require(self.task != "export" or bool(self.out), "task = export needs --out: the folder to write")
         require(
@@ -233,6 +234,8 @@ class InferConfig:
             min(counts) >= 1 and len(set(counts)) == len(counts),
             f'{name}: must be different numbers of at least 1, such as "12,6,4"',
         )
+        for count in counts:
+            fit(Steps, count, field)
 
     def _check_chosen_depth(self, name: str) -> None:
         """What names the depth itself cannot stand beside one of `CHOICES`, which choose it."""
@@ -250,3 +253,13 @@ class InferConfig:
 def _counts(text: str) -> tuple[int, ...]:
     """Whole numbers between commas."""
     return tuple(int(part) for part in text.split(",")) if text else ()
+
+
+def check_penalty(factor: float) -> None:
+    """Refuse a repetition penalty with which logits of any model could leave float32.
+
+    Raises:
+        UserError: it lies outside [1e-30, 1e30].
+    """
+    require(factor > 0, f"repetition_penalty = {factor}: must be positive (1: none)")
+    within("repetition_penalty", factor, 1e-30, 1e30)

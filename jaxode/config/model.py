@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from jaxode.config.checks import UserError, at_least, require, within
+from jaxode.config.checks import UserError, at_least, at_most, require, within
+from jaxode.config.fields import Steps, check_fields
+from jaxode.config.size import check_size
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,7 @@ class ModelConfig:
     """E of the factorised embedding [V, E] [E, D] (ALBERT); 0 means D, without the projection."""
     length: int = 128
     """L, the longest sequence in tokens (a hard limit for learned positions)."""
-    steps: int = 12
+    steps: Steps = 12
     """N, block applications of the looped part at full depth = its interval of depth-time."""
     sharing: Literal["full", "sequence", "cycle", "none"] = "full"
     """full: one block; sequence: A A B B; cycle: A B A B; none: N different blocks, each applied once."""
@@ -53,6 +55,7 @@ class ModelConfig:
     """Activation in the head of a masked model."""
     positions: Literal["rotary", "learned"] = "rotary"
     rotary_base: float = 10_000.0
+    """b of the rotation angles l b^(-2 i / K), from 1."""
     token_types: int = 0
     """Size of a second embedding table, for the kind of each token (sentence A or B); 0 leaves it out."""
     embedding_norm: bool = False
@@ -73,6 +76,7 @@ class ModelConfig:
     """Factor on the initial output projections of each sublayer; 0 means 1/N for shared, 1/sqrt(2N) for unshared."""
 
     def __post_init__(self) -> None:
+        check_fields(self, "model")
         for name in ("width", "heads", "length", "steps", "groups", "inner_blocks"):
             at_least(f"model.{name}", getattr(self, name), 1)
         for name in (
@@ -86,6 +90,8 @@ class ModelConfig:
             "token_types",
         ):
             at_least(f"model.{name}", getattr(self, name), 0)
+        # the square of larger ones leaves float32
+        at_most("model.output_init", self.output_init, 1000)
         require(self.norm_epsilon > 0, f"model.norm_epsilon = {self.norm_epsilon}: must be positive")
         within("model.dropout", self.dropout, 0.0, 0.99)
         require(0.0 < self.step_size <= 1.0, f"model.step_size = {self.step_size}: must lie in (0, 1]")
@@ -96,6 +102,8 @@ class ModelConfig:
                 f'model.{name} = {value!r} with model.sharing = "none": it belongs to blocks that are applied again',
             )
         require(self.rotary_base > 0, f"model.rotary_base = {self.rotary_base}: must be positive")
+        # below 1 the angles grow with i instead of falling, and overflow
+        at_least("model.rotary_base", self.rotary_base, 1)
         require(
             self.width % self.heads == 0,
             f"model.width = {self.width} is not divisible by model.heads = {self.heads}: choose a multiple of it",
@@ -119,6 +127,7 @@ class ModelConfig:
         )
         if self.group_steps:
             self._check_group_steps()
+        check_size(self)
 
     def _check_group_steps(self) -> None:
         name = f'model.group_steps = "{self.group_steps}"'
@@ -169,7 +178,7 @@ class ModelConfig:
 class DepthConfig:
     """How to integrate the looped part over depth. Static: one compilation a value."""
 
-    steps: int | None = None
+    steps: Steps | None = None
     """n, solver steps counted in block applications of a one-stage solver; None means the model's N."""
     solver: str = "euler"
     """euler | lie | heun | midpoint | rk4; ab2 | ab3 | secant (one evaluation a step, with memory); calibrated (the
@@ -183,6 +192,7 @@ class DepthConfig:
     """Relative and absolute tolerance of the adaptive solvers."""
 
     def __post_init__(self) -> None:
+        check_fields(self, "depth")
         require(
             self.steps is None or self.steps >= 1,
             f"depth.steps = {self.steps}: must be at least 1 (None runs the model's full depth)",

@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 from jaxode.config.checks import UserError, at_least, require
+from jaxode.config.fields import Steps, check_fields, fit
 
 PRESETS: dict[str, dict[str, Any]] = {
     "fixed": {},
@@ -64,6 +65,7 @@ class ObjectiveConfig:
     """Weight of 1 - cosine of consecutive increments of the main solve, averaged along depth."""
 
     def __post_init__(self) -> None:
+        check_fields(self, "objective")
         if self.name == "fixed" and "auto" not in (self.spacing, self.short_solver):
             self._check()
         else:
@@ -135,6 +137,8 @@ def _check_counts(key: str, text: str, rules: tuple[str, ...]) -> None:
     except ValueError:
         raise UserError(wrong) from None
     require(rule in rules and all(number >= 1 for number in numbers), wrong)
+    for number in numbers:
+        fit(Steps, number, f"objective.{key}")
     require(len(set(numbers)) == len(numbers), f'objective.{key} = "{text}": each step count must be given once')
     require(
         rule == "widen" or list(numbers) == sorted(numbers),

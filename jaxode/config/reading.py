@@ -11,9 +11,11 @@ import tomllib
 import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 from jaxode.config.checks import UserError, require
+from jaxode.config.fields import check_text, fit, hints
+from jaxode.config.places import expand
 
 T = TypeVar("T")
 
@@ -71,33 +73,38 @@ def _take_config_flag(arguments: list[str]) -> tuple[Path | None, list[str]]:
     for i, argument in enumerate(arguments):
         if argument == "--config":
             require(i + 1 < len(arguments), "--config needs the path of a TOML file")
-            return Path(arguments[i + 1]), arguments[:i] + arguments[i + 2 :]
+            return _config_path(arguments[i + 1]), arguments[:i] + arguments[i + 2 :]
         if argument.startswith("--config="):
-            return Path(argument.removeprefix("--config=")), arguments[:i] + arguments[i + 1 :]
+            return _config_path(argument.removeprefix("--config=")), arguments[:i] + arguments[i + 1 :]
     return None, arguments
+
+
+def _config_path(path: str) -> Path:
+    return Path(expand("--config", path))
 
 
 def from_toml(kind: type[T], path: Path) -> T:
     """Read `kind` from a TOML file; absent keys keep their defaults."""
     try:
-        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+        # editors of Windows begin a file with a mark, which is no text
+        raw = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise UserError(f"{path}: no such config file") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError) as error:  # also what is no UTF-8, and numbers of thousands of digits
         raise UserError(f"{path}: cannot be read as TOML: {error}") from None
     return from_dict(kind, raw, source=str(path))
 
 
 def from_dict(kind: type[T], raw: Mapping[str, Any], source: str, prefix: str = "") -> T:
     """Build the dataclass `kind` from nested mappings, naming `source` and the nearest right key on an error."""
-    hints = typing.get_type_hints(kind)
+    known = hints(kind)
     values: dict[str, Any] = {}
     for key, value in raw.items():
-        if key not in hints:
-            near = difflib.get_close_matches(key, hints, n=1, cutoff=0.5)
-            hint = f"did you mean {prefix}{near[0]}?" if near else f"allowed are {', '.join(sorted(hints))}"
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+            hint = f"did you mean {prefix}{near[0]}?" if near else f"allowed are {', '.join(sorted(known))}"
             raise UserError(f"{source}: unknown key {prefix}{key}; {hint}")
-        values[key] = _coerce(hints[key], value, source, f"{prefix}{key}")
+        values[key] = _read(known[key], value, source, f"{prefix}{key}")
     for field in dataclasses.fields(typing.cast(Any, kind)):
         optional = field.default is not dataclasses.MISSING or field.default_factory is not dataclasses.MISSING
         require(optional or field.name in values, f"{source}: {prefix}{field.name} is missing")
@@ -107,38 +114,17 @@ def from_dict(kind: type[T], raw: Mapping[str, Any], source: str, prefix: str = 
         raise UserError(f"{source}: {error}") from None
 
 
-def _coerce(hint: Any, value: Any, source: str, name: str) -> Any:
-    options, origin = typing.get_args(hint), typing.get_origin(hint)
-    nested = next((one for one in (hint, *options) if dataclasses.is_dataclass(one)), None)
-    if nested is not None and origin is not tuple:
-        require(isinstance(value, Mapping), f"{source}: {name} = {value!r}: must be a table")
-        return from_dict(typing.cast(type, nested), value, source, prefix=f"{name}.")
-    if hint is Any:
-        return value
-    sequence = next((one for one in options if typing.get_origin(one) is tuple), None)
-    if sequence is not None and type(None) in options:
-        return None if value is None else _coerce(sequence, value, source, name)
-    if origin is tuple:
+def _read(hint: Any, value: Any, source: str, name: str) -> Any:
+    """Make dataclasses of tables; all else must fit as it does where the dataclass is made in Python."""
+    kinds = [kind for kind in (hint, *typing.get_args(hint)) if isinstance(kind, type)]
+    nested = next((kind for kind in kinds if dataclasses.is_dataclass(kind)), None)
+    if nested is None:
+        return fit(hint, value, f"{source}: {name}")
+    if typing.get_origin(hint) is tuple:
         require(isinstance(value, list | tuple), f"{source}: {name} = {value!r}: must be a list")
-        return tuple(_coerce(options[0], item, source, f"{name}[{i}]") for i, item in enumerate(value))
-    if origin is dict:
-        require(isinstance(value, Mapping), f"{source}: {name} = {value!r}: must be a table")
-        return {key: _coerce(options[1], item, source, f"{name}.{key}") for key, item in value.items()}
-    if origin is Literal:
-        near = difflib.get_close_matches(str(value), [str(o) for o in options], n=1)
-        hint_text = f"; did you mean {near[0]!r}?" if near else ""
-        require(
-            value in options, f"{source}: {name} = {value!r}: must be one of {', '.join(map(repr, options))}{hint_text}"
-        )
-        return value
-    allowed = options or (hint,)
-    if float in allowed and type(value) is int:
-        return float(value)
-    # bool is an int in Python, not in a config
-    fits = any(type(value) is option for option in allowed)
-    names = " or ".join(getattr(o, "__name__", str(o)) for o in allowed)
-    require(fits, f"{source}: {name} = {value!r}: must be {names}")
-    return value
+        return tuple(_read(nested, item, source, f"{name}[{i}]") for i, item in enumerate(value))
+    require(isinstance(value, Mapping), f"{source}: {name} = {value!r}: must be a table")
+    return from_dict(nested, value, source, prefix=f"{name}.")
 
 
 def override(config: T, settings: Mapping[str, Any], source: str) -> T:
@@ -156,6 +142,26 @@ def override(config: T, settings: Mapping[str, Any], source: str) -> T:
             require(isinstance(place, dict), f"{source}: unknown key {dotted}; {table} is a value and holds no keys")
         place[key] = value
     return from_dict(type(config), raw, source)
+
+
+def to_toml(config: Any) -> str:
+    """The config as the text of a TOML file.
+
+    Raises:
+        UserError: a path whose bytes are no text, which TOML cannot hold.
+    """
+    import tomli_w
+
+    def check(place: str, values: Mapping[str, Any]) -> None:
+        for key, value in values.items():
+            if isinstance(value, dict):
+                check(f"{place}{key}.", value)
+            elif isinstance(value, str):
+                check_text(f"{place}{key}", value)
+
+    raw = to_dict(config)
+    check("", raw)
+    return tomli_w.dumps(raw)
 
 
 def to_dict(config: Any) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from jaxode.config.checks import at_least, require
+from jaxode.config.fields import Place, Seed, Steps, check_fields
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -15,19 +16,20 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 class StudySettings:
     """What is trained, and what is asked of every run."""
 
-    recipe: str
+    recipe: Place
     """Config of a training run, from the working directory; every variant changes it."""
     baseline: str
     """The variant that every other is compared with; with axes, the one of the same values, unless it names them."""
-    seeds: tuple[int, ...] = (0,)
-    evaluate: tuple[int, ...] = ()
+    seeds: tuple[Seed, ...] = (0,)
+    evaluate: tuple[Steps, ...] = ()
     """Euler's even steps to measure a run at, beside the full depth and the one that it was trained at."""
-    calibrate: tuple[int, ...] = ()
+    calibrate: tuple[Steps, ...] = ()
     """Steps to calibrate a run for and to measure it at."""
     batches: int = 32
     """Validation batches that a measurement reads."""
 
     def __post_init__(self) -> None:
+        check_fields(self, "study")
         at_least("study.batches", self.batches, 1)
         require(len(self.seeds) > 0, "study.seeds = []: must name one at least")
         for name, least in (("seeds", 0), ("evaluate", 1), ("calibrate", 1)):
@@ -39,14 +41,15 @@ class VariantConfig:
     """What one variant changes."""
 
     name: str
-    seeds: tuple[int, ...] = ()
+    seeds: tuple[Seed, ...] = ()
     """In the place of the study's."""
-    calibrate: tuple[int, ...] | None = None
+    calibrate: tuple[Steps, ...] | None = None
     """In the place of the study's; [] for none."""
     settings: dict[str, Any] = field(default_factory=dict)
     """Dotted settings of the training config."""
 
     def __post_init__(self) -> None:
+        check_fields(self, "variant")
         check_name("variant.name", self.name)
         _check_numbers(f"variant {self.name}: seeds", self.seeds, 0)
         _check_numbers(f"variant {self.name}: calibrate", self.calibrate or (), 1)
@@ -64,6 +67,7 @@ class StudyConfig:
     """By axis and value the settings that it stands for; every variant is trained at every combination."""
 
     def __post_init__(self) -> None:
+        check_fields(self)
         require(len(self.variant) > 0, "variant: the study has no runs; add a [[variant]] with a name")
         for axis, values in self.axes.items():
             require(len(values) > 0, f"axes.{axis} = {{}}: leaves no runs; give it a value, or leave it out")
@@ -78,15 +82,15 @@ class StudyCommand:
     Run again, it does only what is missing: after an interruption, and after a change of what is evaluated.
     """
 
-    study: str
+    study: Place
     """The study's TOML file."""
     only: str = ""
     """Variants to work on, as "fixed,direct-3"; all when empty."""
     jobs: int = 1
     """Runs at work at once, each on one core where there are several."""
-    out: str = "runs/studies"
+    out: Place = "runs/studies"
     """The runs are kept below OUT/STUDY/."""
-    results: str = ""
+    results: Place = ""
     """Folder for STUDY.csv and STUDY.png; OUT/STUDY when empty."""
     dry_run: bool = False
     """List the runs and what is missing."""
@@ -94,6 +98,7 @@ class StudyCommand:
     """Keep results that other code has made."""
 
     def __post_init__(self) -> None:
+        check_fields(self)
         at_least("jobs", self.jobs, 1)
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
-from jaxode.config.checks import at_least, require, within
+from jaxode.config.checks import at_least, at_most, require, within
+from jaxode.config.fields import COUNT, Most, Place, Seed, check_fields
 from jaxode.config.model import DepthConfig, ModelConfig
 from jaxode.config.objective import ObjectiveConfig
 
@@ -16,9 +17,9 @@ class DataConfig:
 
     corpus: str = "stdlib"
     """stdlib (embedded) | files | wikitext-2 | books | tinyshakespeare (folders in root) | a TFDS text set by name."""
-    files: str = ""
+    files: Place = ""
     """Glob of text files, a file or a folder (.txt .md .py .jsonl, also .gz .xz); giving it selects corpus "files"."""
-    root: str = ""
+    root: Place = ""
     """Folder that holds the named corpora; the variable JAXODE_DATA when empty."""
     separator: str = ""
     """A line that ends a document inside a text file; empty: each file is one document."""
@@ -26,20 +27,21 @@ class DataConfig:
     """Field of a jsonl line or of a TFDS example that holds the text."""
     valid_fraction: float = 0.05
     """Share of documents held out for validation where the corpus brings no validation split."""
-    tokenizer: str = "bpe"
+    tokenizer: Place = "bpe"
     """bpe (byte-level, trained on the corpus) | bytes | name or folder of a Hugging Face tokenizer."""
-    vocab_size: int = 2048
+    vocab_size: Annotated[int, Most(1_000_000)] = 2048
     """Size of a trained BPE vocabulary."""
     document_mask: bool = False
     """Keep attention within a document of a packed row."""
     mask_fraction: float = 0.15
     """Masked models: share of tokens to predict (80% [MASK], 10% random, 10% kept; Devlin et al. 2019, section 3.1)."""
-    cache: str = ""
+    cache: Place = ""
     """Folder for prepared corpora and tokenizers; JAXODE_CACHE or ~/.cache/jaxode when empty."""
     edited: bool = False
     """Resume a run although its text was changed; otherwise that is refused."""
 
     def __post_init__(self) -> None:
+        check_fields(self, "data")
         if self.files and self.corpus == "stdlib":
             object.__setattr__(self, "corpus", "files")
         require(
@@ -82,6 +84,7 @@ class OptimizerConfig:
     """Largest global gradient norm; 0 turns clipping off."""
 
     def __post_init__(self) -> None:
+        check_fields(self, "optimizer")
         require(self.learning_rate > 0, f"optimizer.learning_rate = {self.learning_rate}: must be positive")
         within("optimizer.final_fraction", self.final_fraction, 0.0, 1.0)
         within("optimizer.warmup_fraction", self.warmup_fraction, 0.0, 0.9)
@@ -103,7 +106,7 @@ class TrainConfig:
     """B, rows of L tokens an update, over all devices."""
     accumulate: int = 1
     """Micro-batches an update (a divisor of batch_size); the result is that of the large batch."""
-    seed: int = 0
+    seed: Seed = 0
     precision: Literal["float32", "bfloat16"] = "float32"
     """Type of the block's matmuls; parameters and the residual stream stay float32."""
     parallel: Literal["jit", "pmap"] = "jit"
@@ -128,6 +131,7 @@ class TrainConfig:
     """Weights & Biases project; empty turns it off."""
 
     def __post_init__(self) -> None:
+        check_fields(self, "train")
         for name in (
             "updates",
             "batch_size",
@@ -157,12 +161,15 @@ class Config:
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
-    out: str = ""
+    out: Place = ""
     """Run folder; runs/DATE-TIME when empty."""
     resume: bool = False
     """Continue the run in `out` from its newest checkpoint."""
 
     def __post_init__(self) -> None:
+        check_fields(self)
+        tokens = self.train.batch_size * self.model.length
+        at_most("train.batch_size * model.length", tokens, COUNT.value, COUNT.why)
         require(not self.resume or bool(self.out), "resume without out: name the run folder to continue with --out")
         require(
             self.resume or not self.data.edited,

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from jaxode.config import require
+from jaxode.config import check_seed, require
 from jaxode.data.identity import Identity, change
 from jaxode.data.packing import segments
 from jaxode.data.tokenizers import Tokenizer
@@ -125,6 +125,7 @@ class Batches(Iterator[Batch]):
         identity: Identity | None = None,
         edited: bool = False,
     ):
+        seed = check_seed(seed)
         self.batch_size, self.seed, self.rows = batch_size, seed, len(rows)
         self._identity, self._edited = identity or {}, edited
         self.steps_per_epoch = len(rows) / batch_size
@@ -200,6 +201,7 @@ class ValidationBatches:
         limit: int | None = None,
         seed: int = 0,
     ):
+        seed = check_seed(seed)
         total = math.ceil(len(rows) / batch_size)
         self._length = total if limit is None else min(limit, total)
         fill: Callable[[Sequence[Mapping[str, Any]]], Rows] = partial(_stack, batch_size, spec.tokenizer.pad_id)

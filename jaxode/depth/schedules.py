@@ -29,10 +29,10 @@ class Schedule:
         require(len(times) >= 2, f"schedule {times}: needs at least a start and an end (one step)")
         require(all(map(math.isfinite, times)), f"schedule {times}: every time must be finite")
         for earlier, later in itertools.pairwise(times):
-            require(
-                bool(np.float32(earlier) < np.float32(later)),  # the precision of the solvers
-                f"schedule {times}: {later:g} does not rise above {earlier:g}; times must rise from t0 to tn",
-            )
+            if not np.float32(earlier) < np.float32(later):  # the precision of the solvers
+                raise UserError(
+                    f"schedule {times}: {later:g} does not rise above {earlier:g}; times must rise from t0 to tn"
+                )
 
     @property
     def steps(self) -> int:

@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
-import jax
-
 from jaxode.config import ModelConfig, UserError
 from jaxode.inference.texts.batching import RowBatch
-
-MEMINFO = Path("/proc/meminfo")
+from jaxode.machine import available_memory, gigabytes
 
 
 def row_bytes(model: ModelConfig, length: int, predicted: int) -> int:
@@ -27,22 +21,6 @@ def row_bytes(model: ModelConfig, length: int, predicted: int) -> int:
     feed_forward = length * (1 + gates) * model.hidden_width
     head = predicted * model.vocab_size
     return 4 * (3 * length * model.width + max(attention, feed_forward, head))
-
-
-def available_memory() -> int | None:
-    """Bytes that JAX's first device can still take; None where nothing tells."""
-    held = jax.local_devices()[0].memory_stats()
-    if held and "bytes_limit" in held:
-        return held["bytes_limit"] - held["bytes_in_use"]
-    # counts what the page cache gives back, which sysconf does not
-    if MEMINFO.exists():
-        found = [line.split()[1] for line in MEMINFO.read_text().splitlines() if line.startswith("MemAvailable:")]
-        if found:
-            return 1024 * int(found[0])
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
-    except (AttributeError, OSError, ValueError):  # not on every system
-        return None
 
 
 def check_memory(model: ModelConfig, batch: RowBatch, predicted: int | None) -> None:
@@ -62,8 +40,8 @@ def check_memory(model: ModelConfig, batch: RowBatch, predicted: int | None) -> 
     most = free // row
     remedy = f"use a batch size of {most} or less (--batch-size)" if most else "use shorter texts or another machine"
     raise UserError(
-        f"a batch of {batch.size} rows of {batch.length} tokens takes about {_gigabytes(batch.size * row)} of "
-        f"activations and logits, {_gigabytes(free)} are available: {remedy}"
+        f"a batch of {batch.size} rows of {batch.length} tokens takes about {gigabytes(batch.size * row)} of "
+        f"activations and logits, {gigabytes(free)} are available: {remedy}"
     )
 
 
@@ -76,10 +54,6 @@ def check_cache(needed: int, rows: int) -> None:
     free = available_memory()
     if free is not None and needed > free:
         raise UserError(
-            f"the cache of {rows} rows takes {_gigabytes(needed)}, {_gigabytes(free)} are available: continue fewer "
+            f"the cache of {rows} rows takes {gigabytes(needed)}, {gigabytes(free)} are available: continue fewer "
             "prompts at once, or share slots (cache_share)"
         )
-
-
-def _gigabytes(size: int) -> str:
-    return f"{size / 1e9:.3g} GB"

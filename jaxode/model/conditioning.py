@@ -11,8 +11,7 @@ from flax import nnx, struct
 from jaxtyping import Array, Float
 
 from jaxode.config import ModelConfig
-
-FEATURES = 64
+from jaxode.config.size import FEATURES
 
 
 @no_type_check  # JAX rebuilds pytrees with leaves of any kind

@@ -11,13 +11,14 @@ from flax import nnx, struct
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
-from jaxode.config import DepthConfig, ModelConfig, require
+from jaxode.config import DepthConfig, ModelConfig, check_seed, require
 from jaxode.depth import Coefficients, Trace
 from jaxode.model import cost
 from jaxode.model.block import Context
 from jaxode.model.embedding import Embedding
 from jaxode.model.heads import ClassifierHead, PoolerHead, ProblemType, VocabularyHead
 from jaxode.model.layers import rotary_angles
+from jaxode.model.room import check_memory
 from jaxode.model.stack import Stack, StackOutput
 from jaxode.types import Key, Logits, Mask, Segments, State, Tokens, TokenTypes
 
@@ -65,6 +66,7 @@ class Transformer(nnx.Module):
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs, dtype: DTypeLike = jnp.float32):
         """`dtype` is the type of the matmuls; parameters and the state are float32."""
+        check_memory(config)
         self.config = config
         self.calibrations: dict[int, Coefficients] = nnx.data({})
         """Coefficients of solver "calibrated", by number of steps; `Architecture.bind` fills it."""
@@ -300,9 +302,13 @@ class Encoder(Transformer):
 
 
 def make_model(config: ModelConfig, *, seed: int = 0, dtype: DTypeLike = jnp.float32) -> CausalLM | MaskedLM:
-    """The language model of `config.kind` with fresh parameters."""
+    """The language model of `config.kind` with fresh parameters.
+
+    Raises:
+        UserError: a model that does not fit into memory, or a seed outside [0, 2^32 - 1].
+    """
     kind = CausalLM if config.kind == "causal" else MaskedLM
-    return kind(config, rngs=nnx.Rngs(seed), dtype=dtype)
+    return kind(config, rngs=nnx.Rngs(check_seed(seed)), dtype=dtype)
 
 
 def document_mask(segments: Segments, causal: bool) -> Mask:

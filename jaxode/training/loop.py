@@ -26,6 +26,7 @@ from jaxode.model import make_model, plan
 from jaxode.model.parameters import Architecture, Parameters, split
 from jaxode.tracking import JsonlTracker, ProgressBar, TensorBoardTracker, Tracker, Trackers, WandbTracker
 from jaxode.training.curriculum import Cost, Curriculum, Solves, cost
+from jaxode.training.memory import check_memory
 from jaxode.training.optimizer import learning_rate, make_optimizer
 from jaxode.training.parallel import Parallel, make_parallel
 from jaxode.training.signals import StopRequest
@@ -69,6 +70,7 @@ def train(config: Config) -> TrainResult:
     plan(config.model, config.depth)
     curriculum = Curriculum(config)
     parallel = make_parallel(config.train)
+    check_memory(config, len(parallel.devices))
     # JAX refuses to transpose Diffrax's checkpointed loop under pmap.
     pmapped = config.train.parallel == "pmap" and config.depth.adjoint == "recursive"
     depth = dataclasses.replace(config.depth, adjoint="remat") if pmapped else config.depth
@@ -83,6 +85,7 @@ def train(config: Config) -> TrainResult:
     )
     batches = data.train(config.train.batch_size, config.train.seed)
     config = dataclasses.replace(config, out=str(run.path), model=_with_vocabulary(config.model, data))
+    check_memory(config, len(parallel.devices))  # now with the tokenizer's vocabulary
     if stored is not None:
         _check_same(stored, config)
 

@@ -16,12 +16,15 @@ from jaxode.config import (
     InferConfig,
     ModelConfig,
     OptimizerConfig,
+    StudyCommand,
+    StudyConfig,
     TrainConfig,
     UserError,
     from_dict,
     from_toml,
     parse,
     to_dict,
+    to_toml,
 )
 
 
@@ -80,6 +83,23 @@ def test_folder_and_binary_file_are_no_toml(tmp_path):
     for path in (tmp_path, tmp_path / "binary"):
         with pytest.raises(UserError, match="cannot be read as TOML"):
             from_toml(Config, path)
+
+
+def test_a_byte_order_mark_is_no_text(tmp_path):
+    (tmp_path / "bom.toml").write_bytes(b"\xef\xbb\xbf[model]\nlength = 32\n")
+    assert from_toml(Config, tmp_path / "bom.toml") == Config(model=ModelConfig(length=32))
+    (tmp_path / "study.toml").write_bytes(
+        b'\xef\xbb\xbf[study]\nrecipe = "run.toml"\nbaseline = "plain"\n[[variant]]\nname = "plain"\n'
+    )
+    assert from_toml(StudyConfig, tmp_path / "study.toml").study.recipe == "run.toml"
+    # anywhere else it is a mistake, as TOML says
+    with pytest.raises(UserError, match="cannot be read as TOML"):
+        from_toml(Config, toml(tmp_path, "[model]\n\ufefflength = 32"))
+
+
+def test_a_number_of_thousands_of_digits_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"run\.toml: cannot be read as TOML: "):
+        from_toml(Config, toml(tmp_path, f"[model]\nwidth = {'9' * 5000}"))
 
 
 def test_integer_is_a_float_where_a_float_is_wanted(tmp_path):
@@ -181,6 +201,8 @@ def test_help_shows_every_knob_without_jax(kind):
 # --- round trip -----------------------------------------------------------------------------------------------------
 
 text = st.text(st.characters(codec="utf-8", exclude_categories=["Cc"]), max_size=12)
+places = text.filter(lambda path: not path.startswith("~"))  # the home folder, or of nobody
+shares = st.just(0.0) | st.floats(1e-37, 0.9)  # what float32 holds
 models = st.builds(
     lambda heads, half_width, groups, repeats, **rest: ModelConfig(
         heads=heads, width=heads * half_width * 2, groups=groups, steps=groups * repeats, sharing="cycle", **rest
@@ -190,17 +212,17 @@ models = st.builds(
     groups=st.integers(1, 4),
     repeats=st.integers(1, 8),
     kind=st.sampled_from(["causal", "masked"]),
-    dropout=st.floats(0.0, 0.99),
+    dropout=shares,
     tied=st.booleans(),
 )
 configs = st.builds(
     Config,
     model=models,
     depth=st.builds(DepthConfig, steps=st.none() | st.integers(1, 64), tolerance=st.floats(1e-12, 1.0)),
-    data=st.builds(DataConfig, separator=text, files=text, vocab_size=st.integers(300, 100_000)),
-    optimizer=st.builds(OptimizerConfig, learning_rate=st.floats(1e-300, 1e3), warmup_fraction=st.floats(0.0, 0.9)),
+    data=st.builds(DataConfig, separator=text, files=places, vocab_size=st.integers(300, 100_000)),
+    optimizer=st.builds(OptimizerConfig, learning_rate=st.floats(1e-37, 1e3), warmup_fraction=shares),
     train=st.just(TrainConfig(updates=1000)),
-    out=text,
+    out=places,
 )
 
 
@@ -216,6 +238,12 @@ def test_a_config_survives_toml(tmp_path_factory, config):
     path = tmp_path_factory.mktemp("toml") / "config.toml"
     path.write_text(tomli_w.dumps(to_dict(config)), encoding="utf-8")
     assert from_toml(Config, path) == config
+
+
+def test_a_path_that_is_no_text_cannot_be_kept():
+    with pytest.raises(UserError, match=r"data.files = 'caf\\udce9/\*': holds bytes that are no UTF-8 text"):
+        to_toml(Config(data=DataConfig(files="caf\udce9/*")))
+    assert to_toml(StudyCommand(study="café")).startswith('study = "café"')
 
 
 def test_to_dict_drops_none():

@@ -89,6 +89,36 @@ def test_repetition_penalty_pushes_down_what_is_seen():
     np.testing.assert_allclose(probabilities(RepetitionPenalty(2.0), LOGITS, seen), expected, rtol=1e-6)
 
 
+@pytest.mark.parametrize("value", [1.2e-38, 1e-30, 1e-4])
+def test_a_temperature_near_0_takes_the_likeliest_token(value):
+    for logits in (LOGITS, -LOGITS, 1000 * LOGITS, LOGITS - 1e6):
+        expected = np.eye(5)[int(jnp.argmax(logits))]
+        np.testing.assert_array_equal(probabilities(Temperature(value), logits), expected)
+        for narrowed in (
+            make_sampling(value, top_k=3),
+            make_sampling(value, top_p=0.9),
+            make_sampling(value, min_p=0.5),
+        ):
+            np.testing.assert_array_equal(probabilities(narrowed, logits), expected)
+        drawn = draw(Temperature(value), jnp.tile(logits, (9, 1)), keys(9))
+        assert drawn.tolist() == draw(Greedy(), logits[None], keys(1)).tolist() * 9
+
+
+def test_a_temperature_leaves_out_what_is_left_out():
+    logits = jnp.where(jnp.arange(5) == 3, -jnp.inf, LOGITS)
+    np.testing.assert_allclose(probabilities(Temperature(0.5), logits), softmax(2 * np.asarray(logits)), rtol=1e-6)
+
+
+@pytest.mark.parametrize("factor", [1e-30, 1e30])
+@pytest.mark.parametrize("temperature", [0.0, 1.2e-38, 0.8])
+def test_the_largest_penalties_leave_numbers(factor, temperature):
+    for logits in (LOGITS, 1e4 * LOGITS, -abs(LOGITS) - 1):
+        sampling = make_sampling(temperature, repetition_penalty=factor)
+        for seen in (jnp.ones(5, bool), jnp.array([True, False, True, False, True])):
+            found = probabilities(sampling, logits, seen)
+            np.testing.assert_allclose(found.sum(), 1.0, rtol=1e-6)
+
+
 def test_a_chain_is_one_after_the_other():
     chain = make_sampling(2.0, top_k=4, top_p=0.9, min_p=0.1, repetition_penalty=1.5)
     assert chain == Chain((RepetitionPenalty(1.5), Temperature(2.0), TopK(4), TopP(0.9), MinP(0.1)))
@@ -119,6 +149,9 @@ def test_a_row_draws_the_same_beside_others():
         (TopP, 1.5, "top_p"),
         (MinP, -0.1, r"min_p = -0\.1: must lie in \[0, 1\]"),
         (RepetitionPenalty, 0.0, "repetition_penalty"),
+        (Temperature, 1e-38, "temperature = 1e-38: must be 0 or of a size that float32 holds, from 1.2e-38"),
+        (RepetitionPenalty, 1e-31, r"repetition_penalty = 1e-31: must lie in \[1e-30, 1e\+30\]"),
+        (RepetitionPenalty, 1e39, "repetition_penalty = 1e.39: must be 0 or of a size that float32 holds"),
     ],
 )
 def test_values_outside_their_range_are_refused(method, value, why):

@@ -12,10 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import tomli_w
 from tqdm import tqdm
 
-from jaxode.config import UserError, require, to_dict
+from jaxode.config import UserError, require, to_toml
 from jaxode.evaluation.figures import read_csv
 from jaxode.evaluation.study.children import Children, Stopped
 from jaxode.evaluation.study.grid import Run, Study
@@ -153,7 +152,7 @@ class Work:
             self.root.mkdir(parents=True, exist_ok=True)
             for run in runs:
                 config = dataclasses.replace(run.config, out=str(self.folder(run)))
-                self._recipe(run).write_text(tomli_w.dumps(to_dict(config)), encoding="utf-8")
+                self._recipe(run).write_text(to_toml(config), encoding="utf-8")
         except OSError as error:
             raise UserError(f"{self.root}: cannot be written: {error.strerror or error}") from None
         for key, run in {corpus_key(run.config): run for run in reversed(runs)}.items():

@@ -9,11 +9,12 @@ from typing import Any, SupportsIndex
 import numpy as np
 
 from jaxode.config import require
+from jaxode.config.fields import SEED
 from jaxode.data import Tokenizer
 
 Prompt = str | Iterable[SupportsIndex]
 """A text, or token ids: a list, a tuple, an array of one axis. Numbers of NumPy and JAX are no `int`."""
-SEEDS = 2**32
+SEEDS = SEED.value + 1
 """Seeds that JAX tells apart: of larger ones it cuts what is above."""
 
 

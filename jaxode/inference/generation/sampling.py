@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import reduce
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxode.config import require
+from jaxode.config.fields import fit, hints
+from jaxode.config.inference import check_penalty
 from jaxode.types import Key
 
 Row = Float[Array, "*B V"]
@@ -57,20 +59,18 @@ class Temperature(_Forgetful):
     """softmax(z / value): below 1 sharper than the model, above 1 flatter.
 
     Raises:
-        UserError: a value that is not positive.
+        UserError: a value that is not positive, or that float32 does not hold.
     """
 
     value: float = 1.0
 
     def __post_init__(self) -> None:
-        require(
-            self.value > 0 and math.isfinite(self.value),
-            f"temperature = {self.value}: must be positive and finite; Greedy() takes the most likely token",
-        )
+        _fit(self, "value", "temperature")
+        require(self.value > 0, f"temperature = {self.value}: must be positive; Greedy() takes the most likely token")
 
     def __call__(self, logits: Row, seen: Seen | None) -> Row:
-        """Divide."""
-        return logits / self.value
+        """Divide what lies below the maximum, which changes no probability: nothing overflows but to -inf."""
+        return (logits - jnp.max(logits, axis=-1, keepdims=True)) / self.value
 
 
 @dataclass(frozen=True)
@@ -84,6 +84,7 @@ class TopK(_Forgetful):
     k: int
 
     def __post_init__(self) -> None:
+        _fit(self, "k", "top_k")
         require(self.k >= 1, f"top_k = {self.k}: must be at least 1")
 
     def __call__(self, logits: Row, seen: Seen | None) -> Row:
@@ -103,6 +104,7 @@ class TopP(_Forgetful):
     p: float
 
     def __post_init__(self) -> None:
+        _fit(self, "p", "top_p")
         require(0 < self.p <= 1, f"top_p = {self.p}: must lie in (0, 1]")
 
     def __call__(self, logits: Row, seen: Seen | None) -> Row:
@@ -126,6 +128,7 @@ class MinP(_Forgetful):
     p: float
 
     def __post_init__(self) -> None:
+        _fit(self, "p", "min_p")
         require(0 <= self.p <= 1, f"min_p = {self.p}: must lie in [0, 1]")
 
     def __call__(self, logits: Row, seen: Seen | None) -> Row:
@@ -141,16 +144,14 @@ class RepetitionPenalty:
     """Divide the logits of tokens of the text so far where they are positive, else multiply (Keskar et al. 2019).
 
     Raises:
-        UserError: a factor that is not positive.
+        UserError: a factor outside [1e-30, 1e30].
     """
 
     factor: float
 
     def __post_init__(self) -> None:
-        require(
-            self.factor > 0 and math.isfinite(self.factor),
-            f"repetition_penalty = {self.factor}: must be positive and finite; 1 changes nothing",
-        )
+        _fit(self, "factor", "repetition_penalty")
+        check_penalty(self.factor)
 
     @property
     def remembers(self) -> bool:
@@ -179,6 +180,11 @@ class Chain:
         return reduce(lambda left, method: method(left, seen), self.methods, logits)
 
 
+def _fit(method: Any, field: str, name: str) -> None:
+    """Give a field the type of its hint, as a configuration's have; errors call it `name`, as the flag is called."""
+    object.__setattr__(method, field, fit(hints(type(method))[field], getattr(method, field), name))
+
+
 def make_sampling(
     temperature: float = 1.0,
     *,
@@ -192,6 +198,7 @@ def make_sampling(
     Raises:
         UserError: a value outside its range.
     """
+    temperature, top_k = fit(float, temperature, "temperature"), fit(int, top_k, "top_k")
     require(temperature >= 0, f"temperature = {temperature}: must be at least 0 (0 takes the most likely token)")
     require(top_k >= 0, f"top_k = {top_k}: must be at least 0 (0 keeps all)")
     methods: list[Sampling] = []

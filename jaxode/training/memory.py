@@ -1,0 +1,46 @@
+"""Whether a training run fits into memory, told before anything is compiled."""
+
+from __future__ import annotations
+
+import jax
+
+from jaxode.config import Config, UserError
+from jaxode.config.size import num_parameters
+from jaxode.machine import available_memory, gigabytes
+from jaxode.model.room import check_memory as check_model
+
+
+def update_bytes(config: Config, devices: int) -> int:
+    """Bytes that an update holds on each device at the very least.
+
+    Parameters, their gradient and one momentum; the batch; and of the rows that a device solves at once the logits, the
+    state at every step, and one block's attention scores where they are written out.
+
+    Args:
+        config: of the run; a vocabulary of 0 has no logits.
+        devices: that share a micro-batch.
+    """
+    model, train = config.model, config.train
+    rows = -(-train.batch_size // (train.accumulate * devices))
+    # cuDNN's kernel keeps no scores
+    scores = 0 if train.precision != "float32" and jax.default_backend() == "gpu" else model.heads * model.length
+    token = model.vocab_size + model.steps * model.width + scores
+    batch = 4 * train.batch_size // devices * model.length
+    return 4 * (3 * num_parameters(model) + batch + rows * model.length * token)
+
+
+def check_memory(config: Config, devices: int) -> None:
+    """Refuse a run that cannot fit.
+
+    Raises:
+        UserError: more bytes than are available, with both numbers and the fields to make smaller.
+    """
+    model, train = config.model, config.train
+    check_model(model)
+    needed, free = update_bytes(config, devices), available_memory()
+    if free is not None and needed > free:
+        raise UserError(
+            f"an update takes at least {gigabytes(needed)}, {gigabytes(free)} are available: make "
+            f"train.batch_size = {train.batch_size}, model.length = {model.length}, model.steps = {model.steps} or the "
+            f"{num_parameters(model):,} parameters smaller, or train.accumulate = {train.accumulate} larger"
+        )
