@@ -93,8 +93,8 @@ class InferConfig:
     batches: int = 32
     """Batches that a sweep, a report, or a calibration on a file reads."""
     out: Place = ""
-    """Folder for the CSV and PNG files of a sweep or a report; the run folder when empty. Where to export. Where to keep
-    a calibration; beside the weights when empty, or for a model that jaxode did not make in the cache folder."""
+    """Folder for the CSV and PNG files of a sweep or a report; the run folder when empty. Where to export, or to
+    keep a calibration: when empty beside the weights, or for a model that jaxode did not make in the cache folder."""
     notes: Place = ""
     """Text file for the card of an exported model: where the text of the run comes from, and its licence."""
 
