@@ -231,7 +231,7 @@ class SequenceClassifier(Transformer):
         )
         require(classes >= 1, f"classes = {classes}: must be at least 1")
         super().__init__(config, rngs=rngs, dtype=dtype)
-        self.problem_type = cast(ProblemType, problem_type)
+        self.problem_type: ProblemType = cast(ProblemType, problem_type)
         self.head = ClassifierHead(config, classes, rngs=rngs, dtype=dtype)
 
     def __call__(
