@@ -13,6 +13,7 @@ from albert_folders import GIVEN, NORMAL, WORDS, rewrite, spiece
 from jaxode import UserError, classify_texts, from_pretrained, save_pretrained
 from jaxode.data import byte_tokenizer
 from jaxode.data import from_pretrained as load_tokenizer
+from jaxode.interop import files
 
 TEXT, IDS = "Good film", [2, 5, 7, 3]
 MARK = b"\xef\xbb\xbf"
@@ -210,3 +211,18 @@ def test_texts_are_framed_where_the_model_was_trained_so(tmp_path):
     assert default == framed
     assert default != bare
     assert not load_tokenizer(str(tmp_path / "classifier")).framed
+
+
+def test_the_vocabulary_is_fetched_with_the_rest(source, monkeypatch):
+    asked = []
+
+    def fetch(name, *, allow_patterns=(), local_files_only=False):
+        if local_files_only:
+            raise FileNotFoundError(name)
+        asked.extend(allow_patterns)
+        return str(source)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fetch)
+    monkeypatch.setattr(files, "_hub_reachable", lambda: True)
+    assert from_pretrained("author/albert").tokenizer.encode(TEXT, frame=True) == IDS
+    assert {"config.json", "vocab.txt", "spiece.model", "tokenizer.json"} <= set(asked)
