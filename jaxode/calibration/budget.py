@@ -18,6 +18,7 @@ from jaxode.evaluation.loss import batch_segments, row_loss
 from jaxode.model import block_evaluations
 from jaxode.model.parameters import Architecture, Parameters
 
+FULL_DEPTH = DepthConfig(solver="euler")
 CEILING = 1.0
 """Nats per token at which the increase of one sequence is cut off, both ways: a bound needs bounded numbers."""
 
@@ -31,14 +32,14 @@ class Choice:
 
 
 def within_share(model: ModelConfig, depths: Sequence[DepthConfig], share: float) -> Choice:
-    """The most steps whose block evaluations stay within `share` of the full depth's.
+    """The most steps whose block evaluations stay within `share` of the full depth's, among `depths`.
 
     Raises:
         UserError: no depth is that cheap; the message names the cheapest.
     """
     require(0.0 < share <= 1.0, f"budget = {share}: a share of the block evaluations, above 0 and at most 1")
     full = block_evaluations(model)
-    costs = {depth: block_evaluations(model, depth) / full for depth in (DepthConfig(), *depths)}
+    costs = {depth: block_evaluations(model, depth) / full for depth in (FULL_DEPTH, *depths)}
     allowed = [depth for depth, cost in costs.items() if cost <= share + 1e-9]
     if not allowed:
         cheapest = min(costs, key=lambda depth: costs[depth])
@@ -71,9 +72,10 @@ def within_increase(
     """
     require(limit > 0, f"max_loss_increase = {limit}: nats per token, above 0")
     require(0.0 < confidence < 1.0, f"confidence = {confidence}: must lie between 0 and 1")
-    model: ModelConfig = architecture.bind(params).config
-    batches = list(batches)
-    full = _row_losses(architecture, params, batches, DepthConfig(), document_mask)
+    bound = architecture.bind(params)
+    model: ModelConfig = bound.config
+    depths, batches = [bound.resolve(depth) for depth in depths], list(batches)
+    full = _row_losses(architecture, params, batches, FULL_DEPTH, document_mask)
     chosen: Choice | None = None
     reached = "none is calibrated; run --task calibrate --steps n first"
     for depth in sorted(depths, key=lambda depth: -block_evaluations(model, depth)):
@@ -128,4 +130,5 @@ def _rows(params: Parameters, batch: Batch, *, architecture: Architecture, depth
 
 
 def _name(model: ModelConfig, depth: DepthConfig) -> str:
-    return f"{depth.steps or model.steps} steps ({depth.solver})"
+    solver = "" if depth.solver == "auto" else f" ({depth.solver})"
+    return f"{depth.steps or model.steps} steps{solver}"

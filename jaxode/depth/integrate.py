@@ -67,9 +67,9 @@ def integrate(
         adjoint: "recursive" stores one state a step and recomputes the field in the backward pass (Diffrax's own
             loop); "remat" also stores what the field marks as `KEPT`: a little more memory, less time, and it works
             under pmap, where JAX refuses to transpose Diffrax's loop; "unroll" writes the steps out and stores all.
-            "remat" and "unroll" allow every derivative. "recursive" and adaptive solvers allow reverse mode (`jax.grad`,
-            `jax.vjp`) and forward over reverse (`jax.hessian`, `jax.jvp` of a gradient), but neither forward mode alone
-            (`jax.jvp`, `jax.jacfwd`) nor reverse over reverse (`jax.grad` of a gradient).
+            "remat" and "unroll" allow every derivative. "recursive" and adaptive solvers allow reverse mode
+            (`jax.grad`, `jax.vjp`) and forward over reverse (`jax.hessian`, `jax.jvp` of a gradient), but neither
+            forward mode alone (`jax.jvp`, `jax.jacfwd`) nor reverse over reverse (`jax.grad` of a gradient).
         trace: also return the trajectory with its norms and cosines.
         tolerance: relative and absolute, for adaptive solvers; one that needs over 4,096 steps gives NaN.
 
@@ -129,10 +129,13 @@ def integrate(
 
 def _no_forward_mode(spec: SolverSpec) -> str:
     if spec.adaptive:
-        return f'solver "{spec.name}" chooses its own steps, which allow no forward mode (jax.jvp, jax.jacfwd): use jax.vjp'
+        return (
+            f'solver "{spec.name}" chooses its own steps, which allow no forward mode (jax.jvp, jax.jacfwd): use '
+            "jax.vjp, or a fixed-step solver"
+        )
     return (
-        'depth.adjoint = "recursive" allows no forward mode (jax.jvp, jax.jacfwd): use "remat" or "unroll", which allow '
-        "every derivative"
+        'depth.adjoint = "recursive" allows no forward mode (jax.jvp, jax.jacfwd): use "remat" or "unroll", which '
+        "allow every derivative"
     )
 
 

@@ -179,7 +179,8 @@ def get_solver(solver: Any) -> SolverSpec:
     """Look a name up, or describe an explicit solver object of Diffrax.
 
     Raises:
-        UserError: an unknown name, or an object whose steps cannot be counted: implicit, stochastic or of several terms.
+        UserError: an unknown name, or an object whose evaluations cannot be counted: implicit, stochastic, of several
+            terms.
     """
     if isinstance(solver, diffrax.AbstractSolver):
         return _described(solver)
@@ -197,8 +198,8 @@ def _described(solver: diffrax.AbstractSolver) -> SolverSpec:
     require(
         isinstance(solver, diffrax.AbstractERK) and isinstance(tableau, diffrax.ButcherTableau),
         f"solver {name}: an object must be an explicit Runge-Kutta method of Diffrax, such as diffrax.Ralston() or "
-        "diffrax.Bosh3(), whose evaluations can be counted; implicit, stochastic, wrapped and several-term ones are not "
-        "taken",
+        "diffrax.Bosh3(), whose evaluations can be counted; implicit, stochastic, wrapped and several-term ones are "
+        "not taken",
     )
     assert isinstance(tableau, diffrax.ButcherTableau)
     stages, order = tableau.num_stages - tableau.fsal, solver.order(None)  # pyright: ignore[reportArgumentType]

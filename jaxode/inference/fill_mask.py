@@ -50,6 +50,8 @@ class FilledText:
     tokens: int
     """Tokens of the text."""
     block_evaluations: int
+    solver: str
+    """The one that ran."""
 
 
 @partial(jax.jit, static_argnames=("architecture", "depth"))
@@ -95,7 +97,8 @@ def fill(
         UserError: a causal model, a text without a mask or longer than L, or a depth that does not fit the layout.
         Diverged: predictions that are not finite.
     """
-    model: ModelConfig = architecture.bind(params).config
+    bound = architecture.bind(params)
+    model: ModelConfig = bound.config
     require(
         model.kind == "masked",
         f'model.kind = "{model.kind}": a causal model continues text and cannot fill in {MASK}; use task generate',
@@ -105,7 +108,7 @@ def fill(
         f"tokenizer {tokenizer.name} has no mask token, so there is nothing to fill in: give the model's own tokenizer",
     )
     require(top >= 1, f"top = {top}: must be at least 1")
-    depth = depth or DepthConfig()
+    depth = bound.resolve(depth or DepthConfig())
     plan(model, depth)
     ids, masks = _encode(tokenizer, text, frame)
     require(bool(masks), f"the prompt holds no {MASK}: write it where a token is to be filled in, as in 'a {MASK} day'")
@@ -124,7 +127,7 @@ def fill(
     fills = tuple(MaskFill(at, _candidates(tokenizer, row, top)) for at, row in zip(masks, logits, strict=True))
     for found in fills:
         ids[found.position] = found.candidates[0].id
-    return FilledText(tokenizer.decode(ids), fills, len(ids), int(evaluations))
+    return FilledText(tokenizer.decode(ids), fills, len(ids), int(evaluations), depth.solver)
 
 
 def _encode(tokenizer: Tokenizer, text: str, frame: bool) -> tuple[list[int], list[int]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, get_args
 
@@ -82,7 +83,8 @@ def generate_batch(
             memory.
         Diverged: predictions that are not finite.
     """
-    model: ModelConfig = architecture.bind(params).config
+    bound = architecture.bind(params)
+    model: ModelConfig = bound.config
     require(
         model.kind == "causal",
         'model.kind = "masked": a masked model fills in [MASK] and does not generate; use task fill',
@@ -93,11 +95,13 @@ def generate_batch(
         "slots than one by one; leave one of them out",
     )
     require(max_new_tokens >= 1, f"max_new_tokens = {max_new_tokens}: must be at least 1")
-    depth = depth or DepthConfig()
-    for one in (depth, prefill_depth, *(speculation.depths if speculation else ())):
-        if one is not None:
-            plan(model, one)
-            applications(model, one)
+    depth = bound.resolve(depth or DepthConfig())
+    prefill_depth = depth if prefill_depth is None else bound.resolve(prefill_depth)
+    if speculation is not None:
+        speculation = dataclasses.replace(speculation, depths=tuple(map(bound.resolve, speculation.depths)))
+    for solve in (depth, prefill_depth, *(speculation.depths if speculation else ())):
+        plan(model, solve)
+        applications(model, solve)
     ids = [_ids(tokenizer, prompt, number) for number, prompt in enumerate(prompts)]
     _check_context(model, ids, max_new_tokens, context)
     given = [seeds] * len(ids) if isinstance(seeds, int) else list(seeds)
@@ -112,7 +116,7 @@ def generate_batch(
         model.length,
     )
     running = Running(decoder, params, tokenizer, ids, max_new_tokens, on_text)
-    running.prefill(prefill_depth or depth, given, document_mask)
+    running.prefill(prefill_depth, given, document_mask)
     running.run(speculation)
     return running.generations()
 

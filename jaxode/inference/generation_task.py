@@ -71,7 +71,9 @@ def drafts(model: ModelConfig, depth: DepthConfig, calibrations: Mapping[int, Ca
     Raises:
         UserError: no such depth fits the layout.
     """
-    known = [one.depth for one in calibrations.values()] or [DepthConfig(steps=steps) for steps in default_steps(model)]
+    known = [one.depth for one in calibrations.values()] or [
+        DepthConfig(steps=steps, solver="euler") for steps in default_steps(model)
+    ]
     full = block_evaluations(model, depth)
     cheap = tuple(one for one in known if 2 * block_evaluations(model, one) <= full)
     if not cheap:

@@ -18,7 +18,7 @@ from jaxode.checkpoint import RunFolder, TrainedModel, load_run
 from jaxode.config import DepthConfig, InferConfig
 from jaxode.evaluation import depth_sweep, evaluate, save_sweep
 from jaxode.evaluation.figures import table
-from jaxode.inference.depths import asked_depth, choose_depth, cost, meaning, sweep_depths
+from jaxode.inference.depths import asked_depth, choose_depth, cost, meaning, risk, sweep_depths
 from jaxode.inference.export import export
 from jaxode.inference.fill_mask import fill
 from jaxode.inference.generation import generate
@@ -75,9 +75,11 @@ def run(config: InferConfig, write: Write, note: Write) -> None:
         f"{name}, {source}: {model.kind}, "
         f"{trained.model.num_parameters:,} parameters, tokenizer {trained.tokenizer.name}"
     )
-    unusual = meaning(model, depth.steps)
-    if unusual:
-        note(unusual)
+    # what is fitted, compared or copied says more than the depth that was named
+    if task not in ("calibrate", "report", "export"):
+        for line in (meaning(model, depth), risk(model, depth)):
+            if line is not None:
+                note(line)
     if budgets:
         choice = choose_depth(trained, config, calibrations)
         depth = choice.depth
