@@ -32,9 +32,9 @@ def asked_depth(config: InferConfig, model: ModelConfig, calibrations: Mapping[i
 def meaning(model: ModelConfig, depth: DepthConfig) -> str | None:
     """What an unusual depth, its solver named, means in the steps of training; None for the trained network itself."""
     full, steps = model.steps, model.steps if depth.steps is None else depth.steps
-    if get_solver(depth.solver).adaptive:
-        until = f"depth-time {steps}" if depth.schedule == "unit" else "the end"
-        return f"{depth.solver} chooses its own steps to {until}: a continuous depth, which the weights have never seen"
+    if get_solver(depth.solver).adaptive and depth.schedule != "unit":
+        # these choose their steps
+        return None
     if depth.schedule == "unit" and steps != full:
         share = f", each of {model.groups} groups its share" if model.sharing == "sequence" else ""
         if steps < full:
