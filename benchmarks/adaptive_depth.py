@@ -76,9 +76,9 @@ def spearman(a: np.ndarray, b: np.ndarray) -> float:
 def fixed_depths(steps: int, calibrated: list[int]) -> Iterator[tuple[str, DepthConfig]]:
     """Every fixed budget to compare with."""
     for n in range(2, steps):
-        yield "truncation", DepthConfig(steps=n, schedule="unit")
+        yield "truncation", DepthConfig(steps=n, solver="euler", schedule="unit")
     for n in (n for n in range(2, steps) if steps % n == 0):
-        yield "step rescaling", DepthConfig(steps=n)
+        yield "step rescaling", DepthConfig(steps=n, solver="euler")
         yield "secant", DepthConfig(steps=n, solver="secant")
     for n in calibrated:
         yield "calibrated", DepthConfig(steps=n, solver="calibrated")
@@ -168,7 +168,7 @@ class Study:
 
             def land(one: Full, n: int = n) -> Any:
                 outs = read_outs(self.model, jnp.asarray(one.batch.tokens), segments=one.segments, landing=self.landing)
-                used = self.model.block_evaluations(DepthConfig(steps=n, schedule="unit"))
+                used = self.model.block_evaluations(DepthConfig(steps=n, solver="euler", schedule="unit"))
                 return outs[n], np.full(len(one.batch.tokens), used), n
 
             yield self.row(land, method="truncation", granularity="fixed", landing=True, setting=n)

@@ -35,7 +35,7 @@ def calibrated(steps: int) -> DepthConfig:
     return DepthConfig(steps=steps, solver="calibrated")
 
 
-FULL = DepthConfig()
+FULL = DepthConfig(solver="euler")
 CASES = [
     *((f"{share or 12} steps a slot", FULL, FULL, share) for share in (1, 2, 3, 4, 6, 0)),
     ("prompt 12, tokens 6", FULL, calibrated(6), 1),

@@ -99,8 +99,8 @@ def main(rounds: int) -> None:
         for rows in (1, 8):
             calls = {
                 "floor": matrix_products(model, rows, NEW),
-                **{f"jaxode, {n} steps": ours(model, rows, DepthConfig(steps=n)) for n in STEPS},
-                "jaxode, no steps": ours(model, rows, DepthConfig(steps=1), Still),
+                **{f"jaxode, {n} steps": ours(model, rows, DepthConfig(steps=n, solver="euler")) for n in STEPS},
+                "jaxode, no steps": ours(model, rows, DepthConfig(steps=1, solver="euler"), Still),
                 "GPT-2 eager": gpt2(model, rows, compiled=False),
                 "GPT-2 compiled, static cache": gpt2(model, rows, compiled=True),
             }

@@ -94,8 +94,8 @@ def measure(ours: Pretrained, theirs: Any, batch: int, short: tuple[int, ...], r
         "torch eager": torch_forward(theirs, tokens),
         # one program a shape: a program for every batch size would be slower
         "torch compile": torch_forward(torch.compile(theirs, dynamic=False), tokens),
-        full: partial(run, depth=DepthConfig()),
-        **{f"jaxode, n = {n}": partial(run, depth=DepthConfig(steps=n)) for n in short},
+        full: partial(run, depth=DepthConfig(solver="euler")),
+        **{f"jaxode, n = {n}": partial(run, depth=DepthConfig(steps=n, solver="euler")) for n in short},
     }
     for name in ("torch eager", "torch compile"):
         for have, want in zip(candidates[full](), candidates[name](), strict=True):

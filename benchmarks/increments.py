@@ -49,7 +49,8 @@ def main() -> None:
         found = jaxode.load(name)
         full = found.config.model.steps
         for steps in (full, *SHORT):
-            trace = found.model(jnp.array([found.tokenizer.encode(TEXT)]), DepthConfig(steps=steps), trace=True).trace
+            depth = DepthConfig(steps=steps, solver="euler")
+            trace = found.model(jnp.array([found.tokenizer.encode(TEXT)]), depth, trace=True).trace
             assert trace is not None
             h = full / steps
             sizes = [round(h * float(norm), 3) for norm in trace.field_norm]

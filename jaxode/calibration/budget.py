@@ -20,6 +20,7 @@ from jaxode.evaluation.loss import batch_segments, row_loss
 from jaxode.model import SequenceClassifier, block_evaluations
 from jaxode.model.parameters import Architecture, Parameters
 
+FULL_DEPTH = DepthConfig(solver="euler")
 CEILING = 1.0
 """Nats per token at which the increase of one sequence is cut off, both ways: a bound needs bounded numbers."""
 
@@ -33,14 +34,14 @@ class Choice:
 
 
 def within_share(model: ModelConfig, depths: Sequence[DepthConfig], share: float) -> Choice:
-    """The most steps whose block evaluations stay within `share` of the full depth's.
+    """The most steps whose block evaluations stay within `share` of the full depth's, among `depths`.
 
     Raises:
         UserError: no depth is that cheap; the message names the cheapest.
     """
     require(0.0 < share <= 1.0, f"budget = {share}: a share of the block evaluations, above 0 and at most 1")
     full = block_evaluations(model)
-    costs = {depth: block_evaluations(model, depth) / full for depth in (DepthConfig(), *depths)}
+    costs = {depth: block_evaluations(model, depth) / full for depth in (FULL_DEPTH, *depths)}
     allowed = [depth for depth, cost in costs.items() if cost <= share + 1e-9]
     if not allowed:
         cheapest = min(costs, key=lambda depth: costs[depth])
@@ -80,16 +81,16 @@ def within_increase(
     model = architecture.bind(params)
     labels = None
     if isinstance(model, SequenceClassifier):
-        labels = _class_logits(architecture, params, batches, DepthConfig()).argmax(axis=1)
+        labels = _class_logits(architecture, params, batches, FULL_DEPTH).argmax(axis=1)
 
     def losses(depth: DepthConfig) -> np.ndarray:
         if labels is None:
             return np.asarray(_row_losses(architecture, params, batches, depth, document_mask))
         return _nats(_class_logits(architecture, params, batches, depth), labels)
 
-    full, unit = losses(DepthConfig()), "token" if labels is None else "sequence"
+    full, unit = losses(FULL_DEPTH), "token" if labels is None else "sequence"
     return _within(
-        model.config,
+        model,
         depths,
         limit,
         confidence,
@@ -124,9 +125,9 @@ def within_flips(
         f"max_label_flips = {limit}: {type(model).__name__} gives no labels; bound its loss with max_loss_increase",
     )
     batches = list(batches)
-    full = _class_logits(architecture, params, batches, DepthConfig()).argmax(axis=1)
+    full = _class_logits(architecture, params, batches, FULL_DEPTH).argmax(axis=1)
     return _within(
-        model.config,
+        model,
         depths,
         limit,
         confidence,
@@ -137,7 +138,7 @@ def within_flips(
 
 
 def _within(
-    model: ModelConfig,
+    bound: Any,
     depths: Sequence[DepthConfig],
     limit: float,
     confidence: float,
@@ -148,6 +149,8 @@ def _within(
 ) -> Choice:
     """The last depth, from the dearest down, of which `measure`, a number a sequence, is below `limit` in the mean."""
     require(0.0 < confidence < 1.0, f"confidence = {confidence}: must lie between 0 and 1")
+    model: ModelConfig = bound.config
+    depths = [bound.resolve(depth) for depth in depths]
     chosen: Choice | None = None
     reached = "none is calibrated; run --task calibrate --steps n first"
     for depth in sorted(depths, key=lambda depth: -block_evaluations(model, depth)):
@@ -224,4 +227,5 @@ def _nats(logits: Float[np.ndarray, "S classes"], labels: Int[np.ndarray, " S"])
 
 
 def _name(model: ModelConfig, depth: DepthConfig) -> str:
-    return f"{depth.steps or model.steps} steps ({depth.solver})"
+    solver = "" if depth.solver == "auto" else f" ({depth.solver})"
+    return f"{depth.steps or model.steps} steps{solver}"

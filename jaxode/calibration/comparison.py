@@ -80,7 +80,7 @@ class Comparison:
             return model(jnp.asarray(batch.tokens), depth, segments=segments, coefficients=coefficients, trace=trace)
 
         def full(params: Parameters, batch: Batch) -> tuple[Any, Any, LossSums]:
-            out = run(params, batch, DepthConfig(), None, True)
+            out = run(params, batch, DepthConfig(solver="euler"), None, True)
             logits = self._choices(out.logits)
             predicted = jax.nn.log_softmax(logits).astype(jnp.float16)
             return out.trace.states, predicted, self._judged(logits, batch, predicted)[1]

@@ -180,18 +180,27 @@ class DepthConfig:
 
     steps: Steps | None = None
     """n, solver steps counted in block applications of a one-stage solver; None means the model's N."""
-    solver: str = "euler"
-    """euler | lie | heun | midpoint | rk4; ab2 | ab3 | secant (one evaluation a step, with memory); calibrated (the
+    solver: str = "auto"
+    """auto: calibrated where the model holds a calibration for n steps and the schedule is even, else euler; or a name:
+    euler | lie | heun | midpoint | rk4; ab2 | ab3 | secant (one evaluation a step, with memory); calibrated (the
     coefficients that were fitted for this number of steps); tsit5 | dopri5 (adaptive, for analysis)."""
     schedule: str = "even"
-    """even | unit (truncation: n steps of size 1) | geometric:r (each step r times the last) | step sizes "1,2,4,5"."""
+    """even | unit (n steps of size 1: below N truncation, above N the loop run longer) | geometric:r (each step r times
+    the last) | step sizes "1,2,4,5"."""
     adjoint: Literal["recursive", "remat", "unroll"] = "recursive"
     """Backward pass: recursive keeps one state a step and recomputes the block (Diffrax's own loop); remat also keeps
-    q, k, v and the attention's result (a little more memory, less time); unroll keeps everything."""
+    q, k, v and the attention's result (a little more memory, less time); unroll keeps everything. The last two allow
+    every derivative; recursive neither forward mode alone (jax.jvp) nor reverse over reverse (jax.grad twice)."""
     tolerance: float = 1e-3
     """Relative and absolute tolerance of the adaptive solvers."""
 
     def __post_init__(self) -> None:
+        # JAX's arrays, traced ones among them; config knows no jax
+        require(
+            not hasattr(self.steps, "aval"),
+            "depth.steps is traced, or an array of JAX: steps are static, a compiled program each; give a whole number "
+            "(see static_argnums of jax.jit); `solve_budgets` solves rows in different numbers of steps in one program",
+        )
         check_fields(self, "depth")
         require(
             self.steps is None or self.steps >= 1,

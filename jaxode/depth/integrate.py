@@ -10,10 +10,10 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from jaxode.config import require
+from jaxode.config import UserError, require
 from jaxode.depth.multistep import Coefficients
 from jaxode.depth.schedules import Schedule
-from jaxode.depth.solvers import as_terms, get_solver, step_controller, written_out
+from jaxode.depth.solvers import SolverSpec, as_terms, get_solver, step_controller, written_out
 from jaxode.depth.trace import Trace, measure
 from jaxode.types import Field
 
@@ -43,7 +43,7 @@ def integrate(
     field: Field | tuple[Field, ...],
     x0: Any,
     schedule: Schedule,
-    solver: str = "euler",
+    solver: str | diffrax.AbstractSolver = "euler",
     *,
     args: Any = None,
     coefficients: Coefficients | None = None,
@@ -60,52 +60,64 @@ def integrate(
         field: f(t, x, args), or a tuple of parts for solver "lie".
         x0: initial state, an array of any shape.
         schedule: times in depth-time (one trained block application = 1).
-        solver: a name in `SOLVERS`. An adaptive one chooses its own steps between the ends of the schedule.
+        solver: a name in `SOLVERS`, of which an adaptive one chooses its own steps between the ends of the schedule; or
+            an explicit Runge-Kutta solver object of Diffrax, such as ``diffrax.Ralston()``, which takes the schedule's.
         args: pytree handed to the field.
         coefficients: of solver "calibrated"; may be traced and differentiated.
         adjoint: "recursive" stores one state a step and recomputes the field in the backward pass (Diffrax's own
             loop); "remat" also stores what the field marks as `KEPT`: a little more memory, less time, and it works
             under pmap, where JAX refuses to transpose Diffrax's loop; "unroll" writes the steps out and stores all.
+            "remat" and "unroll" allow every derivative. "recursive" and adaptive solvers allow reverse mode
+            (`jax.grad`, `jax.vjp`) and forward over reverse (`jax.hessian`, `jax.jvp` of a gradient), but neither
+            forward mode alone (`jax.jvp`, `jax.jacfwd`) nor reverse over reverse (`jax.grad` of a gradient).
         trace: also return the trajectory with its norms and cosines.
         tolerance: relative and absolute, for adaptive solvers; one that needs over 4,096 steps gives NaN.
 
     Raises:
-        UserError: unknown solver or adjoint, or a field whose form does not fit it.
+        UserError: unknown solver or adjoint, a field whose form does not fit it, or forward mode through a solve that
+            does not allow it (JAX's own TypeError where the solve was traced before, as in `jax.jvp` of a jitted one).
     """
     spec = get_solver(solver)
     require(
         spec.split == isinstance(field, tuple),
-        f'solver "{solver}" needs ' + ("a tuple of fields, one a part" if spec.split else "one field, not a tuple"),
+        f'solver "{spec.name}" needs ' + ("a tuple of fields, one a part" if spec.split else "one field, not a tuple"),
     )
     method = spec.make(schedule, coefficients)
     allowed = get_args(Adjoint)
     require(adjoint in allowed, f'depth.adjoint = "{adjoint}": allowed are {", ".join(allowed)}')
     require(
-        not (trace and spec.adaptive), f'solver "{solver}" chooses its own steps: a trace needs a fixed-step solver'
+        not (trace and spec.adaptive), f'solver "{spec.name}" chooses its own steps: a trace needs a fixed-step solver'
     )
     if adjoint != "recursive" and not spec.adaptive:
         method = method if adjoint == "remat" else written_out(method)
-        return _stepped(field, x0, schedule, method, spec.stages, args, trace, remat=adjoint == "remat")
+        return _stepped(field, x0, schedule, method, spec, args, trace, remat=adjoint == "remat")
     steps = ADAPTIVE_LIMIT if spec.adaptive else schedule.steps
-    solution = diffrax.diffeqsolve(
-        as_terms(field),
-        method,
-        t0=schedule.times[0],
-        t1=schedule.times[-1],
-        dt0=None,
-        y0=x0,
-        args=args,
-        saveat=diffrax.SaveAt(t0=True, steps=True) if trace else diffrax.SaveAt(t1=True),
-        stepsize_controller=(
-            diffrax.PIDController(rtol=tolerance, atol=tolerance) if spec.adaptive else step_controller(schedule.times)
-        ),
-        adjoint=diffrax.RecursiveCheckpointAdjoint(checkpoints=steps),
-        max_steps=steps,
-        throw=False,
-    )
+    try:
+        solution = diffrax.diffeqsolve(
+            as_terms(field),
+            method,
+            t0=schedule.times[0],
+            t1=schedule.times[-1],
+            dt0=None,
+            y0=x0,
+            args=args,
+            saveat=diffrax.SaveAt(t0=True, steps=True) if trace else diffrax.SaveAt(t1=True),
+            stepsize_controller=(
+                diffrax.PIDController(rtol=tolerance, atol=tolerance)
+                if spec.adaptive
+                else step_controller(schedule.times)
+            ),
+            adjoint=diffrax.RecursiveCheckpointAdjoint(checkpoints=steps),
+            max_steps=steps,
+            throw=False,
+        )
+    except TypeError as error:
+        # JAX says it nowhere but in its text
+        if "custom_vjp" not in str(error):
+            raise
+        raise UserError(_no_forward_mode(spec)) from None
     assert solution.ys is not None
-    # Adaptive tableaus reuse a step's last stage as the next one's first: one evaluation more, at the start.
-    evaluations = solution.stats["num_steps"] * spec.stages + 1 if spec.adaptive else steps * spec.stages
+    evaluations = spec.evaluations(solution.stats["num_steps"] if spec.adaptive else steps)
     if spec.adaptive:
         # Out of steps: half a solve must not pass for a whole one.
         done = diffrax.is_okay(solution.result)
@@ -115,12 +127,24 @@ def integrate(
     return Solve(solution.ys[-1], evaluations, measure(solution.ys, schedule.times))
 
 
+def _no_forward_mode(spec: SolverSpec) -> str:
+    if spec.adaptive:
+        return (
+            f'solver "{spec.name}" chooses its own steps, which allow no forward mode (jax.jvp, jax.jacfwd): use '
+            "jax.vjp, or a fixed-step solver"
+        )
+    return (
+        'depth.adjoint = "recursive" allows no forward mode (jax.jvp, jax.jacfwd): use "remat" or "unroll", which '
+        "allow every derivative"
+    )
+
+
 def _stepped(
     field: Any,
     x0: Any,
     schedule: Schedule,
     solver: diffrax.AbstractSolver,
-    stages: int,
+    spec: SolverSpec,
     args: Any,
     trace: bool,
     *,
@@ -147,12 +171,12 @@ def _stepped(
             visited.append(x)
         x, states = carry[0], visited
     result = measure(jnp.concatenate([x0[None], jnp.stack(states)]), schedule.times) if trace else None
-    return Solve(x, schedule.steps * stages, result)
+    return Solve(x, spec.evaluations(schedule.steps), result)
 
 
-def field_evaluations(solver: str, steps: int) -> int:
+def field_evaluations(solver: str | diffrax.AbstractSolver, steps: int) -> int:
     """Field evaluations of a fixed-step solve, counting every stage."""
-    return get_solver(solver).stages * steps
+    return get_solver(solver).evaluations(steps)
 
 
 __all__ = ["Adjoint", "Solve", "field_evaluations", "integrate"]

@@ -52,12 +52,8 @@ class Schedule:
 
     @classmethod
     def unit(cls, span: Real, steps: int) -> Schedule:
-        """Truncation: n steps of the trained size 1, stopping at time n."""
+        """N steps of the trained size 1, ending at time n: truncation below `span`, the loop run longer beyond it."""
         _check_steps(steps)
-        require(
-            steps <= span,
-            f'depth.schedule = "unit" with {steps} steps: the interval holds only {span:g} steps of size 1',
-        )
         return cls(tuple(float(i) for i in range(steps + 1)))
 
     @classmethod
@@ -101,7 +97,10 @@ class Schedule:
 
 
 def make_schedule(name: str, span: Real, steps: int) -> Schedule:
-    """Read a schedule's name: even | unit | geometric:RATIO | step sizes such as "1,2,4,5" that sum to `span`."""
+    """Read a schedule's name: even | unit | geometric:RATIO | step sizes such as "1,2,4,5" that sum to `span`.
+
+    All but unit end at `span`.
+    """
     if name == "even":
         return Schedule.even(span, steps)
     if name == "unit":

@@ -1,4 +1,7 @@
-"""Solvers by name: Diffrax's own, classic RK4, the Lie splitting of a block into its sublayers, multistep methods."""
+"""Solvers by name: Diffrax's own, classic RK4, the Lie splitting of a block into its sublayers, multistep methods.
+
+An explicit solver object of Diffrax is taken as it is.
+"""
 
 from __future__ import annotations
 
@@ -76,18 +79,19 @@ class WrittenOut(diffrax.AbstractSolver):
     interpolation_cls: ClassVar[Callable[..., diffrax.LocalLinearInterpolation]] = diffrax.LocalLinearInterpolation
 
     def init(self, terms: Any, t0: Any, t1: Any, y0: Any, args: Any) -> None:
-        """No state is carried from step to step."""
+        """Nothing is known before the first step."""
 
     def step(
         self, terms: Any, t0: Any, t1: Any, y0: Any, args: Any, solver_state: Any, made_jump: Any
     ) -> tuple[Any, Any, Any, Any, Any]:
-        """Advance from t0 to t1."""
-        h, stages = t1 - t0, [terms.vf(t0, y0, args)]
+        """Advance from t0 to t1; the state is the last stage, where it is the next step's first."""
+        h, stages = t1 - t0, [terms.vf(t0, y0, args) if solver_state is None else solver_state]
         for c, row in zip(self.tableau.c, self.tableau.a_lower, strict=True):
             y = y0 + h * sum(float(a) * k for a, k in zip(row, stages, strict=True) if a)
             stages.append(terms.vf(t0 + float(c) * h, y, args))
         y1 = y0 + h * sum(float(b) * k for b, k in zip(self.tableau.b_sol, stages, strict=True) if b)
-        return y1, None, {"y0": y0, "y1": y1}, None, diffrax.RESULTS.successful
+        last = stages[-1] if self.tableau.fsal else None
+        return y1, None, {"y0": y0, "y1": y1}, last, diffrax.RESULTS.successful
 
     def func(self, terms: Any, t0: Any, y0: Any, args: Any) -> Any:
         """The field at one point."""
@@ -104,13 +108,15 @@ def written_out(solver: diffrax.AbstractSolver) -> diffrax.AbstractSolver:
 class SolverSpec:
     """A solver, what one of its steps costs, and whether it chooses its own steps.
 
-    A multistep method has a `rule` in place of `solver`: from the step sizes to its coefficients.
+    A multistep method has a `rule` in place of `solver`: from the step sizes to its coefficients. `first` counts the
+    evaluations at the start of a solve, of methods that reuse a step's last stage as the next one's first.
     """
 
     name: str
     solver: Callable[[], diffrax.AbstractSolver] | None
     stages: int
     order: int
+    first: int = 0
     adaptive: bool = False
     split: bool = False
     rule: Callable[[Sequence[float]], np.ndarray] | None = None
@@ -120,6 +126,10 @@ class SolverSpec:
         """Where in a step of a fixed-step solver the field is asked, as shares of the step."""
         tableau = None if self.solver is None else getattr(self.solver(), "tableau", None)
         return (0.0, *map(float, tableau.c)) if isinstance(tableau, diffrax.ButcherTableau) else (0.0,)
+
+    def evaluations(self, steps: Any) -> Any:
+        """Field evaluations of so many steps, counting every stage."""
+        return self.first + self.stages * steps
 
     def make(self, schedule: Schedule, coefficients: Coefficients | None = None) -> diffrax.AbstractSolver:
         """The Diffrax solver for a solve over `schedule`; "calibrated" takes its coefficients from outside.
@@ -159,20 +169,41 @@ SOLVERS = {
         # exact for the trained network at h = 1, and no approximation of the continuous limit h -> 0
         SolverSpec("secant", None, stages=1, order=0, rule=secant),
         SolverSpec("calibrated", None, stages=1, order=0),
-        SolverSpec("tsit5", diffrax.Tsit5, stages=6, order=5, adaptive=True),
-        SolverSpec("dopri5", diffrax.Dopri5, stages=6, order=5, adaptive=True),
+        SolverSpec("tsit5", diffrax.Tsit5, stages=6, order=5, first=1, adaptive=True),
+        SolverSpec("dopri5", diffrax.Dopri5, stages=6, order=5, first=1, adaptive=True),
     )
 }
 
 
-def get_solver(name: str) -> SolverSpec:
-    """Look a solver up.
+def get_solver(solver: Any) -> SolverSpec:
+    """Look a name up, or describe an explicit solver object of Diffrax.
 
     Raises:
-        UserError: an unknown name.
+        UserError: an unknown name, or an object whose evaluations cannot be counted: implicit, stochastic, of several
+            terms.
     """
-    require(name in SOLVERS, f'depth.solver = "{name}": allowed are {", ".join(SOLVERS)}')
-    return SOLVERS[name]
+    if isinstance(solver, diffrax.AbstractSolver):
+        return _described(solver)
+    known = isinstance(solver, str) and solver in SOLVERS
+    hint = f"; of a solver class give an object, {solver.__name__}()" if isinstance(solver, type) else ""
+    require(known, f'depth.solver = "{solver}": allowed are {", ".join(SOLVERS)}{hint}')
+    return SOLVERS[solver]
+
+
+def _described(solver: diffrax.AbstractSolver) -> SolverSpec:
+    """An object's steps, counted from its tableau."""
+    name, tableau = type(solver).__name__, getattr(solver, "tableau", None)
+    if isinstance(solver, diffrax.Euler | LieSplitting):
+        return SolverSpec(name, lambda: solver, stages=1, order=1, split=isinstance(solver, LieSplitting))
+    require(
+        isinstance(solver, diffrax.AbstractERK) and isinstance(tableau, diffrax.ButcherTableau),
+        f"solver {name}: an object must be an explicit Runge-Kutta method of Diffrax, such as diffrax.Ralston() or "
+        "diffrax.Bosh3(), whose evaluations can be counted; implicit, stochastic, wrapped and several-term ones are "
+        "not taken",
+    )
+    assert isinstance(tableau, diffrax.ButcherTableau)
+    stages, order = tableau.num_stages - tableau.fsal, solver.order(None)  # pyright: ignore[reportArgumentType]
+    return SolverSpec(name, lambda: solver, stages=stages, order=order or 0, first=int(tableau.fsal))
 
 
 def as_terms(field: Any) -> diffrax.AbstractTerm:

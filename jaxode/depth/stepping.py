@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Protocol, no_type_check, runtime_checkable
 
+import diffrax
 import jax
 import jax.numpy as jnp
 from flax import struct
@@ -92,7 +93,7 @@ def step_until(
     field: Field | tuple[Field, ...],
     x0: Any,
     schedule: Schedule,
-    solver: str = "euler",
+    solver: str | diffrax.AbstractSolver = "euler",
     rule: StopRule | None = None,
     *,
     args: Any = None,
@@ -112,7 +113,7 @@ def step_until(
         field: f(t, x, args), or a tuple of parts for solver "lie".
         x0: initial state, [B, ..., D].
         schedule: times in depth-time.
-        solver: a fixed-step name in `SOLVERS`.
+        solver: a fixed-step name in `SOLVERS`, or an explicit Runge-Kutta solver object of Diffrax.
         rule: which rows stop when; None stops none.
         args: pytree handed to the field.
         coefficients: of solver "calibrated".
@@ -126,10 +127,10 @@ def step_until(
             `observe`.
     """
     spec = get_solver(solver)
-    require(not spec.adaptive, f'solver "{solver}" chooses its own steps: stopping needs a fixed-step solver')
+    require(not spec.adaptive, f'solver "{spec.name}" chooses its own steps: stopping needs a fixed-step solver')
     require(
         spec.split == isinstance(field, tuple),
-        f'solver "{solver}" needs ' + ("a tuple of fields, one a part" if spec.split else "one field, not a tuple"),
+        f'solver "{spec.name}" needs ' + ("a tuple of fields, one a part" if spec.split else "one field, not a tuple"),
     )
     require(
         landing is None or (landing.steps == schedule.steps and landing.memory <= 2),

@@ -40,7 +40,9 @@ def diverged(
         segments: [B L] or None, of the failing solve.
         depth: of the failing solve.
     """
-    model: ModelConfig = architecture.bind(params).config
+    bound = architecture.bind(params)
+    model: ModelConfig = bound.config
+    depth = bound.resolve(depth)
     steps = "the model's N" if depth.steps is None else depth.steps
     where = (
         f'{what} is not finite with depth.solver = "{depth.solver}", depth.steps = {steps}, depth.schedule = '

@@ -50,6 +50,8 @@ class Evaluation:
     """Tokens that were predicted."""
     block_evaluations: int | float
     """Applications of a block in one forward pass; the mean over batches for an adaptive solver."""
+    solver: str
+    """The one that ran."""
 
 
 def token_loss(logits: Logits, targets: Int[Array, "B L"], weights: Float[Array, "B L"]) -> LossSums:
@@ -132,6 +134,7 @@ def evaluate(
         Diverged: the loss is not finite; the message names the step at which the state stopped being so.
         UserError: nothing was to be predicted.
     """
+    depth = architecture.bind(params).resolve(depth)
     nats = tokens = evaluations = 0.0
     count = 0
     for batch in tqdm(batches, desc=progress, unit="batch", leave=False, disable=True if progress is None else None):
@@ -152,4 +155,5 @@ def evaluate(
         bits_per_byte=None if bytes_per_token is None else mean / (bytes_per_token * math.log(2)),
         tokens=round(tokens),
         block_evaluations=round(blocks) if blocks == round(blocks) else blocks,
+        solver=depth.solver,
     )

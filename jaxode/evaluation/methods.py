@@ -29,7 +29,8 @@ FAMILIES = (
 )
 """Name, solver and schedule of each family of methods that needs no data."""
 
-_EXACT = ("euler", "lie", "secant")  # at h = 1 these are the trained network itself
+EXACT = ("euler", "lie", "secant")
+"""At h = 1 these are the trained network itself."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ def comparators(model: ModelConfig, counts: Sequence[int]) -> tuple[Method, ...]
         stages = get_solver(solver).stages
         for count in dict.fromkeys((2 * model.steps, *counts) if name == RESCALING else counts):
             depth = DepthConfig(steps=count // stages, solver=solver, schedule=schedule) if count >= stages else None
-            full = count == model.steps and (solver in _EXACT or schedule != "even")
+            full = count == model.steps and (solver in EXACT or schedule != "even")
             if depth is not None and count % stages == 0 and not full and fits(model, depth):
                 methods.append(Method(name, depth))
     return tuple(methods)

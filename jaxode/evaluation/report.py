@@ -93,7 +93,13 @@ def work_precision(
     """
     model: ModelConfig = architecture.bind(params).config
     check_shared(model)
-    measured = [Method(FULL_DEPTH, DepthConfig(steps=model.steps)), *methods]
+    # a method's calibration is never mixed with one that the model came with
+    weights = {name: value for name, value in params.items() if not name.startswith(CALIBRATION)}
+    measured = [Method(FULL_DEPTH, DepthConfig(steps=model.steps, solver="euler")), *methods]
+    measured = [
+        dataclasses.replace(method, depth=architecture.bind(weights | method.parameters).resolve(method.depth))
+        for method in measured
+    ]
     for method in measured:
         plan(model, method.depth)
     # on the device, or every timing would carry them there
@@ -101,8 +107,6 @@ def work_precision(
     batches = list(batches)
     profiled = [method for method in measured if (method.depth.solver, method.depth.schedule) == ("euler", "even")]
     total = len(batches) * (len(measured) + len(profiled)) + rounds * len(measured)
-    # a method's calibration is never mixed with one that the model came with
-    weights = {name: value for name, value in params.items() if not name.startswith(CALIBRATION)}
     solve = partial(_solve, architecture, weights, document_mask)
     sums = [_Sums() for _ in measured]
     with tqdm(total=total, desc="report: loss", unit="solve", leave=False, disable=None if progress else True) as bar:

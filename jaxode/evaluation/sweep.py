@@ -63,7 +63,7 @@ def default_steps(model: ModelConfig, divisors: Sequence[int] = DIVISORS) -> tup
 
 
 def default_configs(model: ModelConfig, solver: str = "euler", schedule: str = "even") -> tuple[DepthConfig, ...]:
-    """The default step counts with a solver and a schedule; one configuration for an adaptive solver.
+    """The default step counts with a solver, by its name, and a schedule; one configuration for an adaptive solver.
 
     Raises:
         UserError: a solver or schedule that does not fit the layout at one of them.
@@ -112,9 +112,10 @@ def depth_sweep(
         UserError: a configuration that does not fit the layout, no tokens to predict, or a loss that is not finite at
             full depth.
     """
-    model: ModelConfig = architecture.bind(params).config
-    full = DepthConfig(steps=model.steps)
-    asked = default_configs(model) if configs is None else [resolved(model, depth) for depth in configs]
+    bound = architecture.bind(params)
+    model: ModelConfig = bound.config
+    full = DepthConfig(steps=model.steps, solver="euler")
+    asked = default_configs(model) if configs is None else [resolved(model, bound.resolve(depth)) for depth in configs]
     # dict: every configuration once, in order
     candidates = list(dict.fromkeys(asked if full in asked else (full, *asked)))
     for depth in candidates:
@@ -146,8 +147,9 @@ def depth_sweep(
 
 
 def resolved(model: ModelConfig, depth: DepthConfig) -> DepthConfig:
-    """The same solve under one name, so that the full depth is recognised however it was asked for."""
-    if get_solver(depth.solver).adaptive:
+    """The same solve, its solver named, under one name: so the full depth is recognised however it was asked for."""
+    # the steps of an adaptive solver say nothing, but for where unit ones end
+    if get_solver(depth.solver).adaptive and depth.schedule != "unit":
         return dataclasses.replace(depth, steps=None)
     steps = model.steps if depth.steps is None else depth.steps
     trained = depth.schedule == "unit" and steps == model.steps

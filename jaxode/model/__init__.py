@@ -1,7 +1,7 @@
 """Transformers whose one block is a vector field over depth. Knows no solver."""
 
 from jaxode.model.block import Block, Context, FieldArgs, block_field, sublayer_fields
-from jaxode.model.cost import Flops, block_evaluations, flops_per_token, plan
+from jaxode.model.cost import Flops, block_evaluations, flops_per_token, plan, resolve
 from jaxode.model.models import (
     CausalLM,
     Encoder,
@@ -32,5 +32,6 @@ __all__ = [
     "flops_per_token",
     "make_model",
     "plan",
+    "resolve",
     "sublayer_fields",
 ]

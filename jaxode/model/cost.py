@@ -1,11 +1,38 @@
-"""What a solve costs: its schedules, block evaluations and FLOPs, from the configuration alone."""
+"""What a solve is and costs: its solver, schedules, block evaluations and FLOPs, from the configuration alone."""
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Container
 from dataclasses import dataclass
 
 from jaxode.config import DepthConfig, ModelConfig, require
-from jaxode.depth import Schedule, get_solver, make_schedule
+from jaxode.depth import SOLVERS, Schedule, get_solver, make_schedule
+
+
+def resolve(model: ModelConfig, depth: DepthConfig, calibrated: Container[int] = ()) -> DepthConfig:
+    """The same depth with its solver named: "auto" is "calibrated" where n is calibrated and the steps are even.
+
+    Elsewhere it is "euler". Both take one evaluation a step, so what asks for schedules and costs alone needs no
+    `calibrated`.
+
+    Args:
+        model: whose N `depth.steps` = None means.
+        depth: what was asked for.
+        calibrated: numbers of steps that the model holds a calibration for.
+
+    Raises:
+        UserError: an unknown solver.
+    """
+    require(
+        depth.solver == "auto" or depth.solver in SOLVERS,
+        f'depth.solver = "{depth.solver}": allowed are {", ".join(SOLVERS)}, auto',
+    )
+    if depth.solver != "auto":
+        return depth
+    steps = model.steps if depth.steps is None else depth.steps
+    fitted = steps in calibrated and depth.schedule == "even"
+    return dataclasses.replace(depth, solver="calibrated" if fitted else "euler")
 
 
 def plan(model: ModelConfig, depth: DepthConfig) -> tuple[Schedule, ...]:
@@ -14,8 +41,14 @@ def plan(model: ModelConfig, depth: DepthConfig) -> tuple[Schedule, ...]:
     Raises:
         UserError: steps, solver or schedule that do not fit the layout.
     """
+    depth = resolve(model, depth)
     spec = get_solver(depth.solver)
     steps = model.steps if depth.steps is None else depth.steps
+    require(
+        depth.solver != "calibrated" or depth.schedule == "even",
+        f'depth.schedule = "{depth.schedule}" with depth.solver = "calibrated": a calibration was fitted with times of '
+        "its own; leave the schedule even, or choose another solver",
+    )
     if model.sharing == "none":
         require(
             steps == model.steps and depth.solver == "euler" and depth.schedule in ("even", "unit"),
@@ -26,7 +59,7 @@ def plan(model: ModelConfig, depth: DepthConfig) -> tuple[Schedule, ...]:
     if model.group_steps:
         return _uneven(model, depth, steps)
     require(
-        spec.adaptive or steps % model.groups == 0,
+        (spec.adaptive and depth.schedule != "unit") or steps % model.groups == 0,
         f"depth.steps = {steps} does not fit {model.groups} groups ({model.sharing}): "
         f"choose a multiple of {model.groups}",
     )
@@ -60,6 +93,7 @@ def _uneven(model: ModelConfig, depth: DepthConfig, steps: int) -> tuple[Schedul
 def block_evaluations(model: ModelConfig, depth: DepthConfig | None = None) -> int:
     """Applications of a block in one forward pass: prelude + every stage of every step + coda."""
     depth = depth or DepthConfig()
+    depth = resolve(model, depth)
     spec = get_solver(depth.solver)
     require(
         not spec.adaptive, f'depth.solver = "{depth.solver}" chooses its own steps: the count is known after the solve'

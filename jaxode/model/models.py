@@ -34,12 +34,14 @@ class ModelOutput:
         logits: [B, L, V], or [B, classes] for a classifier; float32.
         state: x(N), [B, L, D], before the head.
         block_evaluations: applications of a block that were made (an array for adaptive solvers).
+        solver: the one that ran.
         trace: the looped part's trajectory, when asked for.
     """
 
     logits: Float[Array, " B *out"]
     state: State
     block_evaluations: Any
+    solver: str = struct.field(pytree_node=False)
     trace: Trace | None = None
 
 
@@ -52,12 +54,14 @@ class EncoderOutput:
         state: x(N), [B, L, D].
         pooled: [B, D], one vector a sequence; None for an encoder without a pooler.
         block_evaluations: applications of a block that were made (an array for adaptive solvers).
+        solver: the one that ran.
         trace: the looped part's trajectory, when asked for.
     """
 
     state: State
     pooled: Float[Array, "B D"] | None
     block_evaluations: Any
+    solver: str = struct.field(pytree_node=False)
     trace: Trace | None = None
 
 
@@ -88,16 +92,18 @@ class Transformer(nnx.Module):
 
         Args:
             tokens: ids below the vocabulary size.
-            depth: solver, steps and schedule; static under `jax.jit`.
+            depth: solver, steps and schedule; static under `jax.jit`. Solver "auto" is what `resolve` says.
             segments: keeps attention within rows' documents (numbers from 1, 0 is padding); None: everything is seen.
                 With one document a row this is a padding mask: 1 for a real token, 0 for one that no query looks at.
             token_types: the kind of each token, for a model with `token_types`; None: all of kind 0.
             key: turns dropout on.
-            coefficients: of solver "calibrated", in place of those in `calibrations`; may be traced and differentiated.
+            coefficients: of solver "calibrated" (or "auto", which then is), in place of those in `calibrations`; may be
+                traced and differentiated.
             trace: also return the trajectory.
         """
         x0, context = self.start(tokens, segments=segments, token_types=token_types, key=key)
         if coefficients is None:
+            depth = self.resolve(depth)
             coefficients = self.coefficients(depth)
         return self.stack(x0, depth, context, coefficients=coefficients, trace=trace)
 
@@ -127,12 +133,24 @@ class Transformer(nnx.Module):
             key=block_key,
         )
 
+    def resolve(self, depth: DepthConfig = FULL_DEPTH) -> DepthConfig:
+        """The same depth with its solver named.
+
+        "auto" is "calibrated" where this model holds a calibration for as many steps and the schedule is even, else
+        "euler".
+
+        Raises:
+            UserError: an unknown solver.
+        """
+        return cost.resolve(self.config, depth, self.calibrations)
+
     def coefficients(self, depth: DepthConfig) -> Coefficients | None:
         """Those of `calibrations` that solver "calibrated" takes at this depth; None for another solver.
 
         Raises:
             UserError: the model is not calibrated for this number of steps.
         """
+        depth = self.resolve(depth)
         if depth.solver != "calibrated":
             return None
         steps = self.config.steps if depth.steps is None else depth.steps
@@ -192,7 +210,7 @@ class LanguageModel(Transformer):
             coefficients=coefficients,
             trace=trace,
         )
-        return ModelOutput(self.read_out(out.state), out.state, out.block_evaluations, out.trace)
+        return ModelOutput(self.read_out(out.state), out.state, out.block_evaluations, out.solver, out.trace)
 
     def read_out(self, state: State, segments: Segments | None = None) -> Logits:
         """Logits of a state after the coda; every position reads its own, so `segments` change nothing."""
@@ -257,7 +275,8 @@ class SequenceClassifier(Transformer):
             coefficients=coefficients,
             trace=trace,
         )
-        return ModelOutput(self.read_out(out.state, segments), out.state, out.block_evaluations, out.trace)
+        logits = self.read_out(out.state, segments)
+        return ModelOutput(logits, out.state, out.block_evaluations, out.solver, out.trace)
 
     def read_out(self, state: State, segments: Segments | None = None) -> Float[Array, "B classes"]:
         """Class logits of a state after the coda."""
@@ -294,7 +313,7 @@ class Encoder(Transformer):
             trace=trace,
         )
         pooled = None if self.head is None else self.head.pool(out.state, segments)
-        return EncoderOutput(out.state, pooled, out.block_evaluations, out.trace)
+        return EncoderOutput(out.state, pooled, out.block_evaluations, out.solver, out.trace)
 
     def read_out(self, state: State, segments: Segments | None = None) -> Array:
         """The pooled vector of a state after the coda; without a pooler, the state itself."""

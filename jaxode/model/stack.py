@@ -14,7 +14,7 @@ from jax.typing import DTypeLike
 from jaxode.config import DepthConfig, ModelConfig
 from jaxode.depth import Coefficients, Schedule, Trace, get_solver, integrate, join
 from jaxode.model.block import Block, Context, FieldArgs, block_field, fold, sublayer_fields
-from jaxode.model.cost import plan
+from jaxode.model.cost import plan, resolve
 from jaxode.model.steps import StepsOverDepth
 from jaxode.types import State
 
@@ -22,10 +22,11 @@ from jaxode.types import State
 @no_type_check  # JAX rebuilds pytrees with leaves of any kind
 @struct.dataclass
 class StackOutput:
-    """The state after the stack, and the looped part's trajectory when asked for."""
+    """The state after the stack, the solver that ran, and the looped part's trajectory when asked for."""
 
     state: State
     block_evaluations: Any
+    solver: str = struct.field(pytree_node=False)
     trace: Trace | None = None
 
 
@@ -73,11 +74,13 @@ class Stack(nnx.Module):
         coefficients: Coefficients | None = None,
         trace: bool = False,
     ) -> StackOutput:
-        """Integrate x over depth as `depth` says, solver "calibrated" by these coefficients.
+        """Integrate x over depth as `depth` says; solvers "calibrated" and "auto" take the coefficients.
 
         Raises:
             UserError: steps, solver or schedule that do not fit the layout.
         """
+        steps = self.config.steps if depth.steps is None else depth.steps
+        depth = resolve(self.config, depth, () if coefficients is None else (steps,))
         groups = self.groups(depth, context, coefficients)
         # a memory cannot leave a loop
         adjoint = depth.adjoint if context.memory is None else "unroll"
@@ -101,7 +104,7 @@ class Stack(nnx.Module):
             )
             x, evaluations = solve.state, evaluations + solve.evaluations * group.blocks
             traces += [solve.trace] if solve.trace is not None else []
-        return StackOutput(self.leave(x, context), evaluations, join(traces) if traces else None)
+        return StackOutput(self.leave(x, context), evaluations, depth.solver, join(traces) if traces else None)
 
     def enter(self, x: State, context: Context) -> State:
         """Through the prelude: the state at which the looped part begins."""
@@ -112,7 +115,7 @@ class Stack(nnx.Module):
         return self._once(self.coda, x, context, offset=1)
 
     def groups(self, depth: DepthConfig, context: Context, coefficients: Coefficients | None) -> tuple[Group, ...]:
-        """The solves of the looped part, in order; none for unshared blocks.
+        """The solves of the looped part, in order; none for unshared blocks. `depth` names its solver.
 
         Raises:
             UserError: steps, solver or schedule that do not fit the layout.

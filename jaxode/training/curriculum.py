@@ -12,7 +12,7 @@ import numpy as np
 
 from jaxode.config import Config, DepthConfig, ModelConfig, ObjectiveConfig, UserError, parse_counts, require
 from jaxode.evaluation import default_steps
-from jaxode.model import flops_per_token, plan
+from jaxode.model import flops_per_token, plan, resolve
 from jaxode.model.cost import block_evaluations
 
 DIVISORS = (1, 2, 3, 4, 6)
@@ -37,7 +37,8 @@ class Curriculum:
 
     def __init__(self, config: Config):
         """Resolve the step counts of `config.objective` for the model."""
-        model, depth, own = config.model, config.depth, config.objective.resolved
+        model, own = config.model, config.objective.resolved
+        depth = resolve(model, config.depth)
         self._seed, self._updates = config.train.seed, config.train.updates
         self._alone = math.ceil(own.widen_after * self._updates)
         self.full = model.steps if depth.steps is None else depth.steps

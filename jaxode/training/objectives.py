@@ -15,7 +15,7 @@ from jaxode.config import DepthConfig, ModelConfig, ObjectiveConfig
 from jaxode.data import Batch
 from jaxode.depth import Coefficients, draw_sizes, secant
 from jaxode.evaluation.loss import batch_segments, kl_divergence, token_loss
-from jaxode.model import ModelOutput, plan
+from jaxode.model import ModelOutput, plan, resolve
 from jaxode.training.curriculum import Solves
 from jaxode.types import Key, Scalar
 
@@ -75,7 +75,8 @@ def objective_terms(
         key: of dropout; None turns it off.
         schedule_key: of drawn schedules; the same for all parts of a batch.
     """
-    objective = objective.resolved
+    # weights in training hold no calibration
+    objective, depth = objective.resolved, resolve(model.config, depth)
     segments = batch_segments(batch, model.config.kind, document_mask)
     targets, weights = jnp.asarray(batch.targets), jnp.asarray(batch.weights)
     real = jnp.asarray(batch.segments) > 0

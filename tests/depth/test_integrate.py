@@ -166,6 +166,67 @@ def test_another_step_count_compiles_once(problem, compilations):
     assert compilations() == before + 1
 
 
+DERIVATIVES = {
+    "grad": lambda end: jax.grad(end)(2.0),
+    "jvp": lambda end: jax.jvp(end, (2.0,), (1.0,))[1],
+    "jacfwd": lambda end: jax.jacfwd(end)(2.0),
+    "grad of grad": lambda end: jax.grad(jax.grad(end))(2.0),
+    "jvp of grad": lambda end: jax.jvp(jax.grad(end), (2.0,), (1.0,))[1],
+    "hessian": lambda end: jax.hessian(end)(2.0),
+}
+SECOND = {"grad of grad", "jvp of grad", "hessian"}
+
+
+def decay(adjoint):
+    """The sum of x(1) for x' = -a x from three ones in four Euler steps: 3 (1 - a / 4)^4."""
+
+    def end(rate):
+        field, schedule = (lambda t, x, a: -a * x), Schedule.even(1.0, 4)
+        return integrate(field, jnp.ones(3), schedule, "euler", args=rate, adjoint=adjoint).state.sum()
+
+    return end
+
+
+@pytest.mark.parametrize("jitted", [True, False], ids=["jit", "eager"])
+@pytest.mark.parametrize(
+    ("adjoint", "derivative"),
+    [
+        *itertools.product(("remat", "unroll"), DERIVATIVES),
+        *itertools.product(("recursive",), ("grad", "jvp of grad", "hessian")),
+    ],
+)
+def test_derivatives_that_an_adjoint_allows(adjoint, derivative, jitted):
+    """At a = 2: d/da = -3 (1/2)^3, d2/da2 = 9/4 (1/2)^2."""
+    end = jax.jit(decay(adjoint)) if jitted else decay(adjoint)
+    want = 0.5625 if derivative in SECOND else -0.375
+    np.testing.assert_allclose(DERIVATIVES[derivative](end), want, rtol=1e-5)
+
+
+@pytest.mark.parametrize("derivative", ["jvp", "jacfwd"])
+def test_the_recursive_adjoint_refuses_forward_mode(derivative):
+    with pytest.raises(UserError, match=r'"recursive" allows no forward mode .*: use "remat" or "unroll"'):
+        DERIVATIVES[derivative](decay("recursive"))
+
+
+def test_the_recursive_adjoint_has_no_reverse_mode_over_reverse_mode():
+    with pytest.raises(ValueError, match="Reverse-mode differentiation does not work"):
+        DERIVATIVES["grad of grad"](decay("recursive"))
+
+
+def test_an_adaptive_solve_refuses_forward_mode():
+    def end(rate):
+        return integrate(lambda t, x, a: -a * x, jnp.ones(3), Schedule.even(1.0, 1), "tsit5", args=rate).state
+
+    with pytest.raises(UserError, match=r'"tsit5" chooses its own steps, which allow no forward mode'):
+        jax.jvp(end, (2.0,), (1.0,))
+
+
+def test_an_error_of_the_field_stays_what_it_is(problem):
+    x, args, _ = problem
+    with pytest.raises(TypeError, match="of the field"):
+        integrate(lambda t, x, args: (_ for _ in ()).throw(TypeError("of the field")), x, UNIT, args=args)
+
+
 @pytest.mark.parametrize(
     ("field", "kwargs", "message"),
     [

@@ -42,6 +42,10 @@ def test_unit_stops_after_n_steps_of_size_one(span, data):
     assert Schedule.unit(span, steps).times == tuple(range(steps + 1))
 
 
+def test_unit_goes_on_beyond_the_trained_interval():
+    assert Schedule.unit(4, 7).times == make_schedule("unit", 4, 7).times == tuple(range(8))
+
+
 @given(spans, st.integers(2, 12), st.floats(0.4, 2.5))
 def test_geometric_sizes_grow_by_the_ratio(span, steps, ratio):
     schedule = Schedule.geometric(span, steps, ratio)
@@ -126,7 +130,6 @@ def test_split_finds_the_uneven_steps_of_every_group(groups, span):
         (lambda: Schedule((0.0, float("inf"))), "every time must be finite"),
         (lambda: Schedule.even(12, 0), "depth.steps = 0: must be at least 1"),
         (lambda: Schedule.unit(12, 0), "depth.steps = 0: must be at least 1"),
-        (lambda: Schedule.unit(12, 13), 'depth.schedule = "unit" with 13 steps: the interval holds only 12'),
         (lambda: Schedule.geometric(12, 0, 2.0), "depth.steps = 0: must be at least 1"),
         (lambda: Schedule.from_sizes((1.0, -1.0), 12.0), "0 does not rise above 1"),
         (lambda: Schedule.from_sizes((1.0, float("nan")), 12.0), "every time must be finite"),

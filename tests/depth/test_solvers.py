@@ -1,5 +1,6 @@
 """Every solver has its order, counts its evaluations and visits the times it is given."""
 
+import diffrax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 from jax.scipy.linalg import expm
 
 from jaxode.config import UserError
-from jaxode.depth import SOLVERS, Schedule, field_evaluations, get_solver, integrate
+from jaxode.depth import SOLVERS, LieSplitting, Schedule, field_evaluations, get_solver, integrate, step_until
 
 MATRIX = jnp.array([[-0.5, 1.0], [-1.5, -0.2]])
 # Two parts that do not commute, so the splitting itself has an error.
@@ -106,6 +107,88 @@ def test_evaluations_are_counted_exactly(solver, adjoint):
 def test_adaptive_evaluations_are_counted(solver):
     solve, times = watched_solve(solver, Schedule.even(SPAN, 1))
     assert len(times) == int(solve.evaluations)
+
+
+# --- objects of Diffrax ----------------------------------------------------------------------------------------------
+
+
+def ralston(steps):
+    """X <- x + h (k1 / 4 + 3 k2 / 4), k2 at two thirds of the step."""
+    x, h = START, SPAN / steps
+    for i in range(steps):
+        first = whole(i * h, x, None)
+        x = x + h / 4 * (first + 3 * whole((i + 2 / 3) * h, x + 2 / 3 * h * first, None))
+    return x
+
+
+@pytest.mark.parametrize("adjoint", ["recursive", "remat", "unroll"])
+def test_a_solver_object_is_taken_as_it_is(adjoint):
+    end = integrate(whole, START, Schedule.even(SPAN, 5), diffrax.Ralston(), adjoint=adjoint).state
+    np.testing.assert_allclose(end, ralston(5), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("solver", "name"), [(diffrax.Euler(), "euler"), (diffrax.Heun(), "heun"), (LieSplitting(), "lie")]
+)
+def test_an_object_does_what_its_name_does(solver, name):
+    schedule = Schedule.even(SPAN, 3)
+    own, named = (integrate(field_of(name), START, schedule, which) for which in (solver, name))
+    np.testing.assert_array_equal(own.state, named.state)
+    assert own.evaluations == named.evaluations == field_evaluations(solver, 3)
+
+
+@pytest.mark.parametrize("adjoint", ["recursive", "remat", "unroll"])
+@pytest.mark.parametrize(
+    ("solver", "count"),
+    [(diffrax.Ralston(), 6), (diffrax.Bosh3(), 10), (diffrax.Tsit5(), 19), (diffrax.Dopri8(), 40)],
+    ids=lambda value: type(value).__name__,
+)
+def test_evaluations_of_an_object_are_counted_exactly(solver, count, adjoint):
+    """Three steps; where the last stage is the next step's first, one evaluation more at the start."""
+    watch, times = watched(whole)
+    solve = integrate(watch, START, Schedule.even(SPAN, 3), solver, adjoint=adjoint)
+    jax.block_until_ready(solve.state)
+    jax.effects_barrier()
+    assert len(times) == solve.evaluations == field_evaluations(solver, 3) == count
+
+
+def test_an_object_takes_the_steps_of_the_schedule():
+    watch, times = watched(whole)
+    jax.block_until_ready(integrate(watch, START, UNEVEN, diffrax.Tsit5()).state)
+    jax.effects_barrier()
+    assert set(UNEVEN.times) <= set(times)
+
+
+def test_rows_stop_along_an_objects_steps():
+    def field(t, y, args):
+        return t - y**2
+
+    ended = step_until(field, START[None], Schedule.even(SPAN, 5), diffrax.Bosh3())
+    want = integrate(field, START, Schedule.even(SPAN, 5), diffrax.Bosh3()).state
+    np.testing.assert_allclose(ended.state[0], want, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "solver",
+    [
+        diffrax.Kvaerno3(),
+        diffrax.ImplicitEuler(),
+        diffrax.KenCarp3(),
+        diffrax.SemiImplicitEuler(),
+        diffrax.HalfSolver(diffrax.Heun()),
+        diffrax.ShARK(),
+        diffrax.ItoMilstein(),
+    ],
+    ids=lambda solver: type(solver).__name__,
+)
+def test_objects_whose_steps_cannot_be_counted_are_refused(solver):
+    with pytest.raises(UserError, match=rf"solver {type(solver).__name__}: an object must be an explicit Runge-Kutta"):
+        integrate(whole, START, Schedule.even(SPAN, 3), solver)
+
+
+def test_a_solver_class_is_refused_with_the_object():
+    with pytest.raises(UserError, match=r"of a solver class give an object, Ralston\(\)"):
+        get_solver(diffrax.Ralston)
 
 
 # --- times ----------------------------------------------------------------------------------------------------------

@@ -67,7 +67,7 @@ def test_the_full_depth_is_in_no_family_and_more_steps_are_in_one():
     # textbook order does not give the network back at h = 1
     for name in ("AB2", "AB3"):
         assert [depth.steps for depth in found[name]] == [12, 6, 4], name
-    assert found["truncation"][0] == DepthConfig(steps=6, schedule="unit")
+    assert found["truncation"][0] == DepthConfig(steps=6, solver="euler", schedule="unit")
 
 
 def test_what_does_not_fit_is_left_out():

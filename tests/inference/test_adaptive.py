@@ -203,6 +203,45 @@ def test_uneven_groups_have_every_budget_that_fits(lively):
         np.testing.assert_allclose(found.logits[row], alone.logits[0], rtol=1e-5, atol=1e-5)
 
 
+def test_budgets_of_unit_steps_go_beyond_the_trained_depth(models):
+    """Each row truncated, or run longer, as it would be alone."""
+    model, budgets = models["sequence, prelude and coda"], (2, 6, 4)
+    found = solve_budgets(model, TOKENS, np.array(budgets), DepthConfig(steps=6, schedule="unit"), segments=SEGMENTS)
+    for row, steps in enumerate(budgets):
+        depth = DepthConfig(steps=steps, schedule="unit")
+        alone = model(TOKENS[row : row + 1], depth, segments=SEGMENTS[row : row + 1])
+        np.testing.assert_allclose(found.logits[row], alone.logits[0], rtol=1e-5, atol=1e-5)
+
+
+def test_exits_beyond_the_trained_depth_read_out_their_truncated_solve(models):
+    model, depth = models["causal"], DepthConfig(steps=7, schedule="unit")
+    outs = read_outs(model, TOKENS, depth)
+    assert len(outs) == 8
+    found = exit_early(model, TOKENS, StateChange(0.0, "sequence"), depth)
+    np.testing.assert_array_equal(found.steps, [7, 7, 7])
+    np.testing.assert_allclose(found.logits, outs[-1], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(outs[4], model(TOKENS).logits, rtol=1e-5, atol=1e-5)
+
+
+def test_rows_of_auto_are_calibrated_where_the_model_is():
+    config = ModelConfig(**SIZES)
+    architecture, params = split(make_model(config))
+    params = {name: 3 * value for name, value in params.items()}
+    rng = np.random.default_rng(0)
+    shapes = ((2, 2), (2, 2, 16, 3), (2, 3, 16))
+    made = Coefficients(*((0.3 * rng.normal(size=shape)).astype(np.float32) for shape in shapes))
+    model = architecture.bind(params | calibration_parameters(2, made))
+    for budgets, solver in (((2, 3, 4), "calibrated, euler"), ((2, 2, 2), "calibrated"), ((4, 3, 1), "euler")):
+        found = solve_budgets(model, TOKENS, np.array(budgets), DepthConfig(), segments=SEGMENTS)
+        assert found.solver == solver
+        for row, steps in enumerate(budgets):
+            alone = model(TOKENS[row : row + 1], DepthConfig(steps=steps), segments=SEGMENTS[row : row + 1])
+            assert alone.solver == ("calibrated" if steps == 2 else "euler")
+            np.testing.assert_allclose(found.logits[row], alone.logits[0], rtol=1e-5, atol=1e-5)
+    bare = solve_budgets(architecture.bind(params), TOKENS, np.array((2, 3, 4)), DepthConfig())
+    assert bare.solver == "euler"
+
+
 def test_token_types_reach_every_way_of_solving(lively):
     model = lively(make_model(ModelConfig(**SIZES | {"kind": "masked", "token_types": 2})))
     types = jnp.ones_like(TOKENS)

@@ -126,6 +126,7 @@ def test_learned_positions_may_end_at_any_length():
     "depth",
     [
         DepthConfig(steps=2),
+        DepthConfig(steps=6, solver="euler", schedule="unit"),
         DepthConfig(steps=2, solver="lie"),
         DepthConfig(steps=2, solver="heun"),
         DepthConfig(steps=2, solver="midpoint"),

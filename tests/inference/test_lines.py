@@ -77,8 +77,9 @@ def test_score_by_line(infer, runs, causal, masked, file, kind, steps):
     assert [(int(row[0]), int(row[1])) for row in rows] == [(1, 9), (3, 12), (5, 10)]
     assert [float(row[2]) for row in rows] == pytest.approx([one.nats for one in want], rel=1e-6)
     assert [float(row[3]) for row in rows] == pytest.approx([one.nats_per_token for one in want], rel=1e-6)
-    about, blank, speed, cost = ran.err.splitlines()
+    about, *meaning, blank, speed, cost = ran.err.splitlines()
     assert about.startswith(f"run {runs[kind]}, step 7: {kind}")
+    assert meaning == (["2 steps of N = 4: h = 2, each step stands for 2 of training"] if steps else [])
     assert blank == "blank lines passed over: 2"
     count = 3 if kind == "causal" else 31
     assert re.fullmatch(

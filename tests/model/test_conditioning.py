@@ -47,6 +47,16 @@ def test_begins_as_the_plain_block(kind, layout):
     assert told.num_parameters > plain.num_parameters
 
 
+@pytest.mark.parametrize("kind", ["time", "step", "loopformer"])
+def test_unit_steps_beyond_the_trained_ones_are_told_their_own_time(lively, kind):
+    model = build(lively, conditioning=kind)
+    x, context = model.start(TOKENS)
+    for t in range(9):
+        x = x + model.stack.looped[0].increment(float(t), x, dataclasses.replace(context, size=1.0))
+    found = model(TOKENS, DepthConfig(steps=9, schedule="unit")).state
+    np.testing.assert_allclose(found, x, rtol=1e-4, atol=1e-4)
+
+
 def test_loopformer_begins_with_closed_gates():
     model = build(conditioning="loopformer")
     out = model(TOKENS, trace=True)

@@ -6,7 +6,7 @@ import pytest
 from flax import nnx
 
 from jaxode.config import DepthConfig, UserError
-from jaxode.model import block_evaluations, flops_per_token, make_model, plan
+from jaxode.model import block_evaluations, flops_per_token, make_model, plan, resolve
 
 GROUPED = {"groups": 2, "steps": 8}
 
@@ -59,6 +59,15 @@ def test_an_adaptive_count_is_known_after_the_solve(tiny):
         ({"sharing": "sequence", **GROUPED}, {"steps": 4}, [(0, 2, 4), (0, 2, 4)]),
         ({"sharing": "sequence", **GROUPED}, {"steps": 4, "schedule": "1,3,2,2"}, [(0, 1, 4), (0, 2, 4)]),
         ({"sharing": "sequence", **GROUPED}, {"steps": 4, "schedule": "unit"}, [(0, 1, 2), (0, 1, 2)]),
+        ({}, {"steps": 6, "schedule": "unit"}, [(0, 1, 2, 3, 4, 5, 6)]),
+        ({"sharing": "sequence", **GROUPED}, {"steps": 10, "schedule": "unit"}, 2 * [(0, 1, 2, 3, 4, 5)]),
+        ({"sharing": "cycle", **GROUPED}, {"steps": 10, "schedule": "unit"}, [(0, 1, 2, 3, 4, 5)]),
+        (
+            {"sharing": "sequence", "groups": 2, "steps": 5, "group_steps": "3,2"},
+            {"steps": 7, "schedule": "unit"},
+            [(0, 1, 2, 3, 4), (0, 1, 2, 3)],
+        ),
+        ({}, {"steps": 6, "schedule": "unit", "solver": "tsit5"}, [(0, 1, 2, 3, 4, 5, 6)]),
         ({"sharing": "cycle", **GROUPED}, {"steps": 4}, [(0, 2, 4)]),
         ({"sharing": "cycle", **GROUPED}, {"steps": 4, "schedule": "1,3"}, [(0, 1, 4)]),
         ({"sharing": "none"}, {}, []),
@@ -66,6 +75,26 @@ def test_an_adaptive_count_is_known_after_the_solve(tiny):
 )
 def test_every_group_has_its_own_depth_time(changes, depth, want, tiny):
     assert [schedule.times for schedule in plan(tiny(**changes), DepthConfig(**depth))] == want
+
+
+@pytest.mark.parametrize(
+    ("depth", "solver"),
+    [
+        ({"steps": 2}, "calibrated"),
+        ({"steps": 3}, "euler"),
+        ({}, "euler"),
+        ({"steps": 2, "schedule": "geometric:2"}, "euler"),
+        ({"steps": 2, "solver": "heun"}, "heun"),
+        ({"steps": 3, "solver": "calibrated"}, "calibrated"),
+    ],
+)
+def test_auto_is_calibrated_where_a_calibration_is_at_hand(depth, solver, tiny):
+    assert resolve(tiny(), DepthConfig(**depth), {2: "fitted"}).solver == solver
+
+
+def test_an_unknown_solver_is_refused_with_auto_among_the_known(tiny):
+    with pytest.raises(UserError, match=r'depth.solver = "magic": allowed are euler, .*, dopri5, auto'):
+        resolve(tiny(), DepthConfig(solver="magic"))
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,10 @@ import pytest
 from flax import nnx
 
 from jaxode.config import DepthConfig, UserError
-from jaxode.model import CausalLM, Context, MaskedLM, SequenceClassifier, make_model
+from jaxode.depth import Coefficients
+from jaxode.model import CausalLM, Context, Encoder, MaskedLM, SequenceClassifier, make_model
 from jaxode.model.layers import rotary_angles
+from jaxode.model.parameters import calibration_parameters, split
 
 TOKENS = jnp.asarray(np.random.default_rng(0).integers(0, 50, (2, 8)))
 UNROLL = DepthConfig(adjoint="unroll")  # runs outside jit without a compilation of its own
@@ -186,6 +188,96 @@ def test_a_second_call_outside_jit_compiles_nothing(tiny, compilations):
     assert compilations() == before
 
 
+# --- the solver -----------------------------------------------------------------------------------------------------
+
+
+def held(config):
+    """A model that holds a made-up calibration for 2 steps."""
+    architecture, params = split(make_model(config))
+    params = {name: 3 * value for name, value in params.items()}
+    made = Coefficients(np.array([[1.5, 0.0], [2.5, -0.5]], np.float32))
+    return architecture, params, calibration_parameters(2, made)
+
+
+@pytest.mark.parametrize("jitted", [True, False], ids=["jit", "eager"])
+@pytest.mark.parametrize(
+    ("depth", "solver"),
+    [
+        ({}, "euler"),
+        ({"steps": 2}, "calibrated"),
+        ({"steps": 3}, "euler"),
+        ({"steps": 2, "schedule": "unit"}, "euler"),
+        ({"steps": 2, "schedule": "1,3"}, "euler"),
+        ({"steps": 2, "solver": "euler"}, "euler"),
+        ({"steps": 2, "solver": "secant"}, "secant"),
+    ],
+)
+def test_auto_takes_the_models_own_calibration_and_says_so(depth, solver, jitted, tiny):
+    architecture, params, own = held(tiny())
+    depth = DepthConfig(**depth)
+
+    def run(params, depth):
+        return architecture.bind(params)(TOKENS, depth)
+
+    out = (jax.jit(run, static_argnums=1) if jitted else run)(params | own, depth)
+    assert out.solver == solver
+    assert architecture.bind(params | own).resolve(depth) == dataclasses.replace(depth, solver=solver)
+    np.testing.assert_array_equal(out.logits, run(params | own, dataclasses.replace(depth, solver=solver)).logits)
+    assert run(params, depth).solver == ("euler" if solver == "calibrated" else solver)
+
+
+def test_coefficients_are_what_auto_takes(tiny):
+    architecture, params, _ = held(tiny())
+    model, given = architecture.bind(params), Coefficients(np.array([[1.0], [3.0]], np.float32))
+    found = model(TOKENS, DepthConfig(steps=2), coefficients=given)
+    assert found.solver == "calibrated"
+    want = model(TOKENS, DepthConfig(steps=2, solver="euler", schedule="1,3")).logits
+    np.testing.assert_allclose(found.logits, want, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("model", [SequenceClassifier, Encoder])
+def test_other_outputs_say_which_solver_ran(model, tiny):
+    arguments = (tiny(kind="masked"), 3) if model is SequenceClassifier else (tiny(kind="masked"),)
+    assert model(*arguments, rngs=nnx.Rngs(0))(TOKENS, UNROLL).solver == "euler"
+
+
+# --- derivatives ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("adjoint", ["remat", "unroll"])
+def test_forward_mode_and_hessian_products_through_a_model(adjoint, tiny, lively):
+    """Against central differences, over the input states."""
+    model = model_of(tiny(), lively)
+    x, context = model.start(TOKENS[:1])
+    direction = jax.random.normal(jax.random.key(1), x.shape)
+
+    def loss(x):
+        return jnp.sum(jnp.sin(model.read_out(model.stack(x, DepthConfig(adjoint=adjoint), context).state)))
+
+    gradient = jax.grad(loss)(x)
+    _, slope = jax.jvp(loss, (x,), (direction,))
+    np.testing.assert_allclose(slope, jnp.vdot(gradient, direction), rtol=1e-3)
+    _, product = jax.jvp(jax.grad(loss), (x,), (direction,))
+    again = jax.grad(lambda x: jnp.vdot(jax.grad(loss)(x), direction))(x)
+    assert float(jnp.linalg.norm(product - again)) < 1e-3 * float(jnp.linalg.norm(product))
+
+
+def test_the_recursive_adjoint_allows_hessian_products_and_refuses_forward_mode(tiny, lively):
+    model = model_of(tiny(), lively)
+    x, context = model.start(TOKENS[:1])
+
+    def loss(x, adjoint="recursive"):
+        return jnp.sum(jnp.sin(model.stack(x, DepthConfig(adjoint=adjoint), context).state))
+
+    product, want = (
+        jax.jvp(jax.grad(lambda x, adjoint=adjoint: loss(x, adjoint)), (x,), (x,))[1]
+        for adjoint in ("recursive", "unroll")
+    )
+    assert float(jnp.linalg.norm(product - want)) < 1e-3 * float(jnp.linalg.norm(want))
+    with pytest.raises(UserError, match=r'depth.adjoint = "recursive" allows no forward mode'):
+        jax.jvp(loss, (x,), (x,))
+
+
 # --- refusals -------------------------------------------------------------------------------------------------------
 
 
@@ -194,7 +286,16 @@ def test_a_second_call_outside_jit_compiles_nothing(tiny, compilations):
     [
         ({}, {"solver": "eulr"}, r'depth.solver = "eulr": allowed are euler, lie'),
         ({}, {"schedule": "odd"}, r'depth.schedule = "odd": allowed are even, unit'),
-        ({}, {"schedule": "unit", "steps": 5}, r'"unit" with 5 steps: the interval holds only 4'),
+        (
+            {},
+            {"solver": "calibrated", "schedule": "unit"},
+            r'"unit" with depth.solver = "calibrated": a calibration was',
+        ),
+        (
+            {"sharing": "cycle", "groups": 2},
+            {"solver": "tsit5", "schedule": "unit", "steps": 3},
+            r"depth.steps = 3 does not fit 2 groups \(cycle\): choose a multiple of 2",
+        ),
         ({}, {"schedule": "1,2", "steps": 2}, r'"1,2" sums to 3: must reach the end of the interval, 4'),
         (
             {"sharing": "sequence", "groups": 2},
@@ -230,6 +331,12 @@ def test_a_trace_of_an_adaptive_solve_is_refused(tiny):
 def test_zero_steps_are_refused():
     with pytest.raises(UserError, match=r"depth.steps = 0: must be at least 1"):
         DepthConfig(steps=0)
+
+
+def test_traced_steps_are_refused(tiny):
+    model = make_model(tiny())
+    with pytest.raises(UserError, match=r"depth.steps is traced.*: steps are static.*static_argnums.*`solve_budgets`"):
+        jax.jit(lambda steps: model(TOKENS, DepthConfig(steps=steps)).logits)(4)
 
 
 def test_the_class_must_fit_the_kind(tiny):

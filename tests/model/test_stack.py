@@ -141,6 +141,15 @@ def test_truncation_stops_every_group_early(inputs, tiny, lively):
     np.testing.assert_allclose(found, residual_network(short, x, context), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("layout", ["full", "sequence", "cycle"])
+def test_more_unit_steps_go_on_with_the_loop(layout, inputs, tiny, lively):
+    x, context, _ = inputs
+    stack, long = (stack_of(tiny(steps=steps, inject_input=True, **LAYOUTS[layout]), lively) for steps in (4, 10))
+    found = stack(x, DepthConfig(schedule="unit", steps=10), context)
+    np.testing.assert_allclose(found.state, residual_network(long, x, context), rtol=1e-4, atol=1e-4)
+    assert found.block_evaluations == 10
+
+
 # --- trace, dropout, memory -----------------------------------------------------------------------------------------
 
 

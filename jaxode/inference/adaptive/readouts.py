@@ -29,10 +29,12 @@ class ErrorEstimates:
     Attributes:
         token: [n, B, L].
         sequence: [n, B], the mean over a sequence's tokens without padding.
+        solver: the one that ran.
     """
 
     token: Float[Array, "N B L"]
     sequence: Float[Array, "N B"]
+    solver: str = struct.field(pytree_node=False)
 
 
 @takes_model
@@ -61,7 +63,7 @@ def read_outs(
     Raises:
         UserError: an unshared model, or a depth or a landing that does not fit it.
     """
-    check_depth(model, depth)
+    depth = check_depth(model, depth)
     check_landing(model, depth, landing)
     graph, state = nnx.split(model)
     return _read_outs(state, tokens, segments, token_types, landing, graph=graph, depth=depth)
@@ -103,7 +105,7 @@ def error_estimates(
     Raises:
         UserError: an unshared model, or a depth that does not fit it.
     """
-    check_depth(model, depth)
+    depth = check_depth(model, depth)
     graph, state = nnx.split(model)
     return _error_estimates(state, tokens, segments, token_types, graph=graph, depth=depth)
 
@@ -122,7 +124,8 @@ def _error_estimates(
         x = part.state
         errors.append(part.error)
     token, weights = jnp.concatenate(errors), weights_of(segments)
-    return ErrorEstimates(token, jax.vmap(lambda one: sequence_mean(one, weights))(token))
+    sequence = jax.vmap(lambda errors: sequence_mean(errors, weights))(token)
+    return ErrorEstimates(token, sequence, depth.solver)
 
 
 def start(model: Any, tokens: Any, segments: Any, token_types: Any) -> tuple[State, Context]:
@@ -141,8 +144,9 @@ def weights_of(segments: Any) -> Any:
     return None if segments is None else (segments > 0).astype(jnp.float32)
 
 
-def check_depth(model: Any, depth: DepthConfig) -> None:
-    """Everything that can be wrong with a depth, before anything is compiled."""
+def check_depth(model: Any, depth: DepthConfig) -> DepthConfig:
+    """The depth with its solver named, unless something is wrong with it, before anything is compiled."""
+    depth = model.resolve(depth)
     spec = get_solver(depth.solver)
     require(
         not spec.adaptive,
@@ -153,6 +157,7 @@ def check_depth(model: Any, depth: DepthConfig) -> None:
         'model.sharing = "none": an unshared model has no field over depth to stop early; adaptive depth needs a '
         "shared one",
     )
+    return depth
 
 
 def check_landing(model: Any, depth: DepthConfig, landing: Coefficients | None) -> None:

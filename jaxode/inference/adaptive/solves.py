@@ -57,6 +57,7 @@ class AdaptiveOutput:
             for every prediction that the rule read.
         loops: solver steps that the whole batch waited for.
         error: [n, B, L], the free error estimate of every step; see `error_estimates`.
+        solver: the one that ran; with budgets of both, "calibrated, euler".
     """
 
     logits: Float[Array, " B *out"]
@@ -66,6 +67,7 @@ class AdaptiveOutput:
     block_evaluations: Int[Array, " *rows"]
     loops: Int[Array, ""]
     error: Float[Array, "N B L"]
+    solver: str = struct.field(pytree_node=False)
 
 
 @takes_model
@@ -106,7 +108,7 @@ def exit_early(
         isinstance(rule.threshold, int | float | np.generic | np.ndarray | jax.Array),
         f"{type(rule).__name__}: threshold = {rule.threshold!r}: must be a number",
     )
-    check_depth(model, depth)
+    depth = check_depth(model, depth)
     require(
         not (rule.observes and isinstance(model, Encoder)),
         f"{type(rule).__name__}: an encoder without a task predicts nothing to judge by; use StateChange or StepError",
@@ -164,7 +166,7 @@ def _exit_early(
         parts.append(part)
         each = group.blocks * get_solver(depth.solver).stages
     each += model.config.coda if rule.observes else 0
-    return _finish(model, x, context, segments, parts, each, ~parts[-1].active)
+    return _finish(model, x, context, segments, parts, each, ~parts[-1].active, depth.solver)
 
 
 @takes_model
@@ -179,15 +181,16 @@ def solve_budgets(
 ) -> AdaptiveOutput:
     """Solve row b over the whole interval of depth in its own budgets[b] steps; all rows in one compiled call.
 
-    A row's result is that of running it alone at `DepthConfig(steps=budgets[b])` with the same solver and schedule.
-    Among calibrated budgets stands the model's N as well: the trained network itself.
+    A row's result is that of running it alone at `DepthConfig(steps=budgets[b])` with the same solver and schedule; so
+    with "auto" some rows may be calibrated and others not. Among budgets of solver "calibrated" stands the model's N as
+    well: the trained network itself.
 
     Args:
         model: any model of `jaxode.model`.
         tokens: ids below the vocabulary size.
         budgets: steps of each row, counted as `depth.steps`; concrete, not traced.
-        depth: solver euler, ab2, ab3, secant or calibrated; the schedule's name; `steps` is the most that a budget may
-            be (None: the model's N). Static: the budgets are not.
+        depth: solver auto, euler, ab2, ab3, secant or calibrated; the schedule's name; `steps` is the most that a
+            budget may be (None: the model's N). Static: the budgets are not.
         segments: as for the model.
         token_types: as for the model.
 
@@ -196,6 +199,7 @@ def solve_budgets(
     """
     check_depth(model, depth)
     choices = _choices(model, depth)
+    ran = {steps: model.resolve(_with_steps(depth, steps)).solver for steps in choices}
     try:
         asked = np.asarray(budgets)
     except jax.errors.TracerArrayConversionError:
@@ -212,17 +216,28 @@ def solve_budgets(
             f'(depth.solver = "{depth.solver}", at most {_most(model, depth)})',
         )
     which = jnp.asarray(np.searchsorted(choices, asked), jnp.int32)
+    # calibrated rows and Euler's share a table: a step of Euler's is a coefficient too
+    named = dataclasses.replace(depth, solver="calibrated") if "calibrated" in ran.values() else model.resolve(depth)
     graph, state = nnx.split(model)
-    return _solve_budgets(state, tokens, segments, token_types, which, graph=graph, depth=depth)
+    out = _solve_budgets(state, tokens, segments, token_types, which, graph=graph, depth=named, choices=choices)
+    return dataclasses.replace(out, solver=", ".join(sorted({ran[int(budget)] for budget in asked})))
 
 
-@partial(jax.jit, static_argnames=("graph", "depth"))
+@partial(jax.jit, static_argnames=("graph", "depth", "choices"))
 def _solve_budgets(
-    state: Any, tokens: Any, segments: Any, token_types: Any, which: Any, *, graph: Any, depth: DepthConfig
+    state: Any,
+    tokens: Any,
+    segments: Any,
+    token_types: Any,
+    which: Any,
+    *,
+    graph: Any,
+    depth: DepthConfig,
+    choices: tuple[int, ...],
 ) -> Any:
     model = nnx.merge(graph, state)
     x, context = start(model, tokens, segments, token_types)
-    depths = [_with_steps(depth, steps) for steps in _choices(model, depth)]
+    depths = [_with_steps(depth, steps) for steps in choices]
     solves = [model.stack.groups(one, context, _coefficients(model, one)) for one in depths]
     parts, each = [], 0
     for groups in zip(*solves, strict=True):
@@ -241,11 +256,11 @@ def _solve_budgets(
         part = step_budgets(groups[0].field, x, tables, which, args=args)
         x, each = part.state, groups[0].blocks
         parts.append(part)
-    return _finish(model, x, context, segments, parts, each, jnp.ones(len(tokens), bool))
+    return _finish(model, x, context, segments, parts, each, jnp.ones(len(tokens), bool), depth.solver)
 
 
 def _finish(
-    model: Any, x: State, context: Context, segments: Any, parts: list[Stepped], each: int, exited: Any
+    model: Any, x: State, context: Context, segments: Any, parts: list[Stepped], each: int, exited: Any, solver: str
 ) -> AdaptiveOutput:
     steps = jnp.sum(jnp.stack([part.steps for part in parts]), axis=0)
     return AdaptiveOutput(
@@ -256,6 +271,7 @@ def _finish(
         block_evaluations=model.config.prelude + each * steps + model.config.coda,
         loops=jnp.sum(jnp.stack([part.loops for part in parts])),
         error=jnp.concatenate([part.error for part in parts]),
+        solver=solver,
     )
 
 
@@ -288,7 +304,8 @@ def _choices(model: Any, depth: DepthConfig) -> tuple[int, ...]:
 
 
 def _coefficients(model: Any, depth: DepthConfig) -> Coefficients | None:
-    if depth.solver == "calibrated" and depth.steps == model.config.steps not in model.calibrations:
-        # unit steps, no memory: the trained network
-        return Coefficients(np.ones((sum(schedule.steps for schedule in plan(model.config, depth)), 1), np.float32))
+    if depth.solver == "calibrated" and depth.steps not in model.calibrations:
+        # no memory: Euler's steps, of N the trained network's own
+        sizes = [size for schedule in plan(model.config, depth) for size in schedule.sizes]
+        return Coefficients(np.asarray(sizes, np.float32)[:, None])
     return model.coefficients(depth)

@@ -19,7 +19,7 @@ from jaxtyping import Array, Float, Int
 from jaxode.config import DepthConfig, ModelConfig, require
 from jaxode.depth import get_solver
 from jaxode.inference.texts.batching import bucket
-from jaxode.model import plan
+from jaxode.model import plan, resolve
 from jaxode.model.memory import Slot
 
 
@@ -41,7 +41,7 @@ def applications(model: ModelConfig, depth: DepthConfig) -> tuple[Application, .
     Raises:
         UserError: a solver that chooses its own steps, or a depth that does not fit the layout.
     """
-    spec = get_solver(depth.solver)
+    spec = get_solver(resolve(model, depth).solver)
     require(
         not spec.adaptive,
         f'depth.solver = "{depth.solver}" chooses its own steps, so no cache fits it: use a fixed-step solver',

@@ -47,6 +47,8 @@ class Generation:
     new_tokens: int
     block_evaluations_per_token: float
     """Applications of a block to a token's state, of drafts and refused tokens among them; the batch's mean."""
+    solver: str
+    """The one that ran, of every token that was kept."""
     seconds_first: float
     """Until the batch's first tokens, compilation included."""
     seconds_per_token: float | None
@@ -308,6 +310,7 @@ class Running:
                 prompt_tokens=len(self.ids[row]),
                 new_tokens=len(self.tokens[row]),
                 block_evaluations_per_token=per_token,
+                solver=self.decoder.depth.solver,
                 seconds_first=self.first - self.started,
                 seconds_per_token=statistics.median(self.paces) if self.paces else None,
                 acceptance=self.accepted / self.drafted if self.drafted else None,

@@ -94,14 +94,14 @@ def generate_batch(
     """
     settings = Settings(
         depth, prefill_depth, max_new_tokens, sampling, document_mask, context, cache_share, speculation
-    )
+    ).resolved(architecture.bind(params))
     require(on_text is None or callable(on_text), f"on_text = {on_text!r}: must be None or a function")
     decoder = settings.decoder(architecture, params, tokenizer)
     ids = encode_prompts(tokenizer, prompts)
     settings.check_length(architecture.bind(params).config, max(map(len, ids)))
     running = Running(decoder, params, tokenizer, ids, int(max_new_tokens), on_text)
     running.prefill(settings.prefill_solve, row_seeds(seeds, len(ids)), document_mask)
-    running.run(speculation)
+    running.run(settings.speculation)
     return running.generations()
 
 
@@ -135,7 +135,7 @@ def warm_up(
         Diverged: predictions that are not finite.
     """
     require(is_whole(batch_size) and batch_size >= 1, f"batch_size = {batch_size!r}: must be a whole number from 1 on")
-    chosen = Settings(**settings)
+    chosen = Settings(**settings).resolved(architecture.bind(params))
     decoder = chosen.decoder(architecture, params, tokenizer)
     model: ModelConfig = architecture.bind(params).config
     rows, new = int(batch_size), int(chosen.max_new_tokens)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -13,7 +14,7 @@ from jaxode.inference.generation.prompts import is_whole
 from jaxode.inference.generation.sampling import Sampling, Temperature
 from jaxode.inference.generation.speculation import Speculation
 from jaxode.inference.texts.token_ids import check_vocabulary
-from jaxode.model import plan
+from jaxode.model import Transformer, plan
 from jaxode.model.parameters import Architecture, Parameters
 
 Context = Literal["slide", "window", "refuse"]
@@ -64,6 +65,18 @@ class Settings:
             self.speculation is None or self.cache_share == 1,
             f"cache_share = {self.cache_share} with speculation: drafts are checked many tokens at once, which then "
             "read other slots than one by one; leave one of them out",
+        )
+
+    def resolved(self, model: Transformer) -> Settings:
+        """The same with every solver named, as this model holds calibrations."""
+        speculation = self.speculation
+        if speculation is not None:
+            speculation = dataclasses.replace(speculation, depths=tuple(map(model.resolve, speculation.depths)))
+        return dataclasses.replace(
+            self,
+            depth=model.resolve(self.solve),
+            prefill_depth=model.resolve(self.prefill_solve),
+            speculation=speculation,
         )
 
     @property

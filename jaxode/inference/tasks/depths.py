@@ -9,35 +9,82 @@ from jaxode.calibration import Calibration, Choice, within_flips, within_increas
 from jaxode.config import DepthConfig, InferConfig, ModelConfig, require
 from jaxode.depth import get_solver
 from jaxode.evaluation import default_configs
+from jaxode.evaluation.methods import EXACT
 from jaxode.inference.loading.loaded_model import LoadedModel
 from jaxode.inference.tasks.classifier_text import bound_batches
-from jaxode.model import flops_per_token, plan
+from jaxode.model import flops_per_token, plan, resolve
 
 
 def asked_depth(config: InferConfig, model: ModelConfig, calibrations: Mapping[int, Calibration]) -> DepthConfig:
-    """What `steps`, `solver` and `schedule` ask for."""
-    solver = config.solver
-    if solver == "auto":
-        fitted = config.steps in calibrations and config.task != "calibrate" and config.schedule == "even"
-        solver = "calibrated" if fitted else "euler"
+    """What `steps`, `solver` and `schedule` ask for, with the solver named."""
+    depth = DepthConfig(steps=config.steps, solver=config.solver, schedule=config.schedule)
+    # what is fitted anew is not solved by what was fitted before
+    depth = resolve(model, depth, () if config.task == "calibrate" else calibrations)
+    steps = model.steps if depth.steps is None else depth.steps
     require(
-        solver != "calibrated" or config.steps in calibrations,
+        depth.solver != "calibrated" or steps in calibrations,
         f'solver = "calibrated" with steps = {config.steps}: this run is calibrated for '
         f"{', '.join(map(str, calibrations)) or 'no number of steps'}; add one with --task calibrate --steps n",
     )
-    return DepthConfig(steps=config.steps, solver=solver, schedule=config.schedule)
+    return depth
 
 
-def meaning(model: ModelConfig, steps: int | None) -> str | None:
-    """What an unusual number of steps means."""
-    if steps == 1 < model.steps:
-        return f"1 step: one evaluation of the block stands for all N = {model.steps}"
-    if steps is not None and steps > model.steps:
+def meaning(model: ModelConfig, depth: DepthConfig) -> str | None:
+    """What an unusual depth, its solver named, means in the steps of training; None for the trained network itself."""
+    full, steps = model.steps, model.steps if depth.steps is None else depth.steps
+    if get_solver(depth.solver).adaptive and depth.schedule != "unit":
+        # these choose their steps
+        return None
+    if depth.schedule == "unit" and steps != full:
+        share = f", each of {model.groups} groups its share" if model.sharing == "sequence" else ""
+        if steps < full:
+            return (
+                f"{steps} steps of size 1: truncation, which stops after {steps} of the N = {full} of training{share}"
+            )
         return (
-            f"{steps} steps, more than the N = {model.steps} of training: the same interval of depth in smaller steps, "
+            f"{steps} steps of size 1, more than the N = {full} of training: the loop goes on beyond its end{share}, "
+            "to states that the weights have never seen"
+        )
+    if steps == 1 < full:
+        return f"1 step: one evaluation of the block stands for all N = {full}"
+    if steps > full:
+        return (
+            f"{steps} steps, more than the N = {full} of training: the same interval of depth in smaller steps, "
             "which the weights have never seen; dearer, and usually worse"
         )
-    return None
+    if depth.solver == "calibrated":
+        return f"{steps} steps of N = {full}: calibrated to end where the {full} of training end"
+    sizes = _sizes(model, depth)
+    if max(sizes, default=1.0) - min(sizes, default=1.0) > 1e-6:
+        return f"{steps} steps of N = {full}: sizes from h = {min(sizes):.3g} to {max(sizes):.3g} steps of training"
+    if steps < full:
+        return (
+            f"{steps} steps of N = {full}: h = {full / steps:.3g}, each step stands for {full / steps:.3g} of training"
+        )
+    exact = depth.solver in EXACT
+    return (
+        None if exact else f"{depth.solver} in {steps} steps: another way through depth than Euler's, that of training"
+    )
+
+
+def risk(model: ModelConfig, depth: DepthConfig) -> str | None:
+    """What Euler's method risks at this depth, and the remedy; None where it risks nothing that is known of.
+
+    Post-norm blocks end in a norm of their own, from which longer steps lead away.
+    """
+    resized = any(abs(size - 1.0) > 1e-6 for size in _sizes(model, depth))
+    if model.norm_position != "post" or depth.solver != "euler" or not resized:
+        return None
+    steps = model.steps if depth.steps is None else depth.steps
+    remedy = "leave --steps out"
+    if steps < model.steps:
+        remedy = f"calibrate them first with --task calibrate --steps {steps} --file TEXT, or leave --steps out"
+    return f"{steps} Euler steps through post-norm blocks often diverge, or predict far from the full depth: {remedy}"
+
+
+def _sizes(model: ModelConfig, depth: DepthConfig) -> list[float]:
+    """Of every step, in steps of training; none of an unshared model."""
+    return [size for schedule in plan(model, depth) for size in schedule.sizes]
 
 
 def choose_depth(loaded: LoadedModel, config: InferConfig) -> Choice:

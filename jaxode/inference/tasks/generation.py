@@ -41,7 +41,7 @@ def check_request(loaded: LoadedModel, prompt: str, settings: Mapping[str, Any])
     Raises:
         UserError: a prompt or a depth that does not fit.
     """
-    chosen = Settings(**settings)
+    chosen = Settings(**settings).resolved(loaded.model)
     chosen.decoder(loaded.architecture, loaded.params, loaded.own_tokenizer)
     chosen.check_length(loaded.config.model, len(encode_prompt(loaded.own_tokenizer, prompt)))
 
@@ -94,7 +94,9 @@ def drafts(model: ModelConfig, depth: DepthConfig, calibrations: Mapping[int, Ca
     Raises:
         UserError: no such depth fits the layout.
     """
-    known = [one.depth for one in calibrations.values()] or [DepthConfig(steps=steps) for steps in default_steps(model)]
+    known = [one.depth for one in calibrations.values()] or [
+        DepthConfig(steps=steps, solver="euler") for steps in default_steps(model)
+    ]
     full = block_evaluations(model, depth)
     cheap = tuple(one for one in known if 2 * block_evaluations(model, one) <= full)
     if not cheap:

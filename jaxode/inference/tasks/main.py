@@ -18,7 +18,7 @@ from jaxode.inference.loading.names import check_task
 from jaxode.inference.programs import keep_compiled
 from jaxode.inference.tasks.classifier_text import label_batches
 from jaxode.inference.tasks.comparison import bench, compare
-from jaxode.inference.tasks.depths import asked_depth, choose_depth, cost, meaning, sweep_depths
+from jaxode.inference.tasks.depths import asked_depth, choose_depth, cost, meaning, risk, sweep_depths
 from jaxode.inference.tasks.generation import (
     check_prompt,
     check_request,
@@ -71,10 +71,12 @@ def run(config: InferConfig, write: Write, note: Write) -> None:
         f"{name}, {source}: {'classifier' if labelled else model.kind}, "
         f"{loaded.model.num_parameters:,} parameters, tokenizer {loaded.own_tokenizer.name}"
     )
-    for chosen in compared or (depth,):
-        unusual = meaning(model, chosen.steps)
-        if unusual:
-            note(unusual)
+    # what is fitted, compared or copied says more than the depth that was named
+    if task not in ("calibrate", "report", "export"):
+        for chosen in compared or (depth,):
+            for line in (meaning(model, chosen), risk(model, chosen)):
+                if line is not None:
+                    note(line)
     if config.budget is not None or config.bound:
         choice = choose_depth(loaded, config)
         depth = choice.depth

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Int
 from tqdm import tqdm
 
-from jaxode.config import DepthConfig, ModelConfig, require
+from jaxode.config import DepthConfig, require
 from jaxode.depth import get_solver
 from jaxode.evaluation import diverged
 from jaxode.inference.memory import check_memory
@@ -32,6 +32,8 @@ class Throughput:
     """Batch shapes, each of which compiles once in a process."""
     block_evaluations: int
     """Applications of a block in one forward pass."""
+    solver: str
+    """The one that ran."""
     seconds: float
     """All of it, compilation included."""
     seconds_first: float
@@ -73,13 +75,14 @@ class BatchPass:
             UserError: a depth that does not fit, or a solver that chooses its own steps.
         """
         model: Transformer = self.architecture.bind(self.params)
+        depth = model.resolve(self.depth)
         require(
-            not get_solver(self.depth.solver).adaptive,
-            f'depth.solver = "{self.depth.solver}": chooses its steps for a batch as a whole, so a text\'s result '
+            not get_solver(depth.solver).adaptive,
+            f'depth.solver = "{depth.solver}": chooses its steps for a batch as a whole, so a text\'s result '
             "would depend on its neighbours; choose a solver with fixed steps",
         )
-        plan(model.config, self.depth)
-        model.coefficients(self.depth)
+        plan(model.config, depth)
+        model.coefficients(depth)
         return model
 
     def __call__(
@@ -104,7 +107,8 @@ class BatchPass:
             UserError: the largest batch does not fit into memory.
             Diverged: a real row's numbers are not finite.
         """
-        config: ModelConfig = self.architecture.bind(self.params).config
+        model: Transformer = self.architecture.bind(self.params)
+        config, depth = model.config, model.resolve(self.depth)
         batches = bucketed(lengths, self.batch_size, config.length)
         check_memory(config, batches[0], predicted)
         values, seen = None, set()
@@ -121,10 +125,10 @@ class BatchPass:
             for batch in batches:
                 start = time.perf_counter()
                 given = inputs(batch)
-                out = program(self.params, *given, architecture=self.architecture, depth=self.depth)
+                out = program(self.params, *given, architecture=self.architecture, depth=depth)
                 found = np.asarray(jax.device_get(out))[: len(batch.rows)]
                 if not np.isfinite(found).all():
-                    raise diverged("a prediction", self.architecture, self.params, given[0], given[1], self.depth)
+                    raise diverged("a prediction", self.architecture, self.params, given[0], given[1], depth)
                 if values is None:
                     values = np.empty((len(lengths), *found.shape[1:]))
                 values[batch.rows] = found
@@ -133,6 +137,6 @@ class BatchPass:
                     first += time.perf_counter() - start
                 bar.update(batch.size * batch.length)
         assert values is not None  # encode_texts refuses an empty input
-        evaluations = block_evaluations(config, self.depth)
+        evaluations = block_evaluations(config, depth)
         seconds = time.perf_counter() - started
-        return Solved(values, Throughput(texts, len(lengths), len(seen), evaluations, seconds, first))
+        return Solved(values, Throughput(texts, len(lengths), len(seen), evaluations, depth.solver, seconds, first))

@@ -47,6 +47,11 @@ class TextClasses:
     """Texts that were cut to the model's length."""
     throughput: Throughput
 
+    @property
+    def solver(self) -> str:
+        """The one that ran."""
+        return self.throughput.solver
+
 
 @partial(jax.jit, static_argnames=("architecture", "depth"))
 def class_outputs(

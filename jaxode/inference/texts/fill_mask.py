@@ -52,6 +52,8 @@ class FilledText:
     tokens: int
     """Tokens of the text."""
     block_evaluations: int
+    solver: str
+    """The one that ran."""
 
 
 @partial(jax.jit, static_argnames=("architecture", "depth"))
@@ -99,7 +101,8 @@ def fill(
             depth that does not fit the layout.
         Diverged: predictions that are not finite.
     """
-    model: ModelConfig = architecture.bind(params).config
+    bound = architecture.bind(params)
+    model: ModelConfig = bound.config
     require(
         model.kind == "masked",
         f'model.kind = "{model.kind}": a causal model continues text and cannot fill in {MASK}; use task generate',
@@ -111,7 +114,7 @@ def fill(
     require(isinstance(text, str), f"text is of type {type(text).__name__}: give one string")
     check_vocabulary(model, tokenizer)
     require(top >= 1, f"top = {top}: must be at least 1")
-    depth = depth or DepthConfig()
+    depth = bound.resolve(depth or DepthConfig())
     plan(model, depth)
     ids, masks = _encode(tokenizer, text, tokenizer.framed if frame is None else frame)
     require(bool(masks), f"the prompt holds no {MASK}: write it where a token is to be filled in, as in 'a {MASK} day'")
@@ -130,7 +133,7 @@ def fill(
     fills = tuple(MaskFill(at, _candidates(tokenizer, row, top)) for at, row in zip(masks, logits, strict=True))
     for found in fills:
         ids[found.position] = found.candidates[0].id
-    return FilledText(tokenizer.decode(ids), fills, len(ids), int(evaluations))
+    return FilledText(tokenizer.decode(ids), fills, len(ids), int(evaluations), depth.solver)
 
 
 def _encode(tokenizer: Tokenizer, text: str, frame: bool) -> tuple[list[int], list[int]]:

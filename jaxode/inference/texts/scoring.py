@@ -47,6 +47,11 @@ class TextScores:
     """Texts that were cut to the model's length."""
     throughput: Throughput
 
+    @property
+    def solver(self) -> str:
+        """The one that ran."""
+        return self.throughput.solver
+
 
 # One cache for the process: other texts, batches and weights of the same shapes compile nothing.
 @partial(jax.jit, static_argnames=("architecture", "depth"))
