@@ -57,7 +57,7 @@ BAD_FILES: dict[str, tuple[str, bytes, str]] = {
     "empty jsonl": ("a.jsonl", b"\n", "holds no text"),
     "nul": ("a.txt", b"text\0text", "NUL bytes"),
     "not utf-8": ("a.txt", b"caf\xe9", "not UTF-8"),
-    "truncated gz": ("a.txt.gz", gzip.compress(LONG)[:-20], "truncated or damaged"),
+    "truncated gz": ("a.txt.gz", gzip.compress(LONG, mtime=0)[:-20], "truncated or damaged"),
     "truncated xz": ("a.txt.xz", lzma.compress(LONG)[:-20], "truncated or damaged"),
     "no gz at all": ("a.txt.gz", LONG, "truncated or damaged"),
     "no xz at all": ("a.txt.xz", LONG, "truncated or damaged"),

@@ -16,7 +16,7 @@ from jaxode.config import DepthConfig, ModelConfig, require
 from jaxode.data import Tokenizer, segments
 from jaxode.evaluation import diverged
 from jaxode.inference.texts.token_ids import check_vocabulary
-from jaxode.model import plan
+from jaxode.model import Transformer, plan
 from jaxode.model.parameters import Architecture, Parameters
 from jaxode.types import Segments, Tokens
 
@@ -101,7 +101,7 @@ def fill(
             depth that does not fit the layout.
         Diverged: predictions that are not finite.
     """
-    bound = architecture.bind(params)
+    bound: Transformer = architecture.bind(params)
     model: ModelConfig = bound.config
     require(
         model.kind == "masked",
