@@ -64,7 +64,7 @@ def rank_schedules(products: Float[np.ndarray, "M M"], steps: int, beam: int = 2
 
 
 def candidates(
-    trajectories: Sequence[Float[np.ndarray, "M *rows D"]], groups: Sequence[tuple[int, int]], count: int
+    trajectories: Sequence[Float[np.ndarray, "M ... D"]], groups: Sequence[tuple[int, int]], count: int
 ) -> list[tuple[tuple[int, ...], ...]]:
     """The best `count` schedules of a model with one field a group.
 

@@ -9,6 +9,7 @@ from typing import Literal
 
 from jaxode.checkpoint import RunFolder, Task
 from jaxode.config import ModelConfig, UserError, require
+from jaxode.config.inference import READERS
 from jaxode.interop import is_pretrained, locate, model_config, pretrained_task
 
 SHIPPED = Path(__file__).parents[2] / "shipped"
@@ -131,14 +132,21 @@ _LACKS = {
 }
 
 
-def check_task(folder: ModelFolder, task: str) -> str:
+def check_task(folder: ModelFolder, task: str, prompt: str = "") -> str:
     """What "auto" means for a model; another task is returned if the model can do it.
+
+    Args:
+        folder: of the model.
+        task: as it was asked for.
+        prompt: that came with it.
 
     Raises:
         UserError: it cannot; the message says what the model is and which task it can do.
     """
     able = TASKS[folder.task]
     if task == "auto" and able:
+        reads = not prompt or able[0] in READERS["prompt"]
+        require(reads, f'prompt = "{prompt}": {folder.path} reads no prompt; it is {_KINDS[folder.task]}')
         return able[0]
     wanted = "" if task == "auto" else f"task = {task}: "
     require(task in able, f"{wanted}{folder.path} {_LACKS[task]}; it is {_KINDS[folder.task]}")

@@ -47,7 +47,7 @@ def run(config: InferConfig, write: Write, note: Write) -> None:
         UserError: a model, a task, a text or a depth that does not fit.
     """
     folder, name = requested_model(config)
-    task = check_task(folder, config.task)
+    task = check_task(folder, config.task, config.prompt)
     config = dataclasses.replace(config, task=task)  # refuses what belongs to another task
     check_places(config, task, folder)
     model, labelled = folder.config, folder.task == "classifier"
