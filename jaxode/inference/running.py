@@ -101,7 +101,7 @@ class Running:
             for row, ids in zip(marks, self.ids, strict=True):
                 row[ids] = True
             seen = jnp.asarray(marks)
-        keys = jax.vmap(jax.random.key)(jnp.asarray(seeds))
+        keys = jax.vmap(jax.random.key)(jnp.asarray(np.asarray(seeds, np.uint32)))
         found = prefill(
             self.params,
             tokens,

@@ -244,3 +244,14 @@ def test_unusable_sizes_are_refused(tiny):
         make_model(dataclasses.replace(tiny(), vocab_size=0))
     with pytest.raises(UserError, match=r"classes = 1: a classifier needs at least 2"):
         SequenceClassifier(tiny(), 1, rngs=nnx.Rngs(0))
+
+
+def test_seeds_of_32_bits_give_weights_of_their_own(tiny):
+    kernels = [
+        np.asarray(make_model(tiny(), seed=seed).stack.looped[0].attention.qkv.kernel[...]).tobytes()
+        for seed in (0, 2**31, 2**32 - 1)
+    ]
+    assert len(set(kernels)) == 3
+    for seed in (-1, 2**32 + 5):
+        with pytest.raises(UserError, match=f"seed = {seed}: must be at "):
+            make_model(tiny(), seed=seed)
