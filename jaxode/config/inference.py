@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from jaxode.config.checks import UserError, at_least, require, within
+from jaxode.config.checks import UserError, at_least, at_most, require, within
 from jaxode.config.fields import Place, Seed, Steps, check_fields, fit
 
 CHOICES = ("budget", "max_loss_increase", "max_label_flips")
@@ -170,6 +170,10 @@ class InferConfig:
                 )
         if self.batch_size is not None:
             at_least("batch_size", self.batch_size, 1)
+            if self.task == "bench":
+                at_most(
+                    "batch_size", self.batch_size, 65_536, "each is a prompt, where other tasks have so many at most"
+                )
         if self.at:
             self._check_at()
         if self.compare:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 from jaxode.config.checks import UserError, at_least, at_most, require, within
-from jaxode.config.fields import Steps, check_fields
+from jaxode.config.fields import Most, Steps, check_fields
 from jaxode.config.size import check_size
 
 
@@ -28,7 +28,7 @@ class ModelConfig:
     """F, the feed-forward width; 0 means 4 D (gelu, relu) or 8/3 D rounded up to a multiple of 8 (swiglu)."""
     embedding_width: int = 0
     """E of the factorised embedding [V, E] [E, D] (ALBERT); 0 means D, without the projection."""
-    length: int = 128
+    length: Annotated[int, Most(2**24, "float32 counts positions to there")] = 128
     """L, the longest sequence in tokens (a hard limit for learned positions)."""
     steps: Steps = 12
     """N, block applications of the looped part at full depth = its interval of depth-time."""

@@ -20,7 +20,7 @@ HUGE = 2**31 - 1
         ({"ff_width": HUGE, "width": 1024}, "4.4e+12 parameters (model.width = 1024, model.ff_width = 2147483647, "),
         ({"embedding_width": HUGE, "vocab_size": 1000}, "2.7e+12 parameters (model.width = 128, model.vocab_size = "),
         ({"token_types": HUGE, "width": 1024}, "2.2e+12 parameters (model.width = 1024, model.token_types = "),
-        ({"length": HUGE, "width": 1024, "positions": "learned"}, "2.2e+12 parameters (model.width = 1024, "),
+        ({"length": 2**24, "width": 2**17, "positions": "learned"}, "2.41e+12 parameters (model.width = 131072, "),
         ({"width": 2**30, "heads": 1}, "1.38e+19 parameters (model.width = 1073741824, "),
     ],
 )

@@ -180,3 +180,11 @@ def test_a_batch_is_a_pytree(bpe: Tokenizer):
         ".weights",
         ".segments",
     ]
+
+
+def test_a_seed_has_32_bits(bpe: Tokenizer):
+    rows, spec = rows_of(bpe), BatchSpec(bpe)
+    Batches(rows, spec, 2, 2**32 - 1).at(0)
+    for kind in (Batches, ValidationBatches):
+        with pytest.raises(UserError, match="seed = 4294967296: must be at most 4294967295"):
+            kind(rows, spec, 2, seed=2**32)

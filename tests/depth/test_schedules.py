@@ -152,3 +152,8 @@ def test_split_finds_the_uneven_steps_of_every_group(groups, span):
 def test_refusals_name_the_value_and_what_is_allowed(build, message):
     with pytest.raises(UserError, match=message):
         build()
+
+
+def test_ten_thousand_steps_are_checked_one_by_one():
+    # a message for each step would hold all of the times
+    assert Schedule.even(10_000, 10_000).sizes == (1.0,) * 10_000

@@ -69,6 +69,26 @@ def test_sampling_flags_reach_the_draws(infer, runs, causal):
     assert ran.out == generate(*causal, TOKENIZER, "abc", seed=3, **rules).text + "\n"
 
 
+def test_the_smallest_temperature_is_temperature_0(infer, runs):
+    common = ("--checkpoint", runs["causal"], "--prompt", "abc", "--max-new-tokens", 12, "--temperature")
+    greedy, cold = infer(*common, 0), infer(*common, 1.2e-38)
+    assert (cold.code, cold.out) == (0, greedy.out)
+
+
+def test_the_largest_seed_is_one_of_its_own(infer, runs):
+    common = ("--checkpoint", runs["causal"], "--prompt", "abc", "--max-new-tokens", 12, "--seed")
+    texts = [infer(*common, seed) for seed in (0, 2**31 - 1, 2**31, 2**32 - 1)]
+    assert [ran.code for ran in texts] == [0, 0, 0, 0]
+    assert len({ran.out for ran in texts}) == 4
+
+
+def test_home_is_the_folder_of_a_run(infer, runs, monkeypatch):
+    monkeypatch.setenv("HOME", str(runs["causal"].parent))
+    common = ("--prompt", "abc", "--temperature", 0, "--max-new-tokens", 4)
+    ran = infer("--checkpoint", f"~/{runs['causal'].name}", *common)
+    assert (ran.code, ran.out) == (0, infer("--checkpoint", runs["causal"], *common).out)
+
+
 def test_drafts_leave_greedy_text_as_it_is(infer, runs, monkeypatch):
     common = ("--checkpoint", runs["causal"], "--prompt", "abc", "--temperature", 0, "--max-new-tokens", 40)
     plain, drafted = infer(*common), infer(*common, "--speculative")

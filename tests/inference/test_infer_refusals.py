@@ -53,6 +53,13 @@ ROOT = Path(__file__).parents[2]
         (("--task", "score", "--file", "absent.txt"), "absent.txt: cannot be read: No such file"),
         (("--task", "sweep", "--file", "."), ".: cannot be read"),
         (("--checkpoint", "nowhere"), "nowhere: no such run folder"),
+        (("--checkpoint", "~nobodyhere/run"), "no home folder of ~nobodyhere is known here"),
+        (("--prompt", "caf\udce9"), "prompt = 'caf\\udce9': holds bytes that are no UTF-8 text"),
+        (("--seed", 20240101123), "seed = 20240101123: must be at most 4294967295 (seeds have 32 bits)"),
+        (("--temperature", 1e-38), "temperature = 1e-38: must be 0 or of a size that float32 holds, from 1.2e-38"),
+        (("--repetition-penalty", 1e-39), "repetition_penalty = 1e-39: must be 0 or of a size that float32 holds"),
+        (("--max-new-tokens", 2**32), "max_new_tokens = 4294967296: must be at most 2147483647"),
+        (("--task", "bench", "--batch-size", 2**31 - 1), "batch_size = 2147483647: must be at most 65536"),
         (("--config", "nowhere.toml"), "nowhere.toml: no such config file"),
     ],
 )

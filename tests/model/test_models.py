@@ -370,3 +370,14 @@ def test_a_causal_classifier_does_not_feel_padding(tiny):
     for tokens, segments in (([5, 6, 7, 0, 0], [1, 1, 1, 0, 0]), ([0, 0, 5, 6, 7], [0, 0, 1, 1, 1])):
         padded = model(jnp.array([tokens]), segments=jnp.array([segments])).logits
         np.testing.assert_allclose(padded, bare, atol=1e-4)
+
+
+def test_seeds_of_32_bits_give_weights_of_their_own(tiny):
+    kernels = [
+        np.asarray(make_model(tiny(), seed=seed).stack.looped[0].attention.qkv.kernel[...]).tobytes()
+        for seed in (0, 2**31, 2**32 - 1)
+    ]
+    assert len(set(kernels)) == 3
+    for seed in (-1, 2**32 + 5):
+        with pytest.raises(UserError, match=f"seed = {seed}: must be at "):
+            make_model(tiny(), seed=seed)
