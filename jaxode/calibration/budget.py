@@ -72,9 +72,8 @@ def within_increase(
     """
     require(limit > 0, f"max_loss_increase = {limit}: nats per token, above 0")
     require(0.0 < confidence < 1.0, f"confidence = {confidence}: must lie between 0 and 1")
-    bound = architecture.bind(params)
-    model: ModelConfig = bound.config
-    depths, batches = [bound.resolve(depth) for depth in depths], list(batches)
+    model: ModelConfig = architecture.bind(params).config
+    batches = list(batches)
     full = _row_losses(architecture, params, batches, FULL_DEPTH, document_mask)
     chosen: Choice | None = None
     reached = "none is calibrated; run --task calibrate --steps n first"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, get_args
 
@@ -97,8 +96,6 @@ def generate_batch(
     require(max_new_tokens >= 1, f"max_new_tokens = {max_new_tokens}: must be at least 1")
     depth = bound.resolve(depth or DepthConfig())
     prefill_depth = depth if prefill_depth is None else bound.resolve(prefill_depth)
-    if speculation is not None:
-        speculation = dataclasses.replace(speculation, depths=tuple(map(bound.resolve, speculation.depths)))
     for solve in (depth, prefill_depth, *(speculation.depths if speculation else ())):
         plan(model, solve)
         applications(model, solve)
