@@ -187,7 +187,7 @@ def get_solver(solver: Any) -> SolverSpec:
     known = isinstance(solver, str) and solver in SOLVERS
     hint = f"; of a solver class give an object, {solver.__name__}()" if isinstance(solver, type) else ""
     require(known, f'depth.solver = "{solver}": allowed are {", ".join(SOLVERS)}{hint}')
-    return SOLVERS[solver]
+    return SOLVERS[str(solver)]
 
 
 def _described(solver: diffrax.AbstractSolver) -> SolverSpec:

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int
 from jaxode.config import DepthConfig, ModelConfig, require
 from jaxode.data import Tokenizer, segments
 from jaxode.evaluation import diverged
-from jaxode.model import plan
+from jaxode.model import Transformer, plan
 from jaxode.model.parameters import Architecture, Parameters
 from jaxode.types import Segments, Tokens
 
@@ -97,7 +97,7 @@ def fill(
         UserError: a causal model, a text without a mask or longer than L, or a depth that does not fit the layout.
         Diverged: predictions that are not finite.
     """
-    bound = architecture.bind(params)
+    bound: Transformer = architecture.bind(params)
     model: ModelConfig = bound.config
     require(
         model.kind == "masked",

@@ -12,7 +12,7 @@ from jaxode.inference.decoding import Decoder
 from jaxode.inference.running import Generation, Running
 from jaxode.inference.sampling import Sampling, Temperature
 from jaxode.inference.speculation import Speculation
-from jaxode.model import plan
+from jaxode.model import Transformer, plan
 from jaxode.model.parameters import Architecture, Parameters
 
 Context = Literal["slide", "window", "refuse"]
@@ -82,7 +82,7 @@ def generate_batch(
             memory.
         Diverged: predictions that are not finite.
     """
-    bound = architecture.bind(params)
+    bound: Transformer = architecture.bind(params)
     model: ModelConfig = bound.config
     require(
         model.kind == "causal",
