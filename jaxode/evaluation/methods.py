@@ -80,6 +80,8 @@ def comparators(model: ModelConfig, counts: Sequence[int]) -> tuple[Method, ...]
         for count in dict.fromkeys((2 * model.steps, *counts) if name == RESCALING else counts):
             depth = DepthConfig(steps=count // stages, solver=solver, schedule=schedule) if count >= stages else None
             full = count == model.steps and (solver in EXACT or schedule != "even")
-            if depth is not None and count % stages == 0 and not full and fits(model, depth):
+            # more unit steps than N cut nothing off
+            longer = count > model.steps and schedule == "unit"
+            if depth is not None and count % stages == 0 and not full and not longer and fits(model, depth):
                 methods.append(Method(name, depth))
     return tuple(methods)

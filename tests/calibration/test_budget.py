@@ -58,6 +58,9 @@ def losses(monkeypatch):
     class Bound:
         config = MODEL
 
+        def resolve(self, depth):
+            return depth
+
     class Architecture:
         def bind(self, params):
             return Bound()

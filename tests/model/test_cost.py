@@ -92,6 +92,11 @@ def test_auto_is_calibrated_where_a_calibration_is_at_hand(depth, solver, tiny):
     assert resolve(tiny(), DepthConfig(**depth), {2: "fitted"}).solver == solver
 
 
+def test_a_calibration_takes_no_other_schedule(tiny):
+    with pytest.raises(UserError, match=r'depth.schedule = "unit" with depth.solver = "calibrated": a calibration was'):
+        plan(tiny(), DepthConfig(steps=2, solver="calibrated", schedule="unit"))
+
+
 def test_an_unknown_solver_is_refused_with_auto_among_the_known(tiny):
     with pytest.raises(UserError, match=r'depth.solver = "magic": allowed are euler, .*, dopri5, auto'):
         resolve(tiny(), DepthConfig(solver="magic"))
