@@ -238,8 +238,8 @@ def test_missing_and_damaged_files_are_named(copy):
     assert "config.json: cannot be read as JSON" in refused(copy)
     (copy / "config.json").unlink()
     assert f"{copy / 'config.json'}: missing" in refused(copy)
-    assert "no such folder" in refused(copy / "nowhere")
-    assert "no such folder" in refused("./nowhere")
+    assert "no such run folder" in refused(copy / "nowhere")
+    assert "no such run folder" in refused("./nowhere")
 
 
 def test_pytorch_weights_without_torch_say_what_to_install(copy, monkeypatch):

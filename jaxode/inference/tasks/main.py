@@ -55,7 +55,7 @@ def run(config: InferConfig, write: Write, note: Write) -> None:
     if task == "calibrate":
         check_steps(model, config.steps)
     elif task == "report":
-        report_methods(model, config, DepthConfig(steps=config.steps), {})
+        report_methods(model, config, DepthConfig(steps=config.steps, solver="euler"), {})
     by_line = config.by_line or (labelled and task == "calibrate")
     lines = read_lines(config.file, folder.text_key, classified=labelled) if by_line else None
     keep_compiled(config.compiled, note)
