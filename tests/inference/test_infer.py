@@ -127,7 +127,8 @@ def test_texts_and_costs_of_depths_side_by_side(infer, tmp_path):
     assert all(float(low) <= float(rate) <= float(high) for *_, rate, low, high, _ in rows)
     assert rows[0][-1] == "1.0000"
     assert max(map(len, ran.out.removeprefix(head).splitlines())) <= 100
-    about, prompt, timed = ran.err.splitlines()
+    about, meaning, prompt, timed = ran.err.splitlines()
+    assert meaning == "2 steps of N = 4: h = 2, each step stands for 2 of training"
     assert (about.split(",")[0], prompt) == (f"run {run}", "abc")
     assert timed.endswith("in turn, after one that compiled and is not counted")
 

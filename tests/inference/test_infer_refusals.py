@@ -74,7 +74,7 @@ def test_bad_flags(infer, runs, flags, message):
         ((), "holds no [MASK]"),
         (("--prompt", "[MASK]" + "a" * 16), "17 tokens, the model reads at most model.length = 16"),
         (("--task", "generate"), "use task fill"),
-        (("--compare", "4,2"), 'compare = "4,2" with model.kind = "masked": compares continuations'),
+        (("--compare", "4,2"), 'compare = "4,2" with task = fill: compares continuations'),
     ],
 )
 def test_bad_flags_for_a_masked_run(infer, runs, flags, message):

@@ -68,15 +68,9 @@ class Settings:
         )
 
     def resolved(self, model: Transformer) -> Settings:
-        """The same with every solver named, as this model holds calibrations."""
-        speculation = self.speculation
-        if speculation is not None:
-            speculation = dataclasses.replace(speculation, depths=tuple(map(model.resolve, speculation.depths)))
+        """The same with solvers named, as this model holds calibrations; drafts are told apart as they were given."""
         return dataclasses.replace(
-            self,
-            depth=model.resolve(self.solve),
-            prefill_depth=model.resolve(self.prefill_solve),
-            speculation=speculation,
+            self, depth=model.resolve(self.solve), prefill_depth=model.resolve(self.prefill_solve)
         )
 
     @property

@@ -30,7 +30,7 @@ from jaxode.inference.tasks.measured_text import file_text, needed_corpus, valid
 from jaxode.inference.tasks.report import report_methods, write_report
 from jaxode.inference.tasks.requested_model import check_places, requested_model, wants_calibrations
 from jaxode.inference.texts.fill_mask import fill
-from jaxode.model import plan
+from jaxode.model import plan, resolve
 
 Write = Callable[[str], None]
 
@@ -52,10 +52,12 @@ def run(config: InferConfig, write: Write, note: Write) -> None:
     check_places(config, task, folder)
     model, labelled = folder.config, folder.task == "classifier"
     # what does not fit is refused before any weight is read
+    named = resolve(model, DepthConfig(steps=config.steps, solver=config.solver, schedule=config.schedule))
+    plan(model, named)
     if task == "calibrate":
         check_steps(model, config.steps)
     elif task == "report":
-        report_methods(model, config, DepthConfig(steps=config.steps, solver="euler"), {})
+        report_methods(model, config, named, {})
     by_line = config.by_line or (labelled and task == "calibrate")
     lines = read_lines(config.file, folder.text_key, classified=labelled) if by_line else None
     keep_compiled(config.compiled, note)
@@ -65,7 +67,6 @@ def run(config: InferConfig, write: Write, note: Write) -> None:
     depths = sweep_depths(model, depth, config, calibrations) if task == "sweep" else ()
     methods = report_methods(model, config, depth, calibrations) if task == "report" else ()
     compared = compared_depths(model, config, calibrations)
-    plan(model, depth)
     source = "Hugging Face model" if folder.origin == "huggingface" else f"step {loaded.step}"
     note(
         f"{name}, {source}: {'classifier' if labelled else model.kind}, "
