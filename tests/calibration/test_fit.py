@@ -106,7 +106,7 @@ def test_a_classifier_of_several_labels_is_calibrated_label_by_label():
         kl = full * jnp.log(full / short) + (1 - full) * jnp.log((1 - full) / (1 - short))
         return float(kl.mean())
 
-    assert gap(done.depth) < 0.7 * gap(DepthConfig(steps=2))
+    assert gap(done.depth) < 0.7 * gap(DepthConfig(steps=2, solver="euler"))
     # probabilities of the reference are kept in half precision
     assert done.kl == pytest.approx(gap(done.depth), rel=0.05)
 
