@@ -10,7 +10,7 @@ from jaxode.config.checks import require
 
 def cache_root() -> Path:
     """The variable JAXODE_CACHE, else ~/.cache/jaxode."""
-    return Path(os.environ.get("JAXODE_CACHE") or "~/.cache/jaxode").expanduser()
+    return Path(expand("JAXODE_CACHE", os.environ.get("JAXODE_CACHE") or "~/.cache/jaxode"))
 
 
 def expand(name: str, path: str) -> str:

@@ -13,7 +13,7 @@ from jaxode.config import (
     parse,
     parse_command,
 )
-from jaxode.config.places import expand
+from jaxode.config.places import cache_root, expand
 
 
 @pytest.fixture
@@ -66,3 +66,13 @@ def test_the_home_of_nobody_is_refused(home, tmp_path):
     # but a file that is called so is that file, as for a shell
     (tmp_path / "~nobodyhere.txt").touch()
     assert expand("file", "~nobodyhere.txt") == "~nobodyhere.txt"
+
+
+def test_the_cache_folder_of_the_environment(home, monkeypatch):
+    monkeypatch.setenv("JAXODE_CACHE", "~/cache")
+    assert str(cache_root()) == f"{home}/cache"
+    monkeypatch.setenv("JAXODE_CACHE", "~nobodyhere/cache")
+    with pytest.raises(UserError, match='JAXODE_CACHE = "~nobodyhere/cache": no home folder'):
+        cache_root()
+    monkeypatch.delenv("JAXODE_CACHE")
+    assert str(cache_root()) == f"{home}/.cache/jaxode"
