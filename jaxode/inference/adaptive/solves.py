@@ -215,7 +215,7 @@ def solve_budgets(
             f"budgets hold {budget}: at hand are {', '.join(map(str, choices)) or 'none'} steps "
             f'(depth.solver = "{depth.solver}", at most {_most(model, depth)})',
         )
-    which = jnp.asarray(np.searchsorted(choices, asked), jnp.int32)
+    which = np.searchsorted(choices, asked).astype(np.int32)  # no program of its own
     # calibrated rows and Euler's share a table: a step of Euler's is a coefficient too
     named = dataclasses.replace(depth, solver="calibrated") if "calibrated" in ran.values() else model.resolve(depth)
     graph, state = nnx.split(model)
