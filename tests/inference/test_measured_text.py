@@ -9,7 +9,8 @@ from tiny_runs import LENGTH, TOKENIZER, fails, model_config, write_run
 from jaxode.checkpoint import load_run
 from jaxode.config import DataConfig
 from jaxode.data import BatchSpec, prepare, text_batches
-from jaxode.inference.tasks.measured_text import file_text, read_text
+from jaxode.inference.loading.export import read_notes
+from jaxode.inference.tasks.measured_text import file_text
 
 DOCUMENTS = ["Once upon a time there was a king\n", "The old man\n"]
 FILES = {
@@ -77,4 +78,4 @@ def test_what_training_refuses_is_refused_by_every_task(infer, copy, tmp_path, t
 def test_notes_are_text_without_their_byte_order_mark(tmp_path, monkeypatch):
     (tmp_path / "notes.md").write_bytes(b"\xef\xbb\xbfFrom afar.\n")
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert read_text("~/notes.md") == "From afar.\n"
+    assert read_notes("~/notes.md") == "From afar.\n"

@@ -16,8 +16,8 @@ from pathlib import Path
 from jaxode.calibration import Calibration, Origin, save, with_calibrations
 from jaxode.checkpoint import RunFolder, TrainedModel, new_folder
 from jaxode.config import require
+from jaxode.data import documents
 from jaxode.inference.loading.card import model_card
-from jaxode.inference.tasks.measured_text import read_text
 from jaxode.model.parameters import without_calibrations
 from jaxode.weights import WEIGHTS, Weights, write_weights
 
@@ -44,7 +44,7 @@ def export(trained: TrainedModel, calibrations: Mapping[int, Calibration], folde
         f"{run.path}: is unfinished, at update {trained.step} of train.updates = {updates}; "
         "finish it with train.py --resume before exporting it",
     )
-    card = model_card(trained, calibrations, folder, read_text(notes) if notes else "", notes)
+    card = model_card(trained, calibrations, folder, read_notes(notes) if notes else "", notes)
     return write(trained, calibrations, folder, card)
 
 
@@ -66,3 +66,12 @@ def write(trained: TrainedModel, calibrations: Mapping[int, Calibration], folder
             save(aside, calibration, origin)
         (aside / CARD).write_text(card, encoding="utf-8")
     return folder
+
+
+def read_notes(file: str) -> str:
+    """The text for a card.
+
+    Raises:
+        UserError: it cannot be read, or is no UTF-8.
+    """
+    return documents.read_text(Path(file).expanduser())

@@ -71,12 +71,3 @@ def file_text(trained: TrainedModel, file: str, limit: int | None = None) -> Tex
     rows = min(trained.config.train.batch_size, (tokens - 1) // model.length + 1)
     scored = jaxode.data.text_batches(texts, spec, model.length, rows, limit)
     return Text(scored.batches, 1 / scored.stats.tokens_per_byte if model.kind == "causal" else None)
-
-
-def read_text(file: str) -> str:
-    """The content of a text file.
-
-    Raises:
-        UserError: it cannot be read, or is no UTF-8.
-    """
-    return documents.read_text(Path(file).expanduser())
