@@ -1,6 +1,7 @@
 """The tokenizer of a Hugging Face ALBERT, whatever its files are called: read, saved as it was read, or refused."""
 
 import dataclasses
+import importlib.util
 import json
 import os
 import shutil
@@ -167,11 +168,16 @@ def test_pieces_that_the_trainer_was_given_do_not_part_a_text(old):
 
 
 def test_pieces_of_another_model_say_what_to_install(old, capfd, monkeypatch):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    found = importlib.util.find_spec
+    # this package alone: transformers remembers for good what it did not find
+    monkeypatch.setattr(
+        "importlib.util.find_spec", lambda name, *a: None if name == "sentencepiece" else found(name, *a)
+    )
     monkeypatch.setattr(
         "transformers.AutoTokenizer.from_pretrained",
         lambda *_, **__: (_ for _ in ()).throw(ValueError("`tiktoken` is required to read a `tiktoken` file.\nMore")),
     )
+    capfd.readouterr()  # of its first import
     assert 'its SentencePiece model needs a package: pip install "jaxode[sentencepiece]"' in refused(old)
     assert capfd.readouterr().err == ""
 
