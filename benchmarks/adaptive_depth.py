@@ -70,7 +70,7 @@ def against(logits: Any, log_p: Any, targets: Any) -> tuple[Any, Any]:
 def spearman(a: np.ndarray, b: np.ndarray) -> float:
     """Correlation of the ranks (Spearman 1904)."""
     ranks = [np.argsort(np.argsort(values)) for values in (a, b)]
-    return float(np.corrcoef(*ranks)[0, 1])
+    return float(np.corrcoef(*ranks)[0, 1])  # pyright: ignore[reportArgumentType, reportCallIssue]
 
 
 def fixed_depths(steps: int, calibrated: list[int]) -> Iterator[tuple[str, DepthConfig]]:

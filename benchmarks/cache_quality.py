@@ -77,7 +77,7 @@ def main() -> None:
     found = []
     for name in ("books-causal", "books-causal-elastic"):
         trained = jaxode.load(name)
-        tokenizer = trained.tokenizer
+        tokenizer = trained.own_tokenizer
         stride = len(text) // (COUNT + 1)
         rows = [tokenizer.encode(text[i * stride : i * stride + 1200])[:LENGTH] for i in range(1, COUNT + 1)]
         tokens = jnp.asarray(np.asarray(rows, np.int32))

@@ -18,7 +18,7 @@ from unittest import mock
 
 import numpy as np
 import tokenizers as hf
-import torch
+import torch  # pyright: ignore[reportMissingImports]
 from floor import matrix_products
 from timing import report
 from transformers import GPT2Config, GPT2LMHeadModel

@@ -18,7 +18,7 @@ from typing import Any
 
 import jax
 import numpy as np
-import torch
+import torch  # pyright: ignore[reportMissingImports]
 from flax import nnx
 from timing import report, rounds_argument
 from transformers import AlbertModel

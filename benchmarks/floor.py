@@ -28,6 +28,7 @@ def matrix_products(model: ModelConfig, tokens: int, times: int) -> Callable[[],
         return x @ head
 
     def run() -> None:
+        out = x
         for _ in range(times):
             out = solve(weights, head, x)
         jax.block_until_ready(out)

@@ -50,7 +50,7 @@ def main() -> None:
         full = found.config.model.steps
         for steps in (full, *SHORT):
             depth = DepthConfig(steps=steps, solver="euler")
-            trace = found.model(jnp.array([found.tokenizer.encode(TEXT)]), depth, trace=True).trace
+            trace = found.model(jnp.array([found.own_tokenizer.encode(TEXT)]), depth, trace=True).trace
             assert trace is not None
             h = full / steps
             sizes = [round(h * float(norm), 3) for norm in trace.field_norm]

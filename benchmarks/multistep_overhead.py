@@ -19,7 +19,8 @@ from jaxode import Block, Schedule, integrate
 from jaxode.depth import Coefficients
 from jaxode.evaluation.timing import median_times
 from jaxode.model import Context, FieldArgs, block_field
-from jaxode.model.gains import Gains, GainsOverDepth
+from jaxode.model.gains import Gains
+from jaxode.model.steps import StepsOverDepth
 
 STEPS, MEMORY, RANK = 4, 2, 32
 
@@ -44,8 +45,9 @@ def main(rounds: int) -> None:
         @partial(jax.jit, static_argnames="solver")
         def solve(params, x, coefficients, solver):
             schedule = Schedule.even(12.0, STEPS)
-            table = None if coefficients is None else GainsOverDepth.over(coefficients.gains, schedule)
-            args = FieldArgs(params, Context(), table)
+            told = coefficients is not None and coefficients.gains is not None
+            steps = StepsOverDepth.over(schedule, coefficients) if told else None
+            args = FieldArgs(params, Context(), steps)
             return integrate(field, x, schedule, solver, args=args, coefficients=coefficients).state
 
         times = median_times(

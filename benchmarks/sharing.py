@@ -43,7 +43,7 @@ def main() -> None:
         if not same:
             raise SystemExit(f"docs/results/objectives.csv has no rows of {name!r}: run the study first")
         own = next(row for row in same if row["n"] == row["trained_at"])
-        size[name] = ([own["parameters"] / 1e6], [own["nats_per_token"]])
+        size[name] = ([float(own["parameters"]) / 1e6], [own["nats_per_token"]])
         cost[name] = ([row["block_evaluations"] for row in same], [row["nats_per_token"] for row in same])
     loss = "validation loss (nats per token)"
     panels = [

@@ -89,9 +89,9 @@ def main(count: int) -> None:
             for batch in batches:
                 plain = None
                 for key, draft in drafts.items():
-                    programs = speculate._cache_size()
+                    programs = speculate._cache_size()  # pyright: ignore[reportAttributeAccessIssue]
                     taken, done = run(trained, batch, draft)
-                    if speculate._cache_size() > programs:
+                    if speculate._cache_size() > programs:  # pyright: ignore[reportAttributeAccessIssue]
                         # it met a kind of draft that was not compiled yet
                         taken, done = run(trained, batch, draft)
                     plain = done if draft is None else plain

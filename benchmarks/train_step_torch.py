@@ -10,15 +10,14 @@ PyTorch network stores everything, as adjoint "unroll" does.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import torch
+from accelerators.torch_networks import update
 from timing import report, rounds_argument
-from torch import nn
-from torch.nn import functional
 
 from jaxode import DepthConfig, ModelConfig, OptimizerConfig, make_model
 from jaxode.data import Batch
@@ -28,64 +27,6 @@ from jaxode.training import init_state, make_optimizer, make_train_step
 
 CONFIG = ModelConfig(vocab_size=2048, width=256, heads=4, length=256, steps=12)
 BATCH = 8
-
-
-class TorchModel(nn.Module):
-    """The same network, as one would write it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        width = CONFIG.width
-        self.embedding = nn.Embedding(CONFIG.vocab_size, width)
-        nn.init.normal_(self.embedding.weight, std=0.02)
-        self.norm1, self.norm2, self.norm = nn.LayerNorm(width), nn.LayerNorm(width), nn.LayerNorm(width)
-        self.qkv, self.output = nn.Linear(width, 3 * width), nn.Linear(width, width)
-        self.inner, self.outer = nn.Linear(width, CONFIG.hidden_width), nn.Linear(CONFIG.hidden_width, width)
-        half = CONFIG.head_width // 2
-        frequency = 10_000.0 ** (-torch.arange(half) / half)
-        angle = torch.arange(CONFIG.length)[:, None] * frequency
-        self.register_buffer("cos", angle.cos())
-        self.register_buffer("sin", angle.sin())
-
-    def rotate(self, x: torch.Tensor) -> torch.Tensor:
-        """Rotary positions on [B, H, L, K]."""
-        first, second = x.chunk(2, dim=-1)
-        return torch.cat([first * self.cos - second * self.sin, second * self.cos + first * self.sin], dim=-1)
-
-    def block(self, x: torch.Tensor) -> torch.Tensor:
-        """One application."""
-        batch, length, width = x.shape
-        q, k, v = self.qkv(self.norm1(x)).view(batch, length, 3, CONFIG.heads, CONFIG.head_width).permute(2, 0, 3, 1, 4)
-        mixed = functional.scaled_dot_product_attention(self.rotate(q), self.rotate(k), v, is_causal=True)
-        x = x + self.output(mixed.transpose(1, 2).reshape(batch, length, width))
-        return x + self.outer(functional.gelu(self.inner(self.norm2(x)), approximate="tanh"))
-
-    def forward(self, tokens: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """Mean cross-entropy."""
-        x = self.embedding(tokens)
-        for _ in range(CONFIG.steps):
-            x = self.block(x)
-        logits = self.norm(x) @ self.embedding.weight.T
-        return functional.cross_entropy(logits.flatten(0, 1), targets.flatten())
-
-
-def torch_step(compiled: bool, rows: np.ndarray) -> Any:
-    """One update of the PyTorch network as a closure."""
-    torch.manual_seed(0)
-    model = TorchModel()
-    forward = torch.compile(model) if compiled else model
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
-    tokens, targets = torch.from_numpy(rows[:, :-1]).long(), torch.from_numpy(rows[:, 1:]).long()
-
-    def step() -> float:
-        optimizer.zero_grad(set_to_none=True)
-        loss = forward(tokens, targets)
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        return loss.item()
-
-    return step
 
 
 def jax_step(adjoint: Any, rows: np.ndarray) -> Any:
@@ -108,10 +49,11 @@ def jax_step(adjoint: Any, rows: np.ndarray) -> Any:
 def main(rounds: int) -> None:
     """Measure all side by side."""
     rows = np.random.default_rng(0).integers(0, CONFIG.vocab_size, (BATCH, CONFIG.length + 1)).astype(np.int32)
+    torch_step = partial(update, CONFIG, rows[:, :-1], rows[:, 1:], "float32")
     times = median_times(
         {
-            "torch eager": torch_step(False, rows),
-            "torch compile": torch_step(True, rows),
+            "torch eager": torch_step(compiled=False),
+            "torch compile": torch_step(compiled=True),
             "jaxode recursive": jax_step("recursive", rows),
             "jaxode remat": jax_step("remat", rows),
             "jaxode unroll": jax_step("unroll", rows),
