@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, no_type_check
 
 import jax
 import jax.numpy as jnp
 from flax import nnx, struct
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float
 
 from jaxode.config import ModelConfig
-from jaxode.model.conditioning import Conditioning, Modulation
+from jaxode.model.conditioning import Conditioning
 from jaxode.model.gains import ATTENTION, FEED_FORWARD, Gains
-from jaxode.model.layers import Attention, FeedForward, Rotary, dropout, make_norm
+from jaxode.model.layers import Attention, FeedForward, Rotary, make_norm
 from jaxode.model.steps import StepsByRow, StepsOverDepth
+from jaxode.model.sublayer import Norm, PostNorm, PreNorm, Sublayer
 from jaxode.types import Field, Key, Mask, State
 
 
@@ -45,7 +46,7 @@ class Context:
 
 
 class Block(nnx.Module):
-    """One transformer block B as its residual increment.
+    """One transformer block B as its residual increment: two sublayers under one residual rule.
 
     Pre-norm: x' = x + Attn(norm x), B(x) = x' + FF(norm x').
     Post-norm (ALBERT): x' = norm(x + Attn(x)), B(x) = norm(x' + FF(x')).
@@ -71,55 +72,23 @@ class Block(nnx.Module):
 
     def attention_increment(self, t: Any, x: State, context: Context) -> State:
         """The attention sublayer's share of the increment."""
+        gain = None if context.gains is None else jnp.asarray(context.gains.heads)
+
+        def branch(read: State) -> State:
+            return self.attention(read, mask=context.mask, rotary=context.rotary, gain=gain, memory=context.memory)
+
         source = x if self.gate is None or context.x0 is None else x + self.gate[...] * context.x0
-        read, gain = (source if self.post else self.attention_norm(source)), None
-        modulation = self._modulation(t, context, ATTENTION)
-        if modulation is not None:
-            read = (read * (1.0 + modulation.scale)).astype(read.dtype)
-        if context.gains is not None:
-            read, gain = context.gains.read(read, ATTENTION), jnp.asarray(context.gains.heads)
-        branch = self.attention(read, mask=context.mask, rotary=context.rotary, gain=gain, memory=context.memory)
-        return self._increment(x, branch, self.attention_norm, t, context, ATTENTION, modulation)
+        return self._sublayer(ATTENTION, self.attention_norm).increment(branch, t, x, context, source)
 
     def feed_forward_increment(self, t: Any, x: State, context: Context) -> State:
         """The feed-forward sublayer's share of the increment."""
-        read, gain = (x if self.post else self.feed_forward_norm(x)), None
-        modulation = self._modulation(t, context, FEED_FORWARD)
-        if modulation is not None:
-            read = (read * (1.0 + modulation.scale)).astype(read.dtype)
-        if context.gains is not None:
-            read, gain = context.gains.read(read, FEED_FORWARD), jnp.asarray(context.gains.hidden)
-        branch = self.feed_forward(read, gain=gain)
-        return self._increment(x, branch, self.feed_forward_norm, t, context, FEED_FORWARD, modulation)
+        gain = None if context.gains is None else jnp.asarray(context.gains.hidden)
+        sublayer = self._sublayer(FEED_FORWARD, self.feed_forward_norm)
+        return sublayer.increment(partial(self.feed_forward, gain=gain), t, x, context)
 
-    def _modulation(self, t: Any, context: Context, sublayer: int) -> Modulation | None:
-        if self.conditioning is None:
-            return None
-        # rows at times of their own bring them as [B, 1, 1]
-        time = jnp.reshape(jnp.asarray(t, jnp.float32), -1) if jnp.ndim(t) else t
-        return self.conditioning(time, context.size, sublayer)
-
-    def _increment(
-        self,
-        x: State,
-        branch: State,
-        norm: Any,
-        t: Any,
-        context: Context,
-        sublayer: int,
-        modulation: Modulation | None,
-    ) -> State:
-        branch = self._drop(branch, t, context, sublayer)
-        if modulation is not None:
-            branch = (branch * modulation.gate).astype(branch.dtype)
-        return norm(x + branch).astype(x.dtype) - x if self.post else branch.astype(x.dtype)
-
-    def _drop(self, branch: Float[Array, "B L D"], t: Any, context: Context, sublayer: int) -> Float[Array, "B L D"]:
-        if context.key is None or self.rate == 0.0:
-            return branch
-        # The mask is a function of t, so f stays a field and the backward pass recomputes the same one.
-        bits = jax.lax.bitcast_convert_type(jnp.float32(t), jnp.uint32)
-        return dropout(branch, self.rate, jax.random.fold_in(jax.random.fold_in(context.key, bits), sublayer))
+    def _sublayer(self, number: int, norm: Norm) -> Sublayer:
+        rule = PostNorm(norm) if self.post else PreNorm(norm)
+        return Sublayer(number, rule, self.conditioning, self.rate)
 
 
 @no_type_check  # JAX rebuilds pytrees with leaves of any kind
