@@ -202,6 +202,8 @@ def test_exit_probabilities_of_a_gate_that_is_always_three_tenths():
     p = ouro.forward(ouro.CONFIG, tensors, batch(ouro.CONFIG), loops=4).exit_probabilities
     assert np.allclose(p, [0.3, 0.21, 0.147, 0.343], atol=1e-6)
     assert [int(ouro.exits(p, t).max()) for t in (0.1, 0.5, 0.6, 0.7, 1.0)] == [1, 2, 3, 4, 4]
+    # reached is enough
+    assert [int(ouro.exits(np.array([0.5, 0.25, 0.25]), t)) for t in (0.5, 0.75, 0.76)] == [1, 2, 3]
 
 
 @turning
@@ -265,6 +267,78 @@ def test_huginn_runs_without_its_biases():
     zeros = {name: 0 * value if name.endswith("qk_bias") else value for name, value in tensors.items()}
     biased = huginn.forward(huginn.CONFIG, zeros, tokens).logits
     assert np.allclose(huginn.forward(config, bare, tokens).logits, biased, atol=1e-14)
+
+
+def test_huginn_scales_its_embedding_by_the_root_of_its_width():
+    config = huginn.CONFIG | {"n_layers_in_prelude": 0}
+    tensors, tokens = huginn.random_tensors(config, 0), batch(config)
+    wanted = tensors["transformer.wte.weight"][tokens].astype(np.float64) * math.sqrt(24)
+    assert np.allclose(huginn.forward(config, tensors, tokens).input, wanted, atol=1e-12)
+
+
+def test_attentions_agree():
+    # that of Nanbeige is compared with a Llama's below; here every other file's with it, four heads of six channels
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(2, 9, 24))
+    x[..., -1] = 1  # so that a matrix' last column is a bias
+    q, k, v, o = rng.normal(size=(4, 24, 24)) / 5
+    grouped = {"q_proj.weight": q, "k_proj.weight": k[:12], "v_proj.weight": v[:12], "o_proj.weight": o}
+    llama = {"head_dim": 6, "num_attention_heads": 4, "num_key_value_heads": 2, "rope_theta": 1000.0}
+    wanted = nanbeige.attention(llama, grouped, "", x, nanbeige.frequencies(llama, rounded=False))
+    assert np.allclose(ouro.attention(llama, grouped, "", x), wanted, atol=1e-12)
+
+    full, llama = grouped | {"k_proj.weight": k, "v_proj.weight": v}, llama | {"num_key_value_heads": 4}
+    wanted = nanbeige.attention(llama, full, "", x, nanbeige.frequencies(llama, rounded=False))
+    # neighbours in place of halves, and the last column of q and k as a bias
+    places = np.concatenate([6 * head + np.array([0, 3, 1, 4, 2, 5]) for head in range(4)])
+    biases = np.stack([matrix[places, -1].reshape(1, 4, 6) for matrix in (q, k)])
+    without = np.ones(24) * (np.arange(24) < 23)
+    fused = np.concatenate([q[places] * without, k[places] * without, v])
+    config = {"n_embd": 24, "n_heads": 4, "qk_bias": True, "rope_base": 1000.0}
+    found = huginn.attention(config, {"Wqkv.weight": fused, "qk_bias": biases, "proj.weight": o}, "", x)
+    assert np.allclose(found, wanted, atol=1e-12)
+
+    wanted = nanbeige.attention(llama, full, "", x, np.zeros(3))  # nothing turns
+    fused = {"c_attn.weight": np.concatenate([q, k, v]), "c_proj.weight": o}
+    found = loopformer.attention({"n_embd": 24, "n_head": 4}, fused, "", x)
+    assert np.allclose(found, wanted, atol=1e-12)
+
+
+def test_feed_forwards_agree():
+    rng = np.random.default_rng(0)
+    x, gate, up, down = (rng.normal(size=shape) for shape in ((2, 3, 4), (5, 4), (5, 4), (4, 5)))
+    llama = {"gate_proj.weight": gate, "up_proj.weight": up, "down_proj.weight": down}
+    fused = {"fc.weight": np.concatenate([gate, up]), "proj.weight": down}
+    wanted = ouro.feed_forward(llama, "", x)
+    assert np.allclose(nanbeige.feed_forward(llama, "", x), wanted, atol=1e-12)
+    for family in FRAMED:
+        assert np.allclose(family.feed_forward(fused, "", x), wanted, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("family", "norms", "matrix"),
+    [
+        (ouro, ("input_layernorm.weight", "input_layernorm_2.weight"), "o_proj.weight"),
+        (ouro, ("post_attention_layernorm.weight", "post_attention_layernorm_2.weight"), "down_proj.weight"),
+        (nanbeige, ("input_layernorm.weight",), "o_proj.weight"),
+        (nanbeige, ("post_attention_layernorm.weight",), "down_proj.weight"),
+        (huginn, ("norm_1.weight",), "attn.proj.weight"),
+        (huginn, ("norm_3.weight",), "mlp.proj.weight"),
+        (retrofit, ("norm_1.weight",), "attn.proj.weight"),
+        (retrofit, ("norm_2.weight",), "mlp.proj.weight"),
+        (retrofit_olmo, ("norm_1.weight",), "attn.proj.weight"),
+        (retrofit_olmo, ("norm_2.weight",), "mlp.proj.weight"),
+    ],
+)
+def test_norms_that_are_zero_silence_their_branch(family, norms, matrix):
+    tensors, tokens = family.random_tensors(family.CONFIG, 0), batch(family.CONFIG)
+
+    def without(ending):
+        zeros = {name: 0 * value for name, value in tensors.items() if name.endswith(ending)}
+        return family.forward(family.CONFIG, tensors | zeros, tokens).logits
+
+    for norm in norms:
+        assert np.allclose(without(norm), without(matrix), atol=1e-12)
 
 
 @framed
@@ -419,6 +493,24 @@ def test_loopformer_waves_and_exact_gelu():
     for place, wave in ((0, math.cos(0.5)), (128, math.sin(0.5)), (192, math.sin(0.5 / 100))):
         assert phi[place] == pytest.approx(2 + wave / (1 + math.exp(-wave)), abs=1e-12)
     assert loopformer.gelu(np.array([1.0]))[0] == pytest.approx(0.8413447460685429, abs=1e-12)
+
+
+def test_loopformer_is_told_time_and_step():
+    config = loopformer.CONFIG | {"n_layer": 1}
+    tensors, tokens = loopformer.random_tensors(config, 0), batch(config)
+    w = {name.removeprefix("gpt."): value.astype(np.float64) for name, value in tensors.items()}
+    layer = {name.removeprefix("transformer.h.blocks.0."): value for name, value in w.items()}
+
+    def step(x, t, d):
+        c = loopformer.embedding(w, "time_embedder", t) + loopformer.embedding(w, "dt_embedder", d)
+        m = layer["adaLN_modulation.1.weight"] @ (c / (1 + np.exp(-c))) + layer["adaLN_modulation.1.bias"]
+        x = x + m[:24] * loopformer.attention(config, layer, "attn.", rms(x, 1, 2.0**-23) * (1 + m[48:72]))
+        return x + m[24:48] * loopformer.feed_forward(layer, "mlp.", rms(x, 1, 2.0**-23) * (1 + m[72:]))
+
+    x = w["transformer.wte.weight"][tokens] + w["transformer.wpe.weight"][:7]
+    states = [x := step(x, t, d) for t, d in ((0, 0.2), (0.2, 0.5), (0.7, 0.3))]
+    out = loopformer.forward(config, tensors, tokens, steps=[0.2, 0.5, 0.3])
+    assert np.allclose(out.states, states, atol=1e-12)
 
 
 def test_loopformer_reads_both_ways_of_naming():
