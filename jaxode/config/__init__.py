@@ -9,18 +9,23 @@ from jaxode.config.fields import check_seed
 from jaxode.config.inference import InferConfig
 from jaxode.config.model import DepthConfig, ModelConfig
 from jaxode.config.objective import ObjectiveConfig, parse_counts
+from jaxode.config.parts import AttentionConfig, ClockConfig, LoopConfig, SphereConfig
 from jaxode.config.reading import from_dict, from_toml, override, parse, parse_command, to_dict, to_toml
 from jaxode.config.study import StudyCommand, StudyConfig, StudySettings, VariantConfig
 from jaxode.config.training import Config, DataConfig, OptimizerConfig, TrainConfig
 
 __all__ = [
+    "AttentionConfig",
+    "ClockConfig",
     "Config",
     "DataConfig",
     "DepthConfig",
     "InferConfig",
+    "LoopConfig",
     "ModelConfig",
     "ObjectiveConfig",
     "OptimizerConfig",
+    "SphereConfig",
     "StudyCommand",
     "StudyConfig",
     "StudySettings",

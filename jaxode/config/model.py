@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 from jaxode.config.checks import UserError, at_least, at_most, require, within
-from jaxode.config.fields import Most, Steps, check_fields
+from jaxode.config.fields import Most, Seed, Steps, check_fields
+from jaxode.config.parts import AttentionConfig, ClockConfig, LoopConfig, SphereConfig
 from jaxode.config.size import check_size
 
 
@@ -44,11 +45,18 @@ class ModelConfig:
     """Unshared blocks before the looped part, each applied once."""
     coda: int = 0
     """Unshared blocks after the looped part, each applied once."""
-    norm: Literal["layer", "rms"] = "layer"
+    norm: Literal["layer", "rms", "rms_plain", "unit"] = "layer"
+    """Of the blocks: with mean and bias; by the root mean square, with or without a weight; x / |x|."""
+    final_norm: Literal["same", "layer", "rms", "rms_plain", "unit"] = "same"
+    """Before the head; same: as `norm`."""
     norm_epsilon: float = 1e-6
     """Added to the variance before its root is taken, in every norm."""
-    norm_position: Literal["pre", "post"] = "pre"
-    """pre: x + S(norm x), the residual stream is free; post: norm(x + S(x)), as ALBERT."""
+    norm_position: Literal["pre", "post", "sandwich", "branch", "sum", "sphere"] = "pre"
+    """The residual rule of a sublayer S. pre: x + S(norm x), the residual stream is free; post: norm(x + S(x)), as
+    ALBERT; sandwich: x + norm S(norm x), as Ouro; branch: x + norm S(x), as OLMo 2; sum: norm(x + S(norm x)), as
+    Huginn; sphere: U(x) + a (U(S(U x)) - U(x)) at a learned rate a of each channel, with U(x) = x / |x|, as nGPT."""
+    bias: Literal["all", "none", "query_key"] = "all"
+    """Which projections of the blocks have one."""
     feed_forward: Literal["gelu", "gelu_tanh", "relu", "silu", "tanh", "swiglu"] = "gelu_tanh"
     """Activation between the two projections; gelu_tanh is the tanh approximation of gelu."""
     head_activation: Literal["gelu", "gelu_tanh", "relu", "silu", "tanh"] = "gelu_tanh"
@@ -70,10 +78,16 @@ class ModelConfig:
     counting trained applications, so N of them span N s0 of the unscaled time; steps = N / s0 span N of it."""
     dropout: float = 0.0
     """Probability of dropping a unit of each sublayer's output and of the embedding, in training."""
+    embedding_scale: float = 1.0
+    """Factor on what is embedded."""
     tied: bool = True
     """Use the embedding matrix as the output head."""
     output_init: float = 0.0
     """Factor on the initial output projections of each sublayer; 0 means 1/N for shared, 1/sqrt(2N) for unshared."""
+    attention: AttentionConfig = field(default_factory=AttentionConfig)
+    loop: LoopConfig = field(default_factory=LoopConfig)
+    clock: ClockConfig = field(default_factory=ClockConfig)
+    sphere: SphereConfig = field(default_factory=SphereConfig)
 
     def __post_init__(self) -> None:
         check_fields(self, "model")
@@ -105,8 +119,9 @@ class ModelConfig:
         # below 1 the angles grow with i instead of falling, and overflow
         at_least("model.rotary_base", self.rotary_base, 1)
         require(
-            self.width % self.heads == 0,
-            f"model.width = {self.width} is not divisible by model.heads = {self.heads}: choose a multiple of it",
+            self.attention.head_width > 0 or self.width % self.heads == 0,
+            f"model.width = {self.width} is not divisible by model.heads = {self.heads}: choose a multiple of it, or "
+            "set model.attention.head_width",
         )
         require(
             self.kv_heads == 0 or self.heads % self.kv_heads == 0,
@@ -116,6 +131,8 @@ class ModelConfig:
             self.positions != "rotary" or self.head_width % 2 == 0,
             f"model.width / model.heads = {self.head_width} is odd: rotary positions need an even head width",
         )
+        require(self.embedding_scale > 0, f"model.embedding_scale = {self.embedding_scale}: must be positive")
+        self._check_parts()
         shared = self.sharing in ("sequence", "cycle")
         require(
             shared or self.groups == 1,
@@ -128,6 +145,45 @@ class ModelConfig:
         if self.group_steps:
             self._check_group_steps()
         check_size(self)
+
+    def _check_parts(self) -> None:
+        """Choices that stand or fall together."""
+        rule, loop = self.norm_position, self.loop
+        require(
+            (rule == "sphere") == (self.norm == "unit") == (self.attention.norm == "unit"),
+            f'model.norm_position = "{rule}" with model.norm = "{self.norm}" and model.attention.norm = '
+            f'"{self.attention.norm}": a model on the sphere has "sphere", "unit" and "unit", another one none of them',
+        )
+        require(
+            rule != "sphere" or (self.bias == "none" and self.feed_forward == "swiglu"),
+            f'model.bias = "{self.bias}", model.feed_forward = "{self.feed_forward}" with model.norm_position = '
+            '"sphere": must be "none" and "swiglu"',
+        )
+        looped = self.sharing in ("full", "cycle")
+        plain = LoopConfig(exit_norm=loop.exit_norm, start_size=loop.start_size, schedule=loop.schedule)
+        require(
+            looped or loop == plain,
+            f'model.loop = {loop} with model.sharing = "{self.sharing}": a loop\'s rules belong to "full" or "cycle"',
+        )
+        require(
+            loop.low_cycles == 0 or self.sharing == "full",
+            f'model.loop.low_cycles = {loop.low_cycles} with model.sharing = "{self.sharing}": must be "full"',
+        )
+        require(
+            rule != "post" or loop.boundary == "none",
+            'model.loop.boundary = "norm" with model.norm_position = "post": the state is normalised already; choose '
+            '"none"',
+        )
+        blocks = self.prelude + self.distinct_blocks + self.coda
+        outside = [index for index in self.attention.full_layers if not 0 <= index < blocks]
+        require(
+            not outside,
+            f"model.attention.full_layers holds {outside}: there are {blocks} blocks, counted from 0",
+        )
+        require(
+            not self.attention.prefix or (self.kind == "causal" and self.token_types == 0),
+            'model.attention.prefix = true: needs model.kind = "causal" and model.token_types = 0',
+        )
 
     def _check_group_steps(self) -> None:
         name = f'model.group_steps = "{self.group_steps}"'
@@ -153,8 +209,8 @@ class ModelConfig:
 
     @property
     def head_width(self) -> int:
-        """K = D / H."""
-        return self.width // self.heads
+        """K after resolving 0: D / H."""
+        return self.attention.head_width or self.width // self.heads
 
     @property
     def num_kv_heads(self) -> int:
@@ -171,7 +227,26 @@ class ModelConfig:
     @property
     def distinct_blocks(self) -> int:
         """Blocks stored for the looped part."""
-        return self.inner_blocks * (self.steps if self.sharing == "none" else self.groups)
+        groups = 2 if self.loop.low_cycles else self.groups
+        return self.inner_blocks * (self.steps if self.sharing == "none" else groups)
+
+    @property
+    def ends_normalised(self) -> bool:
+        """Whether what the head reads comes out of a norm already."""
+        return self.norm_position == "post" or (self.loop.boundary == "norm" and self.coda == 0)
+
+    @property
+    def streams(self) -> int:
+        """S: the state of the looped part is [B, L, S D]."""
+        return 2 if self.loop.low_cycles else 1
+
+    @property
+    def pass_blocks(self) -> tuple[int, ...]:
+        """One pass of a group's field: which of its blocks are applied, in order."""
+        inner = tuple(range(self.inner_blocks))
+        if self.loop.low_cycles:
+            return inner * self.loop.low_cycles + tuple(self.inner_blocks + index for index in inner)
+        return tuple(range(self.inner_blocks * (self.groups if self.sharing == "cycle" else 1)))
 
 
 @dataclass(frozen=True)
@@ -184,9 +259,13 @@ class DepthConfig:
     """auto: calibrated where the model holds a calibration for n steps and the schedule is even, else euler; or a name:
     euler | lie | heun | midpoint | rk4; ab2 | ab3 | secant (one evaluation a step, with memory); calibrated (the
     coefficients that were fitted for this number of steps); tsit5 | dopri5 (adaptive, for analysis)."""
-    schedule: str = "even"
-    """even | unit (n steps of size 1: below N truncation, above N the loop run longer) | geometric:r (each step r times
-    the last) | step sizes "1,2,4,5"."""
+    schedule: str = "auto"
+    """auto: even, or what the model was made for (`model.loop.schedule`); even | unit (n steps of size 1: below N
+    truncation, above N the loop run longer) | geometric:r (each step r times the last) | step sizes "1,2,4,5"."""
+    start_seed: Seed = 0
+    """Of the noise at which `model.loop.start = "noise"` begins; the same for every batch and number of devices."""
+    start: Literal["model", "zeros"] = "model"
+    """The state at t = 0: as `model.loop.start` says, or 0 in the place of noise."""
     adjoint: Literal["recursive", "remat", "unroll"] = "recursive"
     """Backward pass: recursive keeps one state a step and recomputes the block (Diffrax's own loop); remat also keeps
     q, k, v and the attention's result (a little more memory, less time); unroll keeps everything. The last two allow
@@ -206,4 +285,5 @@ class DepthConfig:
             self.steps is None or self.steps >= 1,
             f"depth.steps = {self.steps}: must be at least 1 (None runs the model's full depth)",
         )
+        at_least("depth.start_seed", self.start_seed, 0)
         require(self.tolerance > 0, f"depth.tolerance = {self.tolerance}: must be positive")

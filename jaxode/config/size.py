@@ -13,15 +13,13 @@ PARAMETERS = 10**12
 """More than this no machine holds, since every device keeps all of them: 4 TB of float32."""
 BLOCKS = 1000
 """Different blocks, as many as the deepest transformers have; each is built, compiled and stored by itself."""
-FEATURES = 64
-"""Sinusoids of a time that a conditioned block reads."""
 
 
 def num_parameters(model: ModelConfig) -> int:
     """Stored parameters of a language model: a shared block counts once. A vocabulary of 0 counts nothing."""
     blocks = model.prelude + model.coda + model.distinct_blocks
     conditioned = model.distinct_blocks * _conditioning(model)
-    return _embedding(model) + blocks * _block(model) + conditioned + _head(model)
+    return _embedding(model) + blocks * _block(model) + conditioned + _loop(model) + _head(model)
 
 
 def check_size(model: ModelConfig) -> None:
@@ -58,8 +56,8 @@ def _linear(inputs: int, outputs: int, bias: bool = True) -> int:
     return inputs * outputs + (outputs if bias else 0)
 
 
-def _norm(model: ModelConfig, width: int) -> int:
-    return (2 if model.norm == "layer" else 1) * width
+def _norm(model: ModelConfig, width: int, kind: str = "same") -> int:
+    return {"layer": 2, "rms": 1}.get(model.norm if kind == "same" else kind, 0) * width
 
 
 def _embedding(model: ModelConfig) -> int:
@@ -70,25 +68,44 @@ def _embedding(model: ModelConfig) -> int:
 
 
 def _block(model: ModelConfig) -> int:
-    width, hidden = model.width, model.hidden_width
-    fused = (model.heads + 2 * model.num_kv_heads) * model.head_width
-    attention = _linear(width, fused) + _linear(width, width)
+    width, hidden, options, biased = model.width, model.hidden_width, model.attention, model.bias == "all"
+    rows, keys = model.heads * model.head_width, model.num_kv_heads * model.head_width
+    fused = rows + 2 * keys + (rows if options.gate else 0)
+    attention = _linear(width, fused, biased) + _linear(rows, width, biased)
+    attention += rows + keys if model.bias == "query_key" else 0
+    attention += _norm(model, rows) + _norm(model, keys) if options.norm == "whole" else 0
     inner = 2 * hidden if model.feed_forward == "swiglu" else hidden
-    feed_forward = _linear(width, inner) + _linear(hidden, width)
-    return attention + feed_forward + 2 * _norm(model, width) + (width if model.inject_input else 0)
+    feed_forward = _linear(width, inner, biased) + _linear(hidden, width, biased)
+    norms = (4 if model.norm_position in ("sandwich", "sum") else 2) * _norm(model, width)
+    # of queries, of the gate, of the hidden units, and of both residual rules
+    scales = rows + (rows if options.gate else 0) + inner + 2 * width if model.norm_position == "sphere" else 0
+    return attention + feed_forward + norms + scales + (width if model.inject_input else 0)
 
 
 def _conditioning(model: ModelConfig) -> int:
     if model.conditioning == "none":
         return 0
-    code = _linear(FEATURES, model.width) + _linear(model.width, model.width)
-    return (1 if model.conditioning == "time" else 2) * code + _linear(model.width, 4 * model.width)
+    return (0 if model.clock.shared else _clock(model)) + _linear(model.width, 4 * model.width)
+
+
+def _clock(model: ModelConfig) -> int:
+    code = _linear(model.clock.features, model.width) + _linear(model.width, model.width)
+    return (1 if model.conditioning == "time" else 2) * code
+
+
+def _loop(model: ModelConfig) -> int:
+    loop, width = model.loop, model.width
+    clock = _clock(model) if model.clock.shared and model.conditioning != "none" else 0
+    adapter = 2 * width * width if loop.injection == "concat" else 0
+    norm = _norm(model, width, model.final_norm) if loop.boundary == "norm" else 0
+    return clock + adapter + norm + (width if loop.low_cycles else 0) + (width + 1 if loop.exit_gate else 0)
 
 
 def _head(model: ModelConfig) -> int:
     width, masked = model.width, model.kind == "masked"
     inner = model.embedding_width or width
-    norm = _norm(model, width) if model.norm_position == "pre" else 0
+    norm = 0 if model.ends_normalised else _norm(model, width, model.final_norm)
     transform = _linear(width, inner) if masked or inner != width else 0
     bias = _norm(model, inner) + model.vocab_size if masked else 0
+    bias += model.vocab_size if model.norm_position == "sphere" else 0
     return norm + transform + bias + (0 if model.tied else _linear(inner, model.vocab_size, bias=False))

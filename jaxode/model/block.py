@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, no_type_check
@@ -11,13 +12,25 @@ import jax
 import jax.numpy as jnp
 from flax import nnx, struct
 from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Int
 
 from jaxode.config import ModelConfig
 from jaxode.model.conditioning import Conditioning
 from jaxode.model.gains import ATTENTION, FEED_FORWARD, Gains
-from jaxode.model.layers import Attention, FeedForward, Rotary, make_norm
+from jaxode.model.layers import Attention, FeedForward, Rotary, StoredScale, make_norm
+from jaxode.model.loop import Pass
 from jaxode.model.steps import StepsByRow, StepsOverDepth
-from jaxode.model.sublayer import Norm, PostNorm, PreNorm, Sublayer
+from jaxode.model.sublayer import (
+    BranchNorm,
+    Norm,
+    NormOfSum,
+    PostNorm,
+    PreNorm,
+    ResidualRule,
+    Sandwich,
+    Sphere,
+    Sublayer,
+)
 from jaxode.types import Field, Key, Mask, State
 
 
@@ -34,6 +47,9 @@ class Context:
         gains: of this block at this t, where a calibration holds some.
         size: h of the step that begins at this t, for blocks that are told; the rest is constant along depth.
         memory: keys and values of earlier tokens, a `Memory`; it changes while the solve is traced.
+        far: rotation angles of blocks without a window, where they have their own.
+        places: of the tokens in their texts; None: 0, 1, ..
+        code: of this t and size, where the blocks share a clock.
     """
 
     mask: Mask | None = None
@@ -43,27 +59,50 @@ class Context:
     gains: Gains | None = None
     size: Any = 1.0
     memory: Any = struct.field(pytree_node=False, default=None)
+    far: Rotary | None = None
+    places: Int[Array, "B L"] | None = None
+    code: Float[Array, "*B D"] | None = None
 
 
 class Block(nnx.Module):
     """One transformer block B as its residual increment: two sublayers under one residual rule.
 
     Pre-norm: x' = x + Attn(norm x), B(x) = x' + FF(norm x').
-    Post-norm (ALBERT): x' = norm(x + Attn(x)), B(x) = norm(x' + FF(x')).
+    Post-norm (ALBERT): x' = norm(x + Attn(x)), B(x) = norm(x' + FF(x')). Others: `model.norm_position`.
     """
 
     def __init__(
-        self, config: ModelConfig, *, rngs: nnx.Rngs, dtype: DTypeLike = jnp.float32, conditioned: bool = False
+        self,
+        config: ModelConfig,
+        *,
+        rngs: nnx.Rngs,
+        dtype: DTypeLike = jnp.float32,
+        conditioned: bool = False,
+        index: int = 0,
     ):
-        """`dtype` is the type of the matmuls; parameters are float32. A conditioned block is told t and h."""
-        self.post = config.norm_position == "post"
-        self.rate = config.dropout
-        self.attention = Attention(config, rngs=rngs, dtype=dtype)
+        """`dtype` is the type of the matmuls; parameters are float32. A conditioned block is told t and h.
+
+        `index` is its place among prelude, looped blocks and coda: some have a window, others none.
+        """
+        self.rule, self.rate = config.norm_position, config.dropout
+        self.full = index in config.attention.full_layers
+        self.attention = Attention(config, rngs=rngs, dtype=dtype, full=self.full)
         self.attention_norm = make_norm(config, config.width, rngs)
         self.feed_forward = FeedForward(config, rngs=rngs, dtype=dtype)
         self.feed_forward_norm = make_norm(config, config.width, rngs)
+        two = self.rule in ("sandwich", "sum")
+        self.attention_output_norm = make_norm(config, config.width, rngs) if two else None
+        self.feed_forward_output_norm = make_norm(config, config.width, rngs) if two else None
+        sphere, scales = self.rule == "sphere", config.sphere
+        self.attention_rate = StoredScale(config.width, scales.rate, scales.size) if sphere else None
+        self.feed_forward_rate = StoredScale(config.width, scales.rate, scales.size) if sphere else None
         self.gate = nnx.Param(jnp.zeros(config.width)) if config.inject_input else None
         self.conditioning = Conditioning(config, rngs=rngs) if conditioned else None
+
+    @property
+    def post(self) -> bool:
+        """Whether the state lies near a sphere, behind a norm."""
+        return self.rule == "post"
 
     def increment(self, t: Any, x: State, context: Context) -> State:
         """f(t, x) = B(x) - x, in the type of x."""
@@ -73,21 +112,29 @@ class Block(nnx.Module):
     def attention_increment(self, t: Any, x: State, context: Context) -> State:
         """The attention sublayer's share of the increment."""
         gain = None if context.gains is None else jnp.asarray(context.gains.heads)
+        rotary = context.rotary if context.far is None or not self.full else context.far
 
         def branch(read: State) -> State:
-            return self.attention(read, mask=context.mask, rotary=context.rotary, gain=gain, memory=context.memory)
+            return self.attention(read, mask=context.mask, rotary=rotary, gain=gain, memory=context.memory)
 
         source = x if self.gate is None or context.x0 is None else x + self.gate[...] * context.x0
-        return self._sublayer(ATTENTION, self.attention_norm).increment(branch, t, x, context, source)
+        rule = self._rule(self.attention_norm, self.attention_output_norm, self.attention_rate)
+        return self._sublayer(ATTENTION, rule).increment(branch, t, x, context, source)
 
     def feed_forward_increment(self, t: Any, x: State, context: Context) -> State:
         """The feed-forward sublayer's share of the increment."""
         gain = None if context.gains is None else jnp.asarray(context.gains.hidden)
-        sublayer = self._sublayer(FEED_FORWARD, self.feed_forward_norm)
-        return sublayer.increment(partial(self.feed_forward, gain=gain), t, x, context)
+        rule = self._rule(self.feed_forward_norm, self.feed_forward_output_norm, self.feed_forward_rate)
+        return self._sublayer(FEED_FORWARD, rule).increment(partial(self.feed_forward, gain=gain), t, x, context)
 
-    def _sublayer(self, number: int, norm: Norm) -> Sublayer:
-        rule = PostNorm(norm) if self.post else PreNorm(norm)
+    def _rule(self, norm: Norm, output: Norm | None, rate: StoredScale | None) -> ResidualRule:
+        if output is not None:
+            return (Sandwich if self.rule == "sandwich" else NormOfSum)(norm, output)
+        if rate is not None:
+            return Sphere(norm, rate)
+        return {"pre": PreNorm, "post": PostNorm, "branch": BranchNorm}[self.rule](norm)
+
+    def _sublayer(self, number: int, rule: ResidualRule) -> Sublayer:
         return Sublayer(number, rule, self.conditioning, self.rate)
 
 
@@ -106,21 +153,39 @@ class BlockField:
     """f(t, x, args) = C(x) - x for one pass C through the blocks of `graphs`.
 
     Two fields of the same blocks are equal, so outside `jax.jit` a second solve finds the first one's compilation.
-    `scale` multiplies the increment (`model.step_size`).
+    `scale` multiplies the increment (`model.step_size`). A loop with rules of its own brings them as its last graph.
     """
 
     graphs: tuple[nnx.GraphDef[Block], ...]
     scale: float = 1.0
+    loop: nnx.GraphDef[Pass] | None = None
 
     def __call__(self, t: Any, x: State, args: FieldArgs) -> State:
         """The increment of the whole pass."""
+        total = self._blocks(t, x, args) if self.loop is None else self._loop(t, x, args, self.loop)
+        return total if self.scale == 1.0 else self.scale * total
+
+    def _blocks(self, t: Any, x: State, args: FieldArgs, which: Sequence[int] | None = None, code: Any = None) -> State:
+        """The increment of these blocks, one after the other."""
         total = None
-        for index, (graph, param) in enumerate(zip(self.graphs, args.params, strict=True)):
-            block, context = nnx.merge(graph, param), _here(t, args, index, len(self.graphs))
+        for index in range(len(self.graphs)) if which is None else which:
+            block, context = nnx.merge(self.graphs[index], args.params[index]), _here(t, args, index, len(self.graphs))
+            context = context if code is None else dataclasses.replace(context, code=code)
             step = block.increment(t, x if total is None else x + total, context)
             total = step if total is None else total + step
         assert total is not None
-        return total if self.scale == 1.0 else self.scale * total
+        return total
+
+    def _loop(self, t: Any, x: State, args: FieldArgs, graph: nnx.GraphDef[Pass]) -> State:
+        """The same between the loop's own rules."""
+        rules = nnx.merge(graph, args.params[-1])
+        size = args.context.size if args.steps is None else args.steps.at(t).sizes
+        code = rules.code(t, size)
+
+        def blocks(y: State, which: Sequence[int] | None = None) -> State:
+            return y + self._blocks(t, y, args, which, code)
+
+        return rules(x, args.context.x0, blocks) - x
 
 
 @dataclass(frozen=True)
@@ -140,10 +205,13 @@ class SublayerField:
         return increment if self.scale == 1.0 else self.scale * increment
 
 
-def block_field(blocks: tuple[Block, ...], scale: float = 1.0) -> tuple[Field, Any]:
-    """The field of one pass through `blocks`, and the parameters to put into `FieldArgs`."""
+def block_field(blocks: tuple[Block, ...], scale: float = 1.0, loop: Pass | None = None) -> tuple[Field, Any]:
+    """The field of one pass through `blocks` by the rules of `loop`, and the parameters to put into `FieldArgs`."""
     graphs, params = _split(blocks)
-    return BlockField(graphs, scale), params
+    if loop is None:
+        return BlockField(graphs, scale), params
+    graph, rules = nnx.split(loop)
+    return BlockField(graphs, scale, graph), (*params, rules)
 
 
 def sublayer_fields(blocks: tuple[Block, ...], scale: float = 1.0) -> tuple[tuple[Field, ...], Any]:

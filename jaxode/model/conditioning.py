@@ -11,7 +11,6 @@ from flax import nnx, struct
 from jaxtyping import Array, Float
 
 from jaxode.config import ModelConfig
-from jaxode.config.size import FEATURES
 
 
 @no_type_check  # JAX rebuilds pytrees with leaves of any kind
@@ -28,8 +27,42 @@ class Modulation:
     gate: Float[Array, "*B D"]
 
 
-class Conditioning(nnx.Module):
-    """(t, h) -> scale and gate of both sublayers: sinusoids -> two layers each -> their sum -> one layer from zero.
+class Clock(nnx.Module):
+    """(t, h) -> a vector: sinusoids -> two layers each -> their sum, as diffusion transformers read their time."""
+
+    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs, empty: bool = False):
+        """One a block, or one for all (`model.clock.shared`); small, so everything is float32."""
+        self.features, self.unit, self.steps = config.clock.features, config.clock.unit, float(config.steps)
+
+        def layer(inputs: int, wanted: bool = True) -> nnx.Linear | None:
+            return nnx.Linear(inputs, config.width, rngs=rngs) if wanted and not empty else None
+
+        told = config.conditioning != "time"
+        self.time, self.step = layer(self.features), layer(self.features, told)
+        self.time_output, self.step_output = layer(config.width), layer(config.width, told)
+
+    def code(self, t: Any, h: Any) -> Float[Array, "*B D"]:
+        """For depth-time t and step size h, numbers or arrays of rows' own, [B]."""
+        assert self.time is not None
+        assert self.time_output is not None
+        code = self.time_output(jax.nn.silu(self.time(self._sinusoids(t))))
+        if self.step is not None and self.step_output is not None:
+            code = code + self.step_output(jax.nn.silu(self.step(self._sinusoids(h))))
+        return code
+
+    def _sinusoids(self, value: Any) -> Float[Array, "*B features"]:
+        """Cos and sin, with periods from 2 units of depth-time to 4 N, or of t/N with frequencies from 1 down."""
+        half = self.features // 2
+        value = jnp.asarray(value, jnp.float32)[..., None]
+        if self.unit:
+            angle = value / self.steps * 10_000.0 ** (-jnp.arange(half, dtype=jnp.float32) / half)
+        else:
+            angle = 2.0 * math.pi * value / jnp.geomspace(2.0, 4.0 * self.steps, half)
+        return jnp.concatenate([jnp.cos(angle), jnp.sin(angle)], axis=-1)
+
+
+class Conditioning(Clock):
+    """(t, h) -> scale and gate of both sublayers, by a `Clock` and one layer from zero.
 
     As adaptive layer norms condition diffusion transformers (Peebles & Xie 2023, section 3.2), without a shift, as
     LoopFormer does (Jeddi et al. 2026, arXiv 2602.11451). "time" reads t alone, "step" and "loopformer" also h. The
@@ -38,32 +71,18 @@ class Conditioning(nnx.Module):
     """
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
-        """One a block; small vectors, so everything is float32."""
-        width = config.width
+        """One a block; where the clock is shared, without one."""
+        super().__init__(config, rngs=rngs, empty=config.clock.shared)
         self.kind = config.conditioning
-        self.longest = 4.0 * config.steps
-        self.time = nnx.Linear(FEATURES, width, rngs=rngs)
-        self.step = None if self.kind == "time" else nnx.Linear(FEATURES, width, rngs=rngs)
-        self.time_output = nnx.Linear(width, width, rngs=rngs)
-        self.step_output = None if self.kind == "time" else nnx.Linear(width, width, rngs=rngs)
         zero = nnx.initializers.zeros_init()
-        self.output = nnx.Linear(width, 4 * width, kernel_init=zero, rngs=rngs)
+        self.output = nnx.Linear(config.width, 4 * config.width, kernel_init=zero, rngs=rngs)
 
-    def __call__(self, t: Any, h: Any, sublayer: int) -> Modulation:
-        """For depth-time t and step size h, numbers or arrays of rows' own, [B]."""
-        code = self.time_output(jax.nn.silu(self.time(self._features(t))))
-        if self.step is not None and self.step_output is not None:
-            code = code + self.step_output(jax.nn.silu(self.step(self._features(h))))
+    def __call__(self, t: Any, h: Any, sublayer: int, code: Float[Array, "*B D"] | None = None) -> Modulation:
+        """For depth-time t and step size h, numbers or arrays of rows' own, [B]; `code` of a clock that is shared."""
+        code = self.code(t, h) if code is None else code
         scales, gates = jnp.split(self.output(jax.nn.silu(code)), 2, axis=-1)
         scale, gate = jnp.split(scales, 2, axis=-1)[sublayer], jnp.split(gates, 2, axis=-1)[sublayer]
         size = jnp.asarray(h, jnp.float32)[..., None]
         gate = gate / size if self.kind == "loopformer" else 1.0 + gate
         rows = (lambda v: v[:, None]) if scale.ndim == 2 else (lambda v: v)
         return Modulation(rows(scale), rows(gate))
-
-    def _features(self, value: Any) -> Float[Array, "*B features"]:
-        """Cos and sin, with periods from 2 units of depth-time to 4 N."""
-        half = FEATURES // 2
-        periods = jnp.geomspace(2.0, self.longest, half)
-        angle = 2.0 * math.pi * jnp.asarray(value, jnp.float32)[..., None] / periods
-        return jnp.concatenate([jnp.cos(angle), jnp.sin(angle)], axis=-1)

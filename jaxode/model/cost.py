@@ -11,10 +11,10 @@ from jaxode.depth import SOLVERS, Schedule, get_solver, make_schedule
 
 
 def resolve(model: ModelConfig, depth: DepthConfig, calibrated: Container[int] = ()) -> DepthConfig:
-    """The same depth with its solver named: "auto" is "calibrated" where n is calibrated and the steps are even.
+    """The same depth with solver and schedule named: "auto" is "calibrated" where n is calibrated and steps are even.
 
-    Elsewhere it is "euler". Both take one evaluation a step, so what asks for schedules and costs alone needs no
-    `calibrated`.
+    Elsewhere it is "euler", with the schedule that the model was made for (`model.loop.schedule`). Both take one
+    evaluation a step, so what asks for schedules and costs alone needs no `calibrated`.
 
     Args:
         model: whose N `depth.steps` = None means.
@@ -28,11 +28,16 @@ def resolve(model: ModelConfig, depth: DepthConfig, calibrated: Container[int] =
         depth.solver == "auto" or depth.solver in SOLVERS,
         f'depth.solver = "{depth.solver}": allowed are {", ".join(SOLVERS)}, auto',
     )
-    if depth.solver != "auto":
+    steps, solver, schedule = model.steps if depth.steps is None else depth.steps, depth.solver, depth.schedule
+    if solver == "auto":
+        solver = "calibrated" if steps in calibrated and schedule in ("even", "auto") else "euler"
+    if schedule == "auto":
+        # a calibration has times of its own, a solver that chooses its steps needs the whole interval
+        whole = solver == "calibrated" or get_solver(solver).adaptive
+        schedule = "even" if whole else model.loop.schedule
+    if (solver, schedule) == (depth.solver, depth.schedule):
         return depth
-    steps = model.steps if depth.steps is None else depth.steps
-    fitted = steps in calibrated and depth.schedule == "even"
-    return dataclasses.replace(depth, solver="calibrated" if fitted else "euler")
+    return dataclasses.replace(depth, solver=solver, schedule=schedule)
 
 
 def plan(model: ModelConfig, depth: DepthConfig) -> tuple[Schedule, ...]:
@@ -102,8 +107,7 @@ def block_evaluations(model: ModelConfig, depth: DepthConfig | None = None) -> i
     once = model.prelude + model.coda
     if model.sharing == "none":
         return once + model.inner_blocks * model.steps
-    per_evaluation = model.groups if model.sharing == "cycle" else 1
-    return once + model.inner_blocks * per_evaluation * spec.stages * sum(schedule.steps for schedule in schedules)
+    return once + len(model.pass_blocks) * spec.stages * sum(schedule.steps for schedule in schedules)
 
 
 @dataclass(frozen=True)
@@ -122,9 +126,10 @@ def flops_per_token(model: ModelConfig, depth: DepthConfig | None = None, length
     """Matmuls only, attention counted over the full length (as it is computed)."""
     length = model.length if length is None else length
     width, heads_width = model.width, model.head_width
-    fused = (model.heads + 2 * model.num_kv_heads) * heads_width
+    rows = model.heads * heads_width
+    fused = rows + 2 * model.num_kv_heads * heads_width + (rows if model.attention.gate else 0)
     feed_forward = (3 if model.feed_forward == "swiglu" else 2) * width * model.hidden_width
-    block = 2 * (width * fused + width * width + feed_forward) + 4 * length * width
+    block = 2 * (width * fused + rows * width + feed_forward) + 4 * length * rows
     embedding = model.embedding_width or width
     projection = 2 * width * embedding
     into = projection if model.embedding_width else 0

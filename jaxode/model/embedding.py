@@ -24,7 +24,7 @@ class Embedding(nnx.Module):
             config.vocab_size > 0, "model.vocab_size = 0: set it to the tokenizer's size (0 only means it in a run)"
         )
         self.limit = config.length if config.positions == "learned" else None
-        self.rate = config.dropout
+        self.rate, self.scale = config.dropout, config.embedding_scale
         init = nnx.initializers.normal(0.02)
         width = config.embedding_width or config.width
         self.tokens = nnx.Embed(config.vocab_size, width, embedding_init=init, rngs=rngs)
@@ -68,7 +68,8 @@ class Embedding(nnx.Module):
             x = self.norm(x)
         if self.project is not None:
             x = self.project(x.reshape(-1, x.shape[-1])).reshape(*tokens.shape, -1)
-        return dropout(x.astype(jnp.float32), self.rate, key)
+        x = x.astype(jnp.float32)
+        return dropout(x if self.scale == 1.0 else x * self.scale, self.rate, key)
 
     def decode(self, x: Float[Array, "rows E"], dtype: DTypeLike) -> Float[Array, "rows V"]:
         """X T^T: the tied output head, in float32."""

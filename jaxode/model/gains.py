@@ -39,11 +39,12 @@ class Gains:
     @classmethod
     def neutral(cls, model: ModelConfig, steps: int) -> Gains:
         """The trained block in each of `steps` solver steps."""
-        axes = (steps, model.inner_blocks * (model.groups if model.sharing == "cycle" else 1))
+        # the blocks of one pass, each counted once
+        axes = (steps, len(set(model.pass_blocks)))
         return cls(
             np.ones((*axes, 2, model.width), np.float32),
             np.zeros((*axes, 2, model.width), np.float32),
-            np.ones((*axes, model.width), np.float32),
+            np.ones((*axes, model.heads * model.head_width), np.float32),
             np.ones((*axes, model.hidden_width), np.float32),
         )
 

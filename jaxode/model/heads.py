@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 
 from jaxode.config import ModelConfig
 from jaxode.model.embedding import Embedding
-from jaxode.model.layers import ACTIVATIONS, make_norm
+from jaxode.model.layers import ACTIVATIONS, StoredScale, make_norm
 from jaxode.types import Logits, Segments, State
 
 ProblemType = Literal["single_label_classification", "multi_label_classification", "regression"]
@@ -30,8 +30,7 @@ class VocabularyHead(nnx.Module):
         inner = config.embedding_width or config.width
         self.dtype = dtype
         self.activation = config.head_activation
-        # A post-norm block leaves its state normalised already.
-        self.norm = make_norm(config, config.width, rngs) if config.norm_position == "pre" else None
+        self.norm = None if config.ends_normalised else make_norm(config, config.width, rngs, config.final_norm)
         masked = config.kind == "masked"
         transform = masked or inner != config.width
         self.transform = nnx.Linear(config.width, inner, dtype=dtype, rngs=rngs) if transform else None
@@ -39,6 +38,8 @@ class VocabularyHead(nnx.Module):
         self.bias = nnx.Param(jnp.zeros(config.vocab_size)) if masked else None
         own = None if config.tied else nnx.Linear(inner, config.vocab_size, use_bias=False, dtype=dtype, rngs=rngs)
         self.own = own
+        sphere = config.norm_position == "sphere"
+        self.scale = StoredScale(config.vocab_size, 1.0, config.sphere.size) if sphere else None
 
     def __call__(self, x: State, embedding: Embedding) -> Logits:
         """Logits in float32."""
@@ -50,6 +51,8 @@ class VocabularyHead(nnx.Module):
         if self.inner_norm is not None:
             rows = self.inner_norm(ACTIVATIONS[self.activation](rows))
         logits = embedding.decode(rows, self.dtype) if self.own is None else self.own(rows).astype(jnp.float32)
+        if self.scale is not None:
+            logits = logits * self.scale()
         if self.bias is not None:
             logits = logits + self.bias[...]
         return logits.reshape(*x.shape[:-1], -1)
@@ -67,7 +70,7 @@ class PoolerHead(nnx.Module):
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs, dtype: DTypeLike = jnp.float32):
         """Pooler [D, D]."""
         self.first = config.kind == "masked"
-        self.norm = make_norm(config, config.width, rngs) if config.norm_position == "pre" else None
+        self.norm = None if config.ends_normalised else make_norm(config, config.width, rngs, config.final_norm)
         self.pooler = nnx.Linear(config.width, config.width, dtype=dtype, rngs=rngs)
 
     def pool(self, x: State, segments: Segments | None) -> Float[Array, "B D"]:

@@ -34,25 +34,92 @@ class Rotary:
     sin: Float[Array, "*B L half_K"]
 
 
-def rotary_angles(places: int | Int[Array, "*B L"], head_width: int, base: float) -> Rotary:
-    """angle(l, i) = l · base^(-2 i / K) at places l, or at the first so many (Su et al. 2021, section 3.2.2)."""
+def rotary_angles(
+    places: int | Int[Array, "*B L"],
+    head_width: int,
+    base: float,
+    *,
+    rounded: bool = False,
+    scaling: tuple[float, ...] = (),
+) -> Rotary:
+    """angle(l, i) = l · base^(-2 i / K) at places l, or at the first so many (Su et al. 2021, section 3.2.2).
+
+    Args:
+        places: of tokens in their texts, or how many there are.
+        head_width: K.
+        base: of the frequencies.
+        rounded: round the frequencies to bfloat16.
+        scaling: see `stretched`; empty for none.
+    """
     places = jnp.arange(places) if isinstance(places, int) else places
     frequency = base ** (-jnp.arange(0, head_width, 2, dtype=jnp.float32) / head_width)
+    frequency = stretched(frequency, *scaling) if scaling else frequency
+    if rounded:
+        frequency = frequency.astype(jnp.bfloat16).astype(jnp.float32)
     angle = places.astype(jnp.float32)[..., None] * frequency
     return Rotary(cos=jnp.cos(angle), sin=jnp.sin(angle))
 
 
-def rotate(x: Float[Array, "B L heads K"], rotary: Rotary) -> Float[Array, "B L heads K"]:
-    """Rotate channel i together with channel i + K/2 of every head by its position's angle."""
-    first, second = jnp.split(x, 2, axis=-1)
+def stretched(
+    frequency: Float[Array, " half_K"], factor: float, low: float, high: float, length: float
+) -> Float[Array, " half_K"]:
+    """Frequencies for longer texts: waves longer than `length` / `low` turn `factor` times slower, those shorter than
+    `length` / `high` as before, those between partly (Llama 3.1, its released configuration).
+    """
+    turns = length * frequency / (2 * jnp.pi)
+    kept = jnp.clip((turns - low) / (high - low), 0.0, 1.0)
+    return kept * frequency + (1 - kept) * frequency / factor
+
+
+def rotate(x: Float[Array, "B L heads K"], rotary: Rotary, pairs: str = "halves") -> Float[Array, "B L heads K"]:
+    """Rotate channel i together with channel i + K/2 of every head, or 2i with 2i + 1, by its position's angle."""
     cos, sin = (jnp.expand_dims(part, -2).astype(x.dtype) for part in (rotary.cos, rotary.sin))
+    if pairs == "neighbours":
+        first, second = x[..., 0::2], x[..., 1::2]
+        turned = jnp.stack([first * cos - second * sin, second * cos + first * sin], axis=-1)
+        return turned.reshape(x.shape)
+    first, second = jnp.split(x, 2, axis=-1)
     return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
 
 
-def make_norm(config: ModelConfig, width: int, rngs: nnx.Rngs) -> nnx.LayerNorm | nnx.RMSNorm:
-    """LayerNorm or RMSNorm in float32 whatever the compute type: Flax would round the state before it is centred."""
-    kind = nnx.LayerNorm if config.norm == "layer" else nnx.RMSNorm
-    return kind(width, epsilon=config.norm_epsilon, dtype=jnp.float32, rngs=rngs)
+class Unit(nnx.Module):
+    """U(x) = x / sqrt(sum x^2 + eps), onto the unit sphere (Loshchilov et al. 2024, nGPT), in float32."""
+
+    def __init__(self, epsilon: float):
+        """Without parameters."""
+        self.epsilon = epsilon
+
+    def __call__(self, x: Array) -> Array:
+        """Along the last axis."""
+        x = x.astype(jnp.float32)
+        return x * jax.lax.rsqrt(jnp.sum(jnp.square(x), axis=-1, keepdims=True) + self.epsilon)
+
+
+AnyNorm = nnx.LayerNorm | nnx.RMSNorm | Unit
+
+
+def make_norm(config: ModelConfig, width: int, rngs: nnx.Rngs, kind: str = "same") -> AnyNorm:
+    """A norm in float32 whatever the compute type: Flax would round the state before it is centred."""
+    kind = config.norm if kind == "same" else kind
+    if kind == "unit":
+        return Unit(config.norm_epsilon)
+    if kind == "layer":
+        return nnx.LayerNorm(width, epsilon=config.norm_epsilon, dtype=jnp.float32, rngs=rngs)
+    weight = kind == "rms"
+    return nnx.RMSNorm(width, epsilon=config.norm_epsilon, dtype=jnp.float32, use_scale=weight, rngs=rngs)
+
+
+class StoredScale(nnx.Module):
+    """A learned scale a channel that is stored small, so that it learns as fast as a weight (nGPT, section 2.5)."""
+
+    def __init__(self, width: int, initial: float, size: float):
+        """Of value `initial`, stored as `size`."""
+        self.stored = nnx.Param(jnp.full(width, size))
+        self.factor = initial / size
+
+    def __call__(self) -> Float[Array, " width"]:
+        """Its value, in float32."""
+        return self.stored[...].astype(jnp.float32) * self.factor
 
 
 def output_scale(config: ModelConfig) -> float:
@@ -77,13 +144,20 @@ def attend(
     *,
     mask: Bool[Array, "#B 1 L M"] | None = None,
     causal: bool = False,
+    window: int = 0,
 ) -> Float[Array, "B L H K"]:
     """Softmax(q k^T / sqrt(K)) v, the softmax in float32; query heads share key/value heads in equal groups.
+
+    With a `window` a query reads so many keys at most, up to its own place.
 
     Written out because the weights are normalised after the product with v, on [L, K] instead of [L, M] numbers. On a
     GPU, in a 16-bit type, cuDNN's kernel does it without writing the [L, M] scores to memory.
     """
     batch, length, heads, width = q.shape
+    if window and window < k.shape[1]:
+        place = jnp.arange(k.shape[1])
+        near = (place[k.shape[1] - length :, None] - place < window)[None, None]
+        mask = near if mask is None else mask & near
     if jax.default_backend() == "gpu" and q.dtype.itemsize == 2 and width % 8 == 0 and width <= 128:
         return jax.nn.dot_product_attention(q, k, v, mask=mask, is_causal=causal, implementation="cudnn")
     keys, groups = k.shape[1], k.shape[2]
@@ -122,15 +196,31 @@ def attend_heads_first(
 
 
 class Attention(nnx.Module):
-    """Multi-head self-attention with grouped key/value heads; q, k and v come from one fused matmul."""
+    """Multi-head self-attention with grouped key/value heads; q, k, v and the gate come from one fused matmul."""
 
-    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs, dtype: DTypeLike):
-        """Projections [D, (H + 2 H_kv) K] and [D, D]."""
+    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs, dtype: DTypeLike, full: bool = False):
+        """Projections [D, (H + 2 H_kv) K], H K more columns for a gate, and [H K, D]. A `full` one has no window."""
+        options = config.attention
         self.heads, self.kv_heads, self.head_width = config.heads, config.num_kv_heads, config.head_width
-        self.causal = config.kind == "causal"
-        fused = (self.heads + 2 * self.kv_heads) * self.head_width
-        self.qkv = nnx.Linear(config.width, fused, dtype=dtype, rngs=rngs)
-        self.output = nnx.Linear(config.width, config.width, kernel_init=_output_init(config), dtype=dtype, rngs=rngs)
+        # with a prefix the mask says everything
+        self.causal = config.kind == "causal" and not options.prefix
+        self.window = 0 if full else options.window
+        self.pairs = options.rotary_pairs
+        rows, bias = self.heads * self.head_width, config.bias == "all"
+        self.sizes = (rows, self.kv_heads * self.head_width, self.kv_heads * self.head_width) + (rows,) * options.gate
+        self.qkv = nnx.Linear(config.width, sum(self.sizes), use_bias=bias, dtype=dtype, rngs=rngs)
+        init = _output_init(config)
+        self.output = nnx.Linear(rows, config.width, kernel_init=init, use_bias=bias, dtype=dtype, rngs=rngs)
+        turned = (self.heads + self.kv_heads) * self.head_width
+        self.query_key_bias = nnx.Param(jnp.zeros(turned)) if config.bias == "query_key" else None
+        whole, unit = options.norm == "whole", options.norm == "unit"
+        self.query_norm = make_norm(config, rows, rngs) if whole else Unit(config.norm_epsilon) if unit else None
+        self.key_norm = make_norm(config, self.sizes[1], rngs) if whole else Unit(config.norm_epsilon) if unit else None
+        # queries of unit length keep their sharpness in a scale of their own
+        size, sphere = config.sphere.size, config.norm_position == "sphere"
+        self.query_scale = StoredScale(rows, self.head_width**0.5, size) if unit else None
+        self.gate_scale = StoredScale(rows, config.width**0.25, size) if sphere and options.gate else None
+        self.output_norm = Unit(config.norm_epsilon) if sphere else None
 
     def __call__(
         self,
@@ -147,14 +237,44 @@ class Attention(nnx.Module):
         """
         batch, length, width = x.shape
         fused = checkpoint_name(self.qkv(x.reshape(batch * length, width)), KEPT)
-        fused = fused.reshape(batch, length, self.heads + 2 * self.kv_heads, self.head_width)
-        q, k, v = jnp.split(fused, (self.heads, self.heads + self.kv_heads), axis=2)
+        q, k, v, gate = self._parts(fused, batch, length)
         if rotary is not None:
-            q, k = rotate(q, rotary), rotate(k, rotary)
+            q, k = rotate(q, rotary, self.pairs), rotate(k, rotary, self.pairs)
+        if self.query_scale is not None:
+            scale = jnp.square(self.query_scale()).reshape(self.heads, self.head_width)
+            q = (q * scale).astype(v.dtype)
         read = attend if memory is None else memory.attend
-        out = checkpoint_name(read(q, k, v, mask=mask, causal=self.causal), KEPT)
-        out = _scaled(out.reshape(batch * length, width), gain)
+        options = {"window": self.window} if self.window else {}
+        out = checkpoint_name(read(q, k, v, mask=mask, causal=self.causal, **options), KEPT)
+        out = _scaled(out.reshape(batch * length, -1), gain)
+        if gate is not None:
+            gate = gate if self.gate_scale is None else gate * jnp.square(self.gate_scale())
+            out = (out * jax.nn.sigmoid(gate)).astype(out.dtype)
+        if self.output_norm is not None:
+            out = self.output_norm(out)
         return self.output(out).reshape(batch, length, width)
+
+    def _parts(self, fused: Float[Array, "rows F"], batch: int, length: int) -> tuple[Any, Any, Any, Any]:
+        """Queries, keys and values by head, before the rotation, and what the gate is read from."""
+        if self.query_key_bias is None and self.query_norm is None and len(self.sizes) == 3:
+            heads = fused.reshape(batch, length, self.heads + 2 * self.kv_heads, self.head_width)
+            q, k, v = jnp.split(heads, (self.heads, self.heads + self.kv_heads), axis=2)
+            return q, k, v, None
+        ends = [sum(self.sizes[: i + 1]) for i in range(len(self.sizes) - 1)]
+        q, k, v, *gate = jnp.split(fused, ends, axis=-1)
+        if self.query_key_bias is not None:
+            shifts = jnp.split(self.query_key_bias[...].astype(fused.dtype), (q.shape[-1],))
+            q, k = q + shifts[0], k + shifts[1]
+        q, k = self._normed(self.query_norm, q), self._normed(self.key_norm, k)
+        q, k, v = (part.reshape(batch, length, -1, self.head_width) for part in (q, k, v))
+        return q, k, v, gate[0] if gate else None
+
+    def _normed(self, norm: AnyNorm | None, heads: Float[Array, "rows F"]) -> Float[Array, "rows F"]:
+        """Over all heads together, or each by itself onto the sphere."""
+        if norm is None:
+            return heads
+        apart = heads.reshape(len(heads), -1, self.head_width) if isinstance(norm, Unit) else heads
+        return norm(apart).astype(heads.dtype).reshape(heads.shape)
 
 
 class FeedForward(nnx.Module):
@@ -163,20 +283,30 @@ class FeedForward(nnx.Module):
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs, dtype: DTypeLike):
         """Projections [D, F] (twice F for swiglu, fused) and [F, D]."""
         self.kind = config.feed_forward
-        hidden = config.hidden_width
+        hidden, bias = config.hidden_width, config.bias == "all"
         inner = 2 * hidden if self.kind == "swiglu" else hidden
-        self.inner = nnx.Linear(config.width, inner, dtype=dtype, rngs=rngs)
-        self.output = nnx.Linear(hidden, config.width, kernel_init=_output_init(config), dtype=dtype, rngs=rngs)
+        self.inner = nnx.Linear(config.width, inner, use_bias=bias, dtype=dtype, rngs=rngs)
+        init = _output_init(config)
+        self.output = nnx.Linear(hidden, config.width, kernel_init=init, use_bias=bias, dtype=dtype, rngs=rngs)
+        sphere = config.norm_position == "sphere"
+        self.inner_scale = nnx.Param(jnp.ones(inner)) if sphere else None
+        self.factor = config.width**0.5
+        self.output_norm = Unit(config.norm_epsilon) if sphere else None
 
     def __call__(self, x: State, *, gain: Float[Array, "*B F"] | None = None) -> State:
         """Position by position; `gain` scales the hidden units, for all rows or by row."""
         hidden = self.inner(x.reshape(-1, x.shape[-1]))
+        if self.inner_scale is not None:
+            hidden = (hidden * (self.inner_scale[...] * self.factor)).astype(hidden.dtype)
         if self.kind == "swiglu":
             gate, value = jnp.split(hidden, 2, axis=-1)
             hidden = jax.nn.silu(gate) * value
         else:
             hidden = ACTIVATIONS[self.kind](hidden)
-        return self.output(_scaled(hidden, gain)).reshape(x.shape)
+        hidden = _scaled(hidden, gain)
+        if self.output_norm is not None:
+            hidden = self.output_norm(hidden)
+        return self.output(hidden).reshape(x.shape)
 
 
 def _scaled(features: Float[Array, "rows F"], gain: Float[Array, "*B F"] | None) -> Float[Array, "rows F"]:

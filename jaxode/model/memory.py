@@ -42,6 +42,14 @@ class Earlier:
     sees: Bool[Array, "B 1 L T"]
     """Which of the T each new token may read, the new ones at end, end + 1, .. among them."""
 
+    def within(self, window: int) -> Bool[Array, "B 1 L T"]:
+        """`sees`, of the newest `window` tokens alone; 0: of all."""
+        length, tokens = self.sees.shape[-2:]
+        if not window or window >= tokens:
+            return self.sees
+        place = jnp.reshape(self.end, (-1, 1)) + jnp.arange(length)
+        return self.sees & (jnp.arange(tokens) > place[:, None, :, None] - window)
+
 
 class Memory:
     """Keys and values that the applications of blocks read and leave, one after the other, within one trace.
@@ -67,17 +75,18 @@ class Memory:
         *,
         mask: Mask | None,
         causal: bool,
+        window: int = 0,
     ) -> Float[Array, "B L H K"]:
         """Attention at the next application, which leaves `k` and `v` behind."""
         new = Slot(_heads_first(k), _heads_first(v))
         if self._earlier is None:
             self.slots.append(new)
-            return attend(q, k, v, mask=mask, causal=causal)
+            return attend(q, k, v, mask=mask, causal=causal, window=window)
         index, end = self._order[self._applications], self._earlier.end
         self._applications += 1
         old = self.slots[index]
         slot = self.slots[index] = Slot(put(old.keys, new.keys, end), put(old.values, new.values, end))
-        return attend_heads_first(q, slot.keys, slot.values, self._earlier.sees)
+        return attend_heads_first(q, slot.keys, slot.values, self._earlier.within(window))
 
 
 def put(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, cast, get_args, no_type_check
 
 import jax
@@ -121,16 +122,30 @@ class Transformer(nnx.Module):
         `places` of the tokens in their sequences, where those do not begin at 0.
         """
         embed_key, block_key = (None, None) if key is None else jax.random.split(key)
-        x0 = self.embedding(tokens, token_types, places=places, key=embed_key)
-        rotary = None
+        prefix = self.config.attention.prefix
+        x0 = self.embedding(tokens, None if prefix else token_types, places=places, key=embed_key)
+        mask = None if segments is None else document_mask(segments, causal=self.config.kind == "causal")
+        options, rotary, far = self.config.attention, None, None
+        if options.prefix:
+            seen = prefix_mask(jnp.zeros_like(tokens) if token_types is None else token_types)
+            mask = seen if mask is None else mask & seen
         if self.config.positions == "rotary":
-            at = tokens.shape[1] if places is None else places
-            rotary = rotary_angles(at, self.config.head_width, self.config.rotary_base)
+            turn = partial(
+                rotary_angles,
+                tokens.shape[1] if places is None else places,
+                self.config.head_width,
+                rounded=options.rotary_rounded,
+                scaling=options.rotary_scaling,
+            )
+            rotary = turn(self.config.rotary_base)
+            far = turn(options.full_rotary_base) if options.full_rotary_base else None
         return x0, Context(
-            mask=None if segments is None else document_mask(segments, causal=self.config.kind == "causal"),
+            mask=mask,
             rotary=rotary,
             x0=x0 if self.config.inject_input else None,
             key=block_key,
+            far=far,
+            places=places,
         )
 
     def resolve(self, depth: DepthConfig = FULL_DEPTH) -> DepthConfig:
@@ -161,6 +176,12 @@ class Transformer(nnx.Module):
         )
         return self.calibrations[steps]
 
+    def _share_norm(self, norm: Any) -> None:
+        """Give the stack the head's norm, where the coda begins with it."""
+        if self.config.loop.exit_norm:
+            require(norm is not None, "model.loop.exit_norm = true: this model has no final norm; leave it out")
+            self.stack.exit_norm = norm
+
     @property
     def num_parameters(self) -> int:
         """Stored parameters: a shared block counts once."""
@@ -188,6 +209,7 @@ class LanguageModel(Transformer):
         )
         super().__init__(config, rngs=rngs, dtype=dtype)
         self.head = VocabularyHead(config, rngs=rngs, dtype=dtype)
+        self._share_norm(self.head.norm)
 
     def __call__(
         self,
@@ -253,6 +275,7 @@ class SequenceClassifier(Transformer):
         super().__init__(config, rngs=rngs, dtype=dtype)
         self.problem_type: ProblemType = cast(ProblemType, problem_type)
         self.head = ClassifierHead(config, classes, rngs=rngs, dtype=dtype)
+        self._share_norm(self.head.norm)
 
     def __call__(
         self,
@@ -290,6 +313,7 @@ class Encoder(Transformer):
         """Without `pooler` there is no pooled vector."""
         super().__init__(config, rngs=rngs, dtype=dtype)
         self.head = PoolerHead(config, rngs=rngs, dtype=dtype) if pooler else None
+        self._share_norm(None if self.head is None else self.head.norm)
 
     def __call__(
         self,
@@ -328,6 +352,12 @@ def make_model(config: ModelConfig, *, seed: int = 0, dtype: DTypeLike = jnp.flo
     """
     kind = CausalLM if config.kind == "causal" else MaskedLM
     return kind(config, rngs=nnx.Rngs(check_seed(seed)), dtype=dtype)
+
+
+def prefix_mask(token_types: TokenTypes) -> Mask:
+    """True where a query may look at a key: at every earlier one, and within the tokens of type 1 both ways."""
+    place, first = jnp.arange(token_types.shape[1]), token_types == 1
+    return ((place[:, None] >= place) | (first[:, :, None] & first[:, None, :]))[:, None]
 
 
 def document_mask(segments: Segments, causal: bool) -> Mask:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, no_type_check
@@ -11,10 +12,11 @@ import jax.numpy as jnp
 from flax import nnx, struct
 from jax.typing import DTypeLike
 
-from jaxode.config import DepthConfig, ModelConfig
+from jaxode.config import DepthConfig, ModelConfig, require
 from jaxode.depth import Coefficients, Schedule, Trace, get_solver, integrate, join
 from jaxode.model.block import Block, Context, FieldArgs, block_field, fold, sublayer_fields
 from jaxode.model.cost import plan, resolve
+from jaxode.model.loop import Pass, Start, has_rules
 from jaxode.model.steps import StepsOverDepth
 from jaxode.types import State
 
@@ -49,21 +51,29 @@ class Stack(nnx.Module):
 
     full: one block's field on [0, N]. sequence: G fields, each on its own N/G. cycle: one field, a pass through
     all G blocks, on [0, N/G]. none: N blocks once each, without a solver. With `inner_blocks` = k each block of these
-    is k blocks, passed one after the other.
+    is k blocks, passed one after the other. What else a pass of "full" or "cycle" does, and where its state begins,
+    `model.loop` says.
     """
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs, dtype: DTypeLike = jnp.float32):
         """Blocks are stored once each, whatever the number of applications."""
 
-        def blocks(count: int, conditioned: bool = False) -> Any:
-            return nnx.List([Block(config, rngs=rngs, dtype=dtype, conditioned=conditioned) for _ in range(count)])
+        def blocks(first: int, count: int, conditioned: bool = False) -> Any:
+            places = range(first, first + count)
+            return nnx.List([Block(config, rngs=rngs, dtype=dtype, conditioned=conditioned, index=i) for i in places])
 
         self.config = config
+        looped, coda = config.prelude, config.prelude + config.distinct_blocks
         self.prelude, self.looped, self.coda = (
-            blocks(config.prelude),
-            blocks(config.distinct_blocks, config.conditioning != "none"),
-            blocks(config.coda),
+            blocks(0, config.prelude),
+            blocks(looped, config.distinct_blocks, config.conditioning != "none"),
+            blocks(coda, config.coda),
         )
+        self.loop = Pass(config, rngs=rngs, dtype=dtype) if has_rules(config) else None
+        self.start = Start(config)
+        self.exit_norm: Any = None
+        """Before the coda: the head's own, which a model shares with its stack (`model.loop.exit_norm`)."""
+        self.exit_gate = nnx.Linear(config.width, 1, rngs=rngs) if config.loop.exit_gate else None
 
     def __call__(
         self,
@@ -81,10 +91,10 @@ class Stack(nnx.Module):
         """
         steps = self.config.steps if depth.steps is None else depth.steps
         depth = resolve(self.config, depth, () if coefficients is None else (steps,))
-        groups = self.groups(depth, context, coefficients)
         # a memory cannot leave a loop
         adjoint = depth.adjoint if context.memory is None else "unroll"
-        x = self.enter(x, context)
+        x, context = self.begin(x, depth, context)
+        groups = self.groups(depth, context, coefficients)
         evaluations: Any = self.config.prelude + self.config.coda
         traces: list[Trace] = []
         if self.config.sharing == "none":
@@ -106,12 +116,22 @@ class Stack(nnx.Module):
             traces += [solve.trace] if solve.trace is not None else []
         return StackOutput(self.leave(x, context), evaluations, depth.solver, join(traces) if traces else None)
 
+    def begin(self, x: State, depth: DepthConfig, context: Context) -> tuple[State, Context]:
+        """From the embedding to the state at t = 0, and the context of the looped part: it holds what is injected."""
+        entered = self.enter(x, context)
+        if self.config.loop.injection != "none":
+            context = dataclasses.replace(context, x0=entered)
+        return self.start(entered, context.places, depth.start_seed, depth.start == "zeros"), context
+
     def enter(self, x: State, context: Context) -> State:
-        """Through the prelude: the state at which the looped part begins."""
+        """Through the prelude."""
         return self._once(self.prelude, x, context, offset=-1)
 
     def leave(self, x: State, context: Context) -> State:
         """Through the coda: what the head reads, from a state at any depth."""
+        x = x[..., : self.config.width]
+        if self.exit_norm is not None:
+            x = self.exit_norm(x).astype(x.dtype)
         return self._once(self.coda, x, context, offset=1)
 
     def groups(self, depth: DepthConfig, context: Context, coefficients: Coefficients | None) -> tuple[Group, ...]:
@@ -121,19 +141,25 @@ class Stack(nnx.Module):
             UserError: steps, solver or schedule that do not fit the layout.
         """
         schedules = plan(self.config, depth)
-        size = len(self.looped) if self.config.sharing == "cycle" else self.config.inner_blocks
+        size = len(self.looped) if self.config.sharing in ("full", "cycle") else self.config.inner_blocks
         members = [tuple(self.looped[i : i + size]) for i in range(0, len(self.looped), size)]
-        parts = sublayer_fields if get_solver(depth.solver).split else block_field
+        split = get_solver(depth.solver).split
+        require(
+            not split or self.loop is None,
+            f'depth.solver = "{depth.solver}": takes a pass apart into its sublayers, but model.loop has rules for a '
+            "pass as a whole; choose euler",
+        )
         groups, start = [], 0
         # no schedules, no groups: unshared blocks
         for index, (blocks, schedule) in enumerate(zip(members, schedules, strict=False)):
-            field, params = parts(blocks, self.config.step_size)
+            scale = self.config.step_size
+            field, params = sublayer_fields(blocks, scale) if split else block_field(blocks, scale, self.loop)
             # a group's field is its own: the memory starts anew
             rows = jax.tree.map(lambda rows, i=start, n=schedule.steps: rows[i : i + n], coefficients)
             start += schedule.steps
             told = self.config.conditioning != "none" or (rows is not None and rows.gains is not None)
             args = FieldArgs(params, fold(context, index), StepsOverDepth.over(schedule, rows) if told else None)
-            groups.append(Group(field, args, schedule, rows, len(blocks)))
+            groups.append(Group(field, args, schedule, rows, len(self.config.pass_blocks)))
         return tuple(groups)
 
     @staticmethod

@@ -64,6 +64,70 @@ class PostNorm:
 
 
 @dataclass(frozen=True)
+class Sandwich:
+    """x + out S(norm x): the stream is free, and no branch is larger than its own norm lets it be (Ouro)."""
+
+    norm: Norm
+    out: Norm
+
+    def read(self, x: State) -> State:
+        """Norm x."""
+        return self.norm(x)
+
+    def write(self, x: State, branch: State) -> State:
+        """Out S."""
+        return self.out(branch).astype(x.dtype)
+
+
+@dataclass(frozen=True)
+class BranchNorm:
+    """x + norm S(x), as OLMo 2."""
+
+    norm: Norm
+
+    def read(self, x: State) -> State:
+        """The stream as it is."""
+        return x
+
+    def write(self, x: State, branch: State) -> State:
+        """Norm S."""
+        return self.norm(branch).astype(x.dtype)
+
+
+@dataclass(frozen=True)
+class NormOfSum:
+    """out(x + S(norm x)), as Huginn: read and stream are normalised."""
+
+    norm: Norm
+    out: Norm
+
+    def read(self, x: State) -> State:
+        """Norm x."""
+        return self.norm(x)
+
+    def write(self, x: State, branch: State) -> State:
+        """out(x + S) - x."""
+        return self.out(x + branch).astype(x.dtype) - x
+
+
+@dataclass(frozen=True)
+class Sphere:
+    """U(x) + |a| (U(S(U x)) - U(x)): a step along the unit sphere towards the branch (Loshchilov et al. 2024, nGPT)."""
+
+    norm: Norm
+    rate: Callable[[], Float[Array, " D"]]
+
+    def read(self, x: State) -> State:
+        """U(x)."""
+        return self.norm(x)
+
+    def write(self, x: State, branch: State) -> State:
+        """What it says, less x."""
+        base = self.norm(x)
+        return (base + jnp.abs(self.rate()) * (self.norm(branch) - base) - x).astype(x.dtype)
+
+
+@dataclass(frozen=True)
 class Sublayer:
     """One of a block's two sublayers: everything around its branch, once for both."""
 
@@ -94,7 +158,7 @@ class Sublayer:
             return None
         # rows at times of their own bring them as [B, 1, 1]
         time = jnp.reshape(jnp.asarray(t, jnp.float32), -1) if jnp.ndim(t) else t
-        return self.conditioning(time, context.size, self.number)
+        return self.conditioning(time, context.size, self.number, context.code)
 
     def _drop(self, branch: Float[Array, "B L D"], t: Any, context: Context) -> Float[Array, "B L D"]:
         if context.key is None or self.rate == 0.0:

@@ -86,7 +86,7 @@ def refusal(kind, /, **values):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"norm_position": "sandwich"}, "model.norm_position = 'sandwich': must be one of 'pre', 'post'"),
+        ({"norm_position": "between"}, "model.norm_position = 'between': must be one of 'pre', 'post'"),
         ({"positions": "alibi"}, "model.positions = 'alibi': must be one of 'rotary', 'learned'"),
         ({"norm": "batch"}, "model.norm = 'batch': must be one of 'layer', 'rms'"),
         ({"sharing": "looped"}, "model.sharing = 'looped': must be one of 'full', 'sequence', 'cycle', 'none'"),

@@ -5,12 +5,16 @@ import dataclasses
 import pytest
 
 from jaxode.config import (
+    AttentionConfig,
+    ClockConfig,
     Config,
     DataConfig,
     DepthConfig,
     InferConfig,
+    LoopConfig,
     ModelConfig,
     OptimizerConfig,
+    SphereConfig,
     TrainConfig,
     UserError,
 )
@@ -131,7 +135,8 @@ def test_lower_bounds(kind, prefix, least, names):
 
 
 def test_every_number_of_the_model_and_the_loop_has_a_lower_bound():
-    for kind in (ModelConfig, OptimizerConfig, TrainConfig, InferConfig, DepthConfig):
+    parts = (AttentionConfig, LoopConfig, ClockConfig, SphereConfig)
+    for kind in (ModelConfig, OptimizerConfig, TrainConfig, InferConfig, DepthConfig, *parts):
         for field in dataclasses.fields(kind):
             default = getattr(kind(), field.name)
             if type(default) in (int, float):

@@ -89,8 +89,10 @@ def test_a_label_depends_on_its_text_alone(models, kind):
 
 def test_other_texts_compile_nothing(models, compilations):
     """One program a bucket, then none."""
-    before = compilations()
     texts = ["x" * n for n in (3, 7, 20, 30, 32, 35, 40)]
+    # single operations outside of the programs compile once a process, for whichever model comes first
+    classify_texts(*models["causal"], TOKENIZER, texts, batch_size=2)
+    before = compilations()
     done = classify_texts(*models["masked"], TOKENIZER, texts, batch_size=2)
     assert compilations() - before <= done.throughput.shapes == 3
     before = compilations()

@@ -140,9 +140,11 @@ def test_the_bar_ends_where_it_was_to_end(models, monkeypatch):
 def test_other_texts_compile_nothing(models, kind, compilations):
     """As many programs as bucket lengths, then none: whatever the texts, the order and the weights."""
     architecture, params = well_conditioned(model_config(kind, length=40, heads=1))
-    before = compilations()
     lengths = (1, 16, 17, 20, 30, 32, 33, 40)
     texts = ["x" * n for n in lengths]
+    # single operations outside of the programs compile once a process, for whichever model comes first
+    score_texts(*models[kind], TOKENIZER, texts, batch_size=2)
+    before = compilations()
     done = score_texts(architecture, params, TOKENIZER, texts, batch_size=2)
     assert compilations() - before == done.throughput.shapes <= 3
     middle = compilations()

@@ -222,7 +222,9 @@ def test_auto_takes_the_models_own_calibration_and_says_so(depth, solver, jitted
 
     out = (jax.jit(run, static_argnums=1) if jitted else run)(params | own, depth)
     assert out.solver == solver
-    assert architecture.bind(params | own).resolve(depth) == dataclasses.replace(depth, solver=solver)
+    schedule = "even" if depth.schedule == "auto" else depth.schedule
+    named = dataclasses.replace(depth, solver=solver, schedule=schedule)
+    assert architecture.bind(params | own).resolve(depth) == named
     np.testing.assert_array_equal(out.logits, run(params | own, dataclasses.replace(depth, solver=solver)).logits)
     assert run(params, depth).solver == ("euler" if solver == "calibrated" else solver)
 

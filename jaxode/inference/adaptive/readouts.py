@@ -115,7 +115,7 @@ def _error_estimates(
     state: Any, tokens: Any, segments: Any, token_types: Any, *, graph: Any, depth: DepthConfig
 ) -> ErrorEstimates:
     model = nnx.merge(graph, state)
-    x, context = start(model, tokens, segments, token_types)
+    x, context = start(model, tokens, segments, token_types, depth)
     errors = []
     for group in model.stack.groups(depth, context, model.coefficients(depth)):
         part = step_until(
@@ -128,10 +128,10 @@ def _error_estimates(
     return ErrorEstimates(token, sequence, depth.solver)
 
 
-def start(model: Any, tokens: Any, segments: Any, token_types: Any) -> tuple[State, Context]:
+def start(model: Any, tokens: Any, segments: Any, token_types: Any, depth: DepthConfig) -> tuple[State, Context]:
     """The state at which the looped part begins, and what the blocks read beside it."""
     x, context = model.start(tokens, segments=segments, token_types=token_types)
-    return model.stack.enter(x, context), context
+    return model.stack.begin(x, depth, context)
 
 
 def read_out(model: Any, context: Context, segments: Any, x: State) -> Any:

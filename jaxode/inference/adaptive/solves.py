@@ -142,7 +142,7 @@ def _exit_early(
     state: Any, tokens: Any, segments: Any, token_types: Any, rule: Any, landing: Any, *, graph: Any, depth: DepthConfig
 ) -> AdaptiveOutput:
     model = nnx.merge(graph, state)
-    x, context = start(model, tokens, segments, token_types)
+    x, context = start(model, tokens, segments, token_types, depth)
     groups = model.stack.groups(depth, context, model.coefficients(depth))
     observe = partial(read_out, model, context, segments)
     active, parts, each, begin = None, [], 0, 0
@@ -236,7 +236,7 @@ def _solve_budgets(
     choices: tuple[int, ...],
 ) -> Any:
     model = nnx.merge(graph, state)
-    x, context = start(model, tokens, segments, token_types)
+    x, context = start(model, tokens, segments, token_types, depth)
     depths = [_with_steps(depth, steps) for steps in choices]
     solves = [model.stack.groups(one, context, _coefficients(model, one)) for one in depths]
     parts, each = [], 0

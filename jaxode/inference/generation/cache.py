@@ -52,7 +52,7 @@ def applications(model: ModelConfig, depth: DepthConfig) -> tuple[Application, .
     each = model.inner_blocks * (model.groups if model.sharing == "cycle" else 1)
     for group, schedule in enumerate(plan(model, depth)):
         for start, size in zip(schedule.times, schedule.sizes, strict=False):
-            for stage, block in itertools.product(spec.stage_times, range(each)):
+            for stage, block in itertools.product(spec.stage_times, model.pass_blocks):
                 found.append(Application("loop", group * each + block, start + stage * size))
     return (*found, *(Application("coda", block, 0.0) for block in range(model.coda)))
 

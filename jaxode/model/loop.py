@@ -1,0 +1,103 @@
+"""One pass of the looped part, besides its blocks: how the input is injected, how a pass ends, how many states run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Int
+
+from jaxode.config import ModelConfig
+from jaxode.model.conditioning import Clock
+from jaxode.model.layers import Unit, make_norm
+from jaxode.types import State
+
+Blocks = Callable[..., State]
+"""State -> state after some of the blocks; all of them where none are named."""
+
+
+def has_rules(config: ModelConfig) -> bool:
+    """Whether a pass is more than its blocks."""
+    loop = config.loop
+    shared = config.clock.shared and config.conditioning != "none"
+    return loop.injection != "none" or loop.boundary != "none" or loop.low_cycles > 0 or shared
+
+
+class Pass(nnx.Module):
+    """y = boundary(blocks(injection(x, e))), e what the prelude gives; with `low_cycles` that of two states."""
+
+    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs, dtype: DTypeLike):
+        """Only what `model.loop` asks for."""
+        loop, width = config.loop, config.width
+        self.injection, self.low_cycles, self.half = loop.injection, loop.low_cycles, config.inner_blocks
+        concat = loop.injection == "concat"
+        self.adapter = nnx.Linear(2 * width, width, use_bias=False, dtype=dtype, rngs=rngs) if concat else None
+        self.unit = Unit(config.norm_epsilon)
+        norm = make_norm(config, width, rngs, config.final_norm)
+        self.norm = norm if loop.boundary == "norm" else None
+        told = config.clock.shared and config.conditioning != "none"
+        self.clock = Clock(config, rngs=rngs) if told else None
+
+    def code(self, t: Any, h: Any) -> Float[Array, "*B D"] | None:
+        """What the blocks are told of this step, where they share a clock."""
+        if self.clock is None:
+            return None
+        # rows at times of their own bring them as [B, 1, 1]
+        return self.clock.code(jnp.reshape(jnp.asarray(t, jnp.float32), -1) if jnp.ndim(t) else t, h)
+
+    def __call__(self, x: State, entered: State | None, blocks: Blocks) -> State:
+        """The state after the pass."""
+        if self.low_cycles:
+            return self._two_speeds(x, blocks)
+        return self._end(blocks(self._inject(x, entered)))
+
+    def _inject(self, x: State, entered: State | None) -> State:
+        if self.injection == "none":
+            return x
+        assert entered is not None
+        if self.adapter is None:
+            return (self.unit(x) + self.unit(entered)).astype(x.dtype)
+        return self.adapter(jnp.concatenate([x, entered], axis=-1)).astype(x.dtype)
+
+    def _end(self, x: State) -> State:
+        return x if self.norm is None else self.norm(x).astype(x.dtype)
+
+    def _two_speeds(self, x: State, blocks: Blocks) -> State:
+        """z_L a few times for each z_H (Wang et al. 2025, HRM)."""
+        high, low = jnp.split(x, 2, axis=-1)
+        first, second = range(self.half), range(self.half, 2 * self.half)
+        for _ in range(self.low_cycles):
+            low = self._end(blocks(low + high, first))
+        high = self._end(blocks(high + low, second))
+        return jnp.concatenate([high, low], axis=-1)
+
+
+class Start(nnx.Module):
+    """The state at t = 0."""
+
+    def __init__(self, config: ModelConfig):
+        """By `model.loop.start`; a second state begins at a vector of its own."""
+        self.kind, self.size = config.loop.start, config.loop.start_size
+        self.low = nnx.Param(jnp.zeros(config.width)) if config.loop.low_cycles else None
+
+    def __call__(self, entered: State, places: Int[Array, "B L"] | None, seed: int, zeros: bool) -> State:
+        """From what the prelude gives."""
+        if self.low is not None:
+            low = jnp.broadcast_to(self.low[...].astype(entered.dtype), entered.shape)
+            return jnp.concatenate([entered, low], axis=-1)
+        if self.kind == "entered":
+            return entered
+        if self.kind == "zeros" or zeros:
+            return jnp.zeros_like(entered)
+        places = jnp.arange(entered.shape[1])[None] if places is None else places
+        draw = jax.vmap(jax.vmap(lambda place: noise(seed, place, entered.shape[-1])))
+        return jnp.broadcast_to(self.size * draw(places), entered.shape).astype(entered.dtype)
+
+
+def noise(seed: int, place: Any, width: int) -> Float[Array, " width"]:
+    """A normal vector cut off at three standard deviations, the same for a place in any row, batch and text."""
+    return jax.random.truncated_normal(jax.random.fold_in(jax.random.key(seed), place), -3.0, 3.0, (width,))
