@@ -242,5 +242,4 @@ def write(model: ModelConfig, task: Task, source: Mapping[str, Any]) -> dict[str
         "layer_norm_eps": model.norm_epsilon,
         "hidden_dropout_prob": model.dropout,
         "tie_word_embeddings": model.tied,
-        "dtype": "float32",
     }

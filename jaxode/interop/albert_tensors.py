@@ -2,61 +2,82 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Collection, Iterator
 
-import jax
 import numpy as np
 
 from jaxode.config import ModelConfig
 from jaxode.interop.albert_config import layout
-from jaxode.model.parameters import Parameters
+from jaxode.interop.tensor_files import TensorFiles, same
+from jaxode.interop.tensor_table import Copy, Pair, TensorTable, bias, embedding, kernel, scale
+from jaxode.model.parameters import Parameters, without_calibrations
 
 HEADS = ("pooler.", "predictions.", "sop_classifier.", "classifier.", "qa_outputs.")
 """What the tensors of heads begin with; a file may hold those of several tasks."""
+BUFFERS = ("*.position_ids",)
+"""Numbers 0, 1, 2, .. that old files hold."""
+DTYPE = "float32"
+"""In which an ALBERT is read: it is small, and was trained so."""
+TABLE, MATRIX = "embeddings.word_embeddings.weight", "predictions.decoder.weight"
+BIAS, DECODER_BIAS = "predictions.bias", "predictions.decoder.bias"
 
 
-@dataclass(frozen=True)
-class Pair:
-    """One parameter of ours and the tensors of theirs that it is made of, side by side along its last axis."""
+def plain(files: TensorFiles) -> TensorFiles:
+    """Tensors without the prefix "albert.", which a bare encoder's have not."""
+    return files.renamed(lambda name: name.removeprefix("albert."))
 
-    ours: str
-    theirs: tuple[str, ...]
-    transpose: bool = False
-    """PyTorch keeps a linear layer as [out, in]."""
 
-    def read(self, tensors: Mapping[str, np.ndarray]) -> np.ndarray:
-        """Their tensors as our parameter."""
-        return np.concatenate([tensors[name].T if self.transpose else tensors[name] for name in self.theirs], axis=-1)
+def is_tied(files: TensorFiles, tied: bool) -> bool:
+    """Whether the output matrix is the embedding table; a file whose two differ is untied, whatever its config says."""
+    held = MATRIX in files and TABLE in files
+    return tied and (not held or same(files[MATRIX], files[TABLE]))
 
-    def write(self, value: Any) -> Iterator[tuple[str, np.ndarray]]:
-        """Our parameter as their tensors."""
-        for name, part in zip(self.theirs, np.split(np.asarray(value), len(self.theirs), axis=-1), strict=True):
-            yield name, np.ascontiguousarray(part.T if self.transpose else part, np.float32)
 
-    def shapes(self, value: Any) -> Iterator[tuple[str, jax.ShapeDtypeStruct]]:
-        """Of their tensors, from the shape of our parameter."""
-        *rows, last = value.shape
-        shape = (*rows, last // len(self.theirs))
-        for name in self.theirs:
-            yield name, jax.ShapeDtypeStruct(shape[::-1] if self.transpose else shape, np.float32)
+def table(model: ModelConfig, params: Collection[str], names: Collection[str] = ()) -> TensorTable:
+    """All of a model's tensors, in the order in which data meets them; their names without the prefix "albert.".
+
+    Args:
+        model: whose `tied` is what the files hold.
+        params: names of our parameters.
+        names: of the tensors of a file to be read; none for one to be written.
+    """
+    # untied, the decoder's own bias is the one that counts
+    own = DECODER_BIAS in names and (not model.tied or BIAS not in names)
+    pairs = tuple(_pairs(model, params, DECODER_BIAS if own else BIAS))
+    begun = [name for pair in pairs for name in pair.names]
+    others = tuple(f"{head}*" for head in HEADS if not any(name.startswith(head) for name in begun))
+    copies = (Copy(MATRIX, TABLE),) if model.tied else ()
+    if "head.bias" in params and not model.tied and not names:
+        copies = (Copy(DECODER_BIAS, BIAS, written=True),)
+    return TensorTable(pairs, copies, (*BUFFERS, *others, BIAS, DECODER_BIAS))
+
+
+def write(model: ModelConfig, params: Parameters, prefix: str) -> dict[str, np.ndarray]:
+    """Tensors of a model under their full names; `prefix` stands before all but the heads."""
+    params = without_calibrations(params)
+    tensors = written(model, params, prefix)
+    return {name: tensors.tensor(name, params) for name in tensors.shapes(params)}
+
+
+def written(model: ModelConfig, params: Collection[str], prefix: str) -> TensorTable:
+    """The table of files that are written; `prefix` stands before all names but those of heads."""
+    bare = tuple(head for head in HEADS if head != "pooler.")
+    return table(model, params).renamed(lambda name: name if name.startswith(bare) else prefix + name)
 
 
 def _linear(ours: str, *theirs: str) -> Iterator[Pair]:
-    yield Pair(f"{ours}.kernel", tuple(f"{name}.weight" for name in theirs), transpose=True)
-    yield Pair(f"{ours}.bias", tuple(f"{name}.bias" for name in theirs))
+    yield kernel(ours, *theirs)
+    yield bias(ours, *theirs)
 
 
 def _norm(ours: str, theirs: str) -> Iterator[Pair]:
-    yield Pair(f"{ours}.scale", (f"{theirs}.weight",))
-    yield Pair(f"{ours}.bias", (f"{theirs}.bias",))
+    yield scale(ours, theirs)
+    yield bias(ours, theirs)
 
 
-def pairs(model: ModelConfig, params: Mapping[str, Any]) -> Iterator[Pair]:
-    """All of a model's parameters, in the order in which data meets them; their names without the prefix "albert."."""
+def _pairs(model: ModelConfig, params: Collection[str], head_bias: str) -> Iterator[Pair]:
     for ours, theirs in (("tokens", "word"), ("positions", "position"), ("types", "token_type")):
-        yield Pair(f"embedding.{ours}.embedding", (f"embeddings.{theirs}_embeddings.weight",))
+        yield embedding(f"embedding.{ours}", f"embeddings.{theirs}_embeddings")
     yield from _norm("embedding.norm", "embeddings.LayerNorm")
     yield from _linear("embedding.project", "encoder.embedding_hidden_mapping_in")
     inner = layout(model)[2]
@@ -73,49 +94,10 @@ def pairs(model: ModelConfig, params: Mapping[str, Any]) -> Iterator[Pair]:
     if "head.bias" in params:
         yield from _linear("head.transform", "predictions.dense")
         yield from _norm("head.inner_norm", "predictions.LayerNorm")
-        yield Pair("head.bias", ("predictions.bias",))
+        yield Pair("head.bias", (head_bias,))
         if not model.tied:
-            yield Pair("head.own.kernel", ("predictions.decoder.weight",), transpose=True)
+            yield kernel("head.own", "predictions.decoder")
     if "head.pooler.kernel" in params:
         yield from _linear("head.pooler", "pooler")
     if "head.classifier.kernel" in params:
         yield from _linear("head.classifier", "classifier")
-
-
-def plain_names(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Tensors without the prefix "albert." and without buffers that hold 0, 1, 2, ..."""
-    plain = {name.removeprefix("albert."): value for name, value in tensors.items()}
-    return {name: value for name, value in plain.items() if not name.endswith(".position_ids")}
-
-
-def untie(tensors: dict[str, np.ndarray], tied: bool) -> tuple[dict[str, np.ndarray], bool]:
-    """Leave one bias and, where the output matrix is the embedding table, no copy of it; whether it is.
-
-    A file whose two matrices differ is untied, whatever its config says.
-    """
-    rest = dict(tensors)
-    table = rest.get("embeddings.word_embeddings.weight")
-    matrix, bias = rest.get("predictions.decoder.weight"), rest.pop("predictions.decoder.bias", None)
-    if tied and matrix is not None and table is not None:
-        tied = np.array_equal(matrix, table)
-    if tied:
-        rest.pop("predictions.decoder.weight", None)
-    # untied, the decoder's own bias is the one that counts
-    if bias is not None and (not tied or "predictions.bias" not in rest):
-        rest["predictions.bias"] = bias
-    return rest, tied
-
-
-def without_other_heads(tensors: Mapping[str, np.ndarray], wanted: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Tensors without the heads of other tasks, which a file may hold as well."""
-    used = tuple(head for head in HEADS if any(name.startswith(head) for name in wanted))
-    return {name: value for name, value in tensors.items() if not name.startswith(HEADS) or name.startswith(used)}
-
-
-def write(model: ModelConfig, params: Parameters, prefix: str) -> dict[str, np.ndarray]:
-    """Tensors of a model under their full names; `prefix` stands before all but the heads."""
-    named = [part for pair in pairs(model, params) for part in pair.write(params[pair.ours])]
-    if "head.bias" in params and not model.tied:
-        named.append(("predictions.decoder.bias", np.asarray(params["head.bias"], np.float32)))
-    bare = tuple(head for head in HEADS if head != "pooler.")
-    return {name if name.startswith(bare) else prefix + name: value for name, value in named}

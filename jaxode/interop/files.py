@@ -1,16 +1,20 @@
-"""The files of a Hugging Face model: where they lie, its config.json, its tensors by name."""
+"""The files of a Hugging Face model: where they lie, its config.json, the shards of its weights."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
+from zipfile import is_zipfile
 
+import jax.numpy as jnp
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load_file
+from safetensors import SafetensorError, safe_open
 
 from jaxode.config import UserError, require
 from jaxode.data.tokenizer_files import TOKENIZER_FILES
@@ -19,7 +23,10 @@ from jaxode.data.tokenizers import _hub_reachable
 CONFIG = "config.json"
 SAFETENSORS = "model.safetensors"
 PYTORCH = "pytorch_model.bin"
-Tensors = dict[str, np.ndarray]
+INDEX = ".index.json"
+
+Rows = Callable[[slice], np.ndarray]
+"""Rows of a tensor, read when it is called; all that there is of one without axes."""
 
 
 def locate(name: Path | str) -> Path:
@@ -75,70 +82,134 @@ def read_config(folder: Path) -> dict[str, Any]:
     return raw
 
 
-def read_tensors(folder: Path) -> Tensors:
-    """All tensors by name, floats as float32; safetensors are preferred, and pickles are read as tensors only.
+def shards(folder: Path) -> tuple[dict[Path, Shard], dict[str, str]]:
+    """The files that hold the weights, and what an index says: tensor names to file names, empty without one.
+
+    Safetensors are preferred.
 
     Raises:
-        UserError: no weights, a missing part, a damaged file, or PyTorch weights without torch.
+        UserError: no weights, a missing shard, or an index that names none.
     """
-    layout = _layout(folder)
-    if layout is None:
+    path = _layout(folder)
+    if path is None:
         raise UserError(
             f"{folder}: holds no weights: neither {SAFETENSORS} nor {PYTORCH}, whole or in parts with an index"
         )
-    file, load = layout
-    if file.suffix != ".json":
-        return load(file)
-    raw = _json(file)
+    kind = SafetensorsShard if path.name.startswith(SAFETENSORS) else PyTorchShard
+    if path.suffix != ".json":
+        return {path: kind(path)}, {}
+    raw = _json(path)
     parts = raw.get("weight_map") if isinstance(raw, dict) else None
     if not isinstance(parts, dict):
-        raise UserError(f"{file}: holds no weight_map of tensor names to file names")
+        raise UserError(f"{path}: holds no weight_map of tensor names to file names")
     require(
         all(isinstance(part, str) and Path(part).name == part for part in parts.values()),
-        f"{file}: its weight_map must name files in the same folder",
+        f"{path}: its weight_map must name files in the same folder",
     )
-    tensors: Tensors = {}
     for part in sorted(set(parts.values())):
-        require((folder / part).is_file(), f"{folder / part}: missing, though {file.name} names it; copy it again")
-        tensors |= load(folder / part)
-    return tensors
+        require((folder / part).is_file(), f"{folder / part}: missing, though {path.name} names it; copy it again")
+    return {folder / part: kind(folder / part) for part in sorted(set(parts.values()))}, parts
 
 
-def _layout(folder: Path) -> tuple[Path, Callable[[Path], Tensors]] | None:
-    for name, load in ((SAFETENSORS, _from_safetensors), (PYTORCH, _from_pytorch)):
-        for path in (folder / name, folder / f"{name}.index.json"):
-            if path.is_file():
-                return path, load
-    return None
+@dataclass(frozen=True)
+class SafetensorsShard:
+    """A .safetensors file."""
+
+    path: Path
+
+    def header(self) -> dict[str, tuple[tuple[int, ...], str]]:
+        """Shape and type by name, such as BF16; the length of the file is checked too.
+
+        Raises:
+            UserError: a damaged or cut-off file.
+        """
+        with self._readable(), safe_open(self.path, framework="numpy") as file:
+            parts = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+            return {name: (tuple(part.get_shape()), part.get_dtype()) for name, part in parts.items()}
+
+    @contextmanager
+    def rows(self, name: str) -> Iterator[Rows]:
+        """The numbers of a tensor out of the mapped file.
+
+        Raises:
+            UserError: a damaged or cut-off file.
+        """
+        # mapped anew for every tensor: pages that were read count as memory until the file is unmapped
+        with self._readable():
+            file = safe_open(self.path, framework="numpy")
+
+        def read(at: slice) -> np.ndarray:
+            with self._readable():
+                part = file.get_slice(name)
+                return part[at] if part.get_shape() else file.get_tensor(name)
+
+        with file:
+            yield read
+
+    @contextmanager
+    def _readable(self) -> Iterator[None]:
+        try:
+            yield
+        except (SafetensorError, OSError, TypeError, KeyError, ValueError) as error:
+            reason = _first_line(error)
+            raise UserError(f"{self.path}: cannot be read as safetensors ({reason}); copy it again") from None
 
 
-def _from_safetensors(path: Path) -> Tensors:
-    try:
-        return {name: _float32(value) for name, value in load_file(path).items()}
-    except (SafetensorError, OSError, TypeError, KeyError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read as safetensors ({_first_line(error)}); copy it again") from None
+@dataclass(frozen=True)
+class PyTorchShard:
+    """A .bin file of PyTorch, read as tensors only: a pickle could run any code."""
 
+    path: Path
 
-def _from_pytorch(path: Path) -> Tensors:
-    try:
-        import torch  # pyright: ignore[reportMissingImports]
-    except ImportError:
-        raise UserError(
-            f'{path}: reading PyTorch weights needs torch: pip install "jaxode[torch]", or use a model.safetensors'
-        ) from None
-    try:
-        # tensors only: a pickle could run any code
-        found = torch.load(path, map_location="cpu", weights_only=True)
-        tensors = {name: value.detach() for name, value in found.items()}
+    def header(self) -> dict[str, tuple[tuple[int, ...], str]]:
+        """Shape and type by name, such as bfloat16.
+
+        Raises:
+            UserError: torch is not installed, a damaged file, or one of other things than tensors.
+        """
         return {
-            name: (value.float() if value.is_floating_point() else value).numpy() for name, value in tensors.items()
+            name: (tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."))
+            for name, tensor in self._tensors.items()
         }
-    except Exception as error:  # torch raises many kinds for a damaged file, and one for a pickle of other things
-        raise UserError(f"{path}: cannot be read as PyTorch tensors alone ({_first_line(error)})") from None
+
+    @contextmanager
+    def rows(self, name: str) -> Iterator[Rows]:
+        """The numbers of a tensor out of the mapped file; a file older than PyTorch 1.6 is held in memory."""
+        tensor = self._tensors[name]
+        yield lambda at: _array(tensor[at] if tensor.ndim else tensor)
+
+    @cached_property
+    def _tensors(self) -> dict[str, Any]:
+        try:
+            import torch  # pyright: ignore[reportMissingImports]
+        except ImportError:
+            raise UserError(
+                f'{self.path}: reading PyTorch weights needs torch: pip install "jaxode[torch]", or use a '
+                "model.safetensors"
+            ) from None
+        try:
+            # only archives can be mapped
+            content = torch.load(self.path, map_location="cpu", weights_only=True, mmap=is_zipfile(self.path))
+            return {name: tensor.detach() for name, tensor in content.items()}
+        except Exception as error:  # torch raises many kinds for a damaged file, and one for a pickle of other things
+            raise UserError(f"{self.path}: cannot be read as PyTorch tensors alone ({_first_line(error)})") from None
 
 
-def _float32(value: np.ndarray) -> np.ndarray:
-    return value if np.issubdtype(value.dtype, np.integer) or value.dtype == bool else value.astype(np.float32)
+Shard = SafetensorsShard | PyTorchShard
+"""One file of weights: its header, which tells names, shapes and types, and the numbers of one tensor at a time."""
+
+
+def _layout(folder: Path) -> Path | None:
+    names = (SAFETENSORS, SAFETENSORS + INDEX, PYTORCH, PYTORCH + INDEX)
+    return next((folder / name for name in names if (folder / name).is_file()), None)
+
+
+def _array(tensor: Any) -> np.ndarray:
+    import torch  # pyright: ignore[reportMissingImports]
+
+    # NumPy knows no bfloat16
+    half = tensor.dtype == torch.bfloat16
+    return tensor.view(torch.int16).numpy().view(jnp.bfloat16) if half else tensor.numpy()
 
 
 def _json(path: Path) -> Any:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any, Literal, cast, get_args
 
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
-from safetensors.numpy import save_file
+from jax.typing import DTypeLike
 
 from jaxode.checkpoint import TrainedModel, new_folder
 from jaxode.config import Config, DataConfig, ModelConfig, TrainConfig, UserError, require
@@ -26,13 +29,18 @@ from jaxode.data.tokenizer_files import (
 )
 from jaxode.interop import albert_config, albert_tensors
 from jaxode.interop.albert_config import Task
-from jaxode.interop.files import CONFIG, SAFETENSORS, locate, read_config, read_tensors
+from jaxode.interop.files import CONFIG, locate, read_config
+from jaxode.interop.shard_writer import MAX_SHARD_BYTES, write_shards
+from jaxode.interop.tensor_files import open_tensors
 from jaxode.model import Encoder, MaskedLM, SequenceClassifier
 from jaxode.model.heads import ProblemType
-from jaxode.model.parameters import check_fit, split
+from jaxode.model.parameters import matmul_type, split, without_calibrations
 
 Pretrained = TrainedModel
 """A model read from Hugging Face files is one like any other; `source` holds its config.json."""
+
+WeightType = Literal["float32", "bfloat16"]
+"""What weights can be read in, whatever the files hold."""
 
 _MULTIPLES = tuple(2**power for power in range(3, 11))
 """To which vocabularies are padded: 8 to 1024."""
@@ -69,7 +77,7 @@ def class_names(folder: Path | str) -> tuple[str, ...]:
     return albert_config.class_names(raw, source) if albert_config.default_task(raw, source) == "classifier" else ()
 
 
-def from_pretrained(name: Path | str, task: str | None = None) -> TrainedModel:
+def from_pretrained(name: Path | str, task: str | None = None, *, dtype: str | None = None) -> TrainedModel:
     """Read a Hugging Face ALBERT (Lan et al. 2020) as a jaxode model of the same logits.
 
     Its N layers are N steps of size 1 of the post-norm block's field; every solver, schedule and number of steps of
@@ -83,11 +91,15 @@ def from_pretrained(name: Path | str, task: str | None = None) -> TrainedModel:
         task: masked (a head over the vocabulary), classifier (of the config's `problem_type`: a label a sequence,
             several, or numbers) or encoder (states, and a pooled vector where the file holds a pooler); None takes it
             from the config's `architectures`.
+        dtype: float32 or bfloat16, of the weights and of the matmuls (norms, softmax and the state stay float32); None
+            is float32 for an ALBERT, which is small.
 
     Raises:
-        UserError: files that are missing, damaged or not of an ALBERT, tensors or a tokenizer that do not fit, or an
-            unknown task.
+        UserError: files that are missing, damaged, quantised or not of an ALBERT, tensors or a tokenizer that do not
+            fit, weights that are NaN or larger than the memory, or an unknown task or type.
     """
+    allowed = ", ".join(get_args(WeightType))
+    require(dtype in (None, *get_args(WeightType)), f'dtype = "{dtype}": allowed are {allowed}, or None')
     folder = locate(name)
     chosen = pretrained_task(folder, task)
     raw, source = read_config(folder), str(folder / CONFIG)
@@ -96,18 +108,20 @@ def from_pretrained(name: Path | str, task: str | None = None) -> TrainedModel:
     if chosen == "classifier":
         classes, problem_type = albert_config.num_classes(raw, source), albert_config.problem_type(raw, source)
     tokenizer = _tokenizer(folder, config)
-    tensors, tied = albert_tensors.untie(albert_tensors.plain_names(read_tensors(folder)), config.tied)
-    config = dataclasses.replace(config, tied=tied)
-    pooler = "pooler.weight" in tensors
+    _check_not_quantised(raw, source)
+    files = albert_tensors.plain(open_tensors(folder))
+    config = dataclasses.replace(config, tied=albert_tensors.is_tied(files, config.tied))
+    build = partial(_build, config, chosen, classes, problem_type, "pooler.weight" in files)
     # shapes only: fresh parameters would be made to be thrown away
-    abstract = nnx.eval_shape(lambda: _build(config, chosen, classes, problem_type, pooler))
-    architecture, shapes = split(abstract)
-    pairs = tuple(albert_tensors.pairs(config, shapes))
-    expected = dict(part for pair in pairs for part in pair.shapes(shapes[pair.ours]))
-    found = albert_tensors.without_other_heads(tensors, expected)
-    remedy = f'the weights do not fit config.json or the task "{chosen}"'
-    check_fit(expected, found, str(folder), remedy)
-    params = {pair.ours: jnp.asarray(pair.read(found), jnp.float32) for pair in pairs}
+    _, shapes = split(nnx.eval_shape(build))
+    params = albert_tensors.table(config, shapes, files).read(
+        files,
+        shapes,
+        dtype=dtype or albert_tensors.DTYPE,
+        remedy=f'the weights do not fit config.json or the task "{chosen}"',
+        fields=raw,
+    )
+    architecture, _ = split(nnx.eval_shape(partial(build, dtype=matmul_type(params))))
     # a batch of long rows over a large vocabulary: its logits should fit in memory
     train, data = TrainConfig(batch_size=4), DataConfig(tokenizer=str(folder))
     return TrainedModel(
@@ -123,20 +137,21 @@ def from_pretrained(name: Path | str, task: str | None = None) -> TrainedModel:
     )
 
 
-def save_pretrained(trained: TrainedModel, folder: Path | str) -> Path:
-    """Write config.json, model.safetensors and the tokenizer, for transformers to load with the same logits.
+def save_pretrained(trained: TrainedModel, folder: Path | str, *, max_shard_bytes: int = MAX_SHARD_BYTES) -> Path:
+    """Write config.json, the weights in their type and the tokenizer, for transformers to load with the same logits.
 
     Args:
         trained: what `from_pretrained` gave, or a run of train.py whose model has the form of an ALBERT.
         folder: where to; it appears whole or not at all.
+        max_shard_bytes: larger weights are written as several files with an index.
 
     Raises:
         UserError: the folder holds something or cannot be written, or the model is no ALBERT.
     """
     folder = Path(folder)
-    model, params = trained.config.model, trained.params
+    model, params = trained.config.model, without_calibrations(trained.params)
     task: Task = "masked" if trained.task == "causal" else trained.task  # what is causal is refused by its kind
-    config = albert_config.write(model, task, trained.source)
+    config = albert_config.write(model, task, trained.source) | {"dtype": np.dtype(matmul_type(params)).name}
     copied = _holds_its_tokenizer(trained)
     if trained.tokenizer is not None and not copied:
         _check_size(trained.tokenizer, model, str(folder))
@@ -145,24 +160,39 @@ def save_pretrained(trained: TrainedModel, folder: Path | str) -> Path:
         config.pop("tokenizer_class", None)
     if task == "classifier":
         _write_classes(config, params["head.classifier.bias"].shape[0], trained.model)
-    tensors = albert_tensors.write(model, params, prefix="" if task == "encoder" else "albert.")
+    table = albert_tensors.written(model, params, prefix="" if task == "encoder" else "albert.")
     with new_folder(folder) as aside:
         (aside / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-        save_file(tensors, aside / SAFETENSORS, metadata={"format": "pt"})
+        write_shards(aside, table.shapes(params), partial(table.tensor, params=params), max_shard_bytes)
         if trained.tokenizer is not None:
             _save_tokenizer(trained.tokenizer, aside, trained.folder if copied else None)
     return folder
 
 
 def _build(
-    config: ModelConfig, task: Task, classes: int, problem_type: ProblemType | None, pooler: bool
+    config: ModelConfig,
+    task: Task,
+    classes: int,
+    problem_type: ProblemType | None,
+    pooler: bool,
+    dtype: DTypeLike = jnp.float32,
 ) -> MaskedLM | SequenceClassifier | Encoder:
     rngs = nnx.Rngs(0)
     if task == "masked":
-        return MaskedLM(config, rngs=rngs)
+        return MaskedLM(config, rngs=rngs, dtype=dtype)
     if problem_type is not None:
-        return SequenceClassifier(config, classes, problem_type=problem_type, rngs=rngs)
-    return Encoder(config, pooler=pooler, rngs=rngs)
+        return SequenceClassifier(config, classes, problem_type=problem_type, rngs=rngs, dtype=dtype)
+    return Encoder(config, pooler=pooler, rngs=rngs, dtype=dtype)
+
+
+def _check_not_quantised(raw: Mapping[str, Any], source: str) -> None:
+    quantisation = raw.get("quantization_config")
+    method = quantisation.get("quant_method") if isinstance(quantisation, Mapping) else quantisation
+    require(
+        quantisation is None,
+        f"{source}: quantization_config = {method!r}: quantised weights are not read; use a release of the model in "
+        "bfloat16, float16 or float32",
+    )
 
 
 def _write_classes(config: dict[str, Any], classes: int, model: Any) -> None:

@@ -7,10 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from flax.serialization import to_state_dict
 from flax.traverse_util import flatten_dict
+from jax.typing import DTypeLike
 
 from jaxode.config import UserError
 from jaxode.depth import Coefficients
@@ -84,8 +86,17 @@ def fingerprint(parameters: Mapping[str, Any]) -> str:
     for name, value in sorted(without_calibrations(parameters).items()):
         array = np.asarray(value)
         digest.update(f"{name} {array.dtype} {array.shape}".encode())
-        digest.update(np.ascontiguousarray(array).tobytes())
+        # as bytes: Python's buffers know no bfloat16, and a copy would take the memory of the largest tensor again
+        digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
     return digest.hexdigest()
+
+
+def matmul_type(parameters: Mapping[str, Any]) -> DTypeLike:
+    """The type that holds most of the weights, in which their model multiplies; norms and the state stay float32."""
+    sizes: dict[str, int] = {}
+    for value in without_calibrations(parameters).values():
+        sizes[np.dtype(value.dtype).name] = sizes.get(np.dtype(value.dtype).name, 0) + int(np.prod(value.shape))
+    return getattr(jnp, max(sizes, key=sizes.__getitem__))
 
 
 def check_fit(
