@@ -14,7 +14,7 @@ import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 
-from jaxode.checkpoint import TrainedModel, new_folder
+from jaxode.checkpoint import Task, TrainedModel, new_folder
 from jaxode.config import Config, DataConfig, ModelConfig, TrainConfig, UserError, require
 from jaxode.data import Tokenizer
 from jaxode.data import from_pretrained as load_tokenizer
@@ -28,13 +28,15 @@ from jaxode.data.tokenizer_files import (
     without_mark,
 )
 from jaxode.interop import albert_config, albert_tensors
-from jaxode.interop.albert_config import Task
+from jaxode.interop.families import FAMILIES, Family, family_of
+from jaxode.interop.families.family import Fields
 from jaxode.interop.files import CONFIG, locate, read_config
 from jaxode.interop.shard_writer import MAX_SHARD_BYTES, write_shards
 from jaxode.interop.tensor_files import open_tensors
-from jaxode.model import Encoder, MaskedLM, SequenceClassifier
+from jaxode.interop.tensor_table import TensorTable
+from jaxode.model import CausalLM, Encoder, MaskedLM, SequenceClassifier
 from jaxode.model.heads import ProblemType
-from jaxode.model.parameters import matmul_type, split, without_calibrations
+from jaxode.model.parameters import Parameters, matmul_type, split, without_calibrations
 
 Pretrained = TrainedModel
 """A model read from Hugging Face files is one like any other; `source` holds its config.json."""
@@ -47,12 +49,16 @@ _MULTIPLES = tuple(2**power for power in range(3, 11))
 
 
 def model_config(folder: Path | str) -> ModelConfig:
-    """The ModelConfig of a Hugging Face folder, from its config.json alone.
+    """The ModelConfig of a Hugging Face folder, from its config.json and the names of its tensors.
 
     Raises:
-        UserError: no config.json, or one that is no ALBERT's.
+        UserError: no config.json, or one of a model that is not read.
     """
-    return albert_config.model_config(read_config(Path(folder)), str(Path(folder) / CONFIG))
+    raw, source = read_config(Path(folder)), str(Path(folder) / CONFIG)
+    family = family_of(raw, source)
+    if family is None:
+        return albert_config.model_config(raw, source)
+    return family.model(Fields(raw, source, frozenset(open_tensors(Path(folder)))))
 
 
 def pretrained_task(folder: Path | str, task: str | None = None) -> Task:
@@ -61,10 +67,13 @@ def pretrained_task(folder: Path | str, task: str | None = None) -> Task:
     Raises:
         UserError: no config.json, one that names no architecture that is read, or an unknown task.
     """
-    allowed = ", ".join(get_args(Task))
-    require(task is None or task in get_args(Task), f'task = "{task}": allowed are {allowed}, or None')
-    raw = read_config(Path(folder))
-    return cast(Task, task) if task else albert_config.default_task(raw, str(Path(folder) / CONFIG))
+    raw, source = read_config(Path(folder)), str(Path(folder) / CONFIG)
+    if raw.get("model_type") in FAMILIES:
+        require(task in (None, "causal"), f'task = "{task}": {folder} holds a causal model; leave it out')
+        return "causal"
+    allowed = ", ".join(get_args(albert_config.Task))
+    require(task is None or task in get_args(albert_config.Task), f'task = "{task}": allowed are {allowed}, or None')
+    return cast(Task, task) if task else albert_config.default_task(raw, source)
 
 
 def class_names(folder: Path | str) -> tuple[str, ...]:
@@ -74,15 +83,19 @@ def class_names(folder: Path | str) -> tuple[str, ...]:
         UserError: no config.json, one that names no architecture that is read, or other labels than 0, 1, ..
     """
     raw, source = read_config(Path(folder)), str(Path(folder) / CONFIG)
+    if raw.get("model_type") in FAMILIES:
+        return ()
     return albert_config.class_names(raw, source) if albert_config.default_task(raw, source) == "classifier" else ()
 
 
-def from_pretrained(name: Path | str, task: str | None = None, *, dtype: str | None = None) -> TrainedModel:
-    """Read a Hugging Face ALBERT (Lan et al. 2020) as a jaxode model of the same logits.
+def from_pretrained(
+    name: Path | str, task: str | None = None, *, dtype: str | None = None, loops: int | None = None
+) -> TrainedModel:
+    """Read a Hugging Face ALBERT (Lan et al. 2020) or looped language model as a jaxode model of the same logits.
 
-    Its N layers are N steps of size 1 of the post-norm block's field; every solver, schedule and number of steps of
-    `DepthConfig` applies. Pass `segments` 1 for real tokens and 0 for padding, and `token_types` for sentence pairs.
-    Its dropout on attention weights has no counterpart and is off.
+    An ALBERT's N layers, or a looped model's N loops, are N steps of size 1 of one field; every solver, schedule and
+    number of steps of `DepthConfig` applies. Pass `segments` 1 for real tokens and 0 for padding, and `token_types` for
+    sentence pairs. Dropout on an ALBERT's attention weights has no counterpart and is off.
 
     Args:
         name: a folder, or a name in the Hugging Face cache or hub. Of its files config.json, model.safetensors or
@@ -92,7 +105,8 @@ def from_pretrained(name: Path | str, task: str | None = None, *, dtype: str | N
             several, or numbers) or encoder (states, and a pooled vector where the file holds a pooler); None takes it
             from the config's `architectures`.
         dtype: float32 or bfloat16, of the weights and of the matmuls (norms, softmax and the state stay float32); None
-            is float32 for an ALBERT, which is small.
+            is float32 for an ALBERT, which is small, and what its files hold for a looped language model.
+        loops: N of a looped language model, in place of its config.json's; more than it was trained with are allowed.
 
     Raises:
         UserError: files that are missing, damaged, quantised or not of an ALBERT, tensors or a tokenizer that do not
@@ -103,6 +117,10 @@ def from_pretrained(name: Path | str, task: str | None = None, *, dtype: str | N
     folder = locate(name)
     chosen = pretrained_task(folder, task)
     raw, source = read_config(folder), str(folder / CONFIG)
+    family = family_of(raw, source)
+    if family is not None:
+        return _looped(family, folder, raw, source, dtype, loops)
+    require(loops is None, f"loops = {loops}: {source} is of an ALBERT, whose number of steps is DepthConfig(steps=..)")
     config = albert_config.model_config(raw, source)
     classes, problem_type = 0, None
     if chosen == "classifier":
@@ -137,6 +155,35 @@ def from_pretrained(name: Path | str, task: str | None = None, *, dtype: str | N
     )
 
 
+def _looped(
+    family: Family, folder: Path, raw: dict[str, Any], source: str, dtype: str | None, loops: int | None
+) -> TrainedModel:
+    """A causal model of one of the families."""
+    require(loops is None or (type(loops) is int and loops >= 1), f"loops = {loops!r}: must be a whole number from 1")
+    _check_not_quantised(raw, source)
+    files = open_tensors(folder)
+    config = family.model(Fields(raw, source, frozenset(files)))
+    if loops is not None:
+        config = dataclasses.replace(config, steps=loops)
+    tokenizer = _tokenizer(folder, config)
+    _, shapes = split(nnx.eval_shape(lambda: CausalLM(config, rngs=nnx.Rngs(0))))
+    params = family.table(config, frozenset(files)).read(files, shapes, dtype=dtype, fields=raw)
+    dtype_of = matmul_type(params)
+    architecture, _ = split(nnx.eval_shape(lambda: CausalLM(config, rngs=nnx.Rngs(0), dtype=dtype_of)))
+    train, data = TrainConfig(batch_size=1), DataConfig(tokenizer=str(folder))
+    return TrainedModel(
+        model=architecture.bind(params),
+        architecture=architecture,
+        params=params,
+        config=Config(model=config, data=data, train=train),
+        tokenizer=tokenizer,
+        task="causal",
+        source=raw,
+        folder=folder,
+        labels=(),
+    )
+
+
 def save_pretrained(trained: TrainedModel, folder: Path | str, *, max_shard_bytes: int = MAX_SHARD_BYTES) -> Path:
     """Write config.json, the weights in their type and the tokenizer, for transformers to load with the same logits.
 
@@ -150,17 +197,35 @@ def save_pretrained(trained: TrainedModel, folder: Path | str, *, max_shard_byte
     """
     folder = Path(folder)
     model, params = trained.config.model, without_calibrations(trained.params)
-    task: Task = "masked" if trained.task == "causal" else trained.task  # what is causal is refused by its kind
-    config = albert_config.write(model, task, trained.source) | {"dtype": np.dtype(matmul_type(params)).name}
-    copied = _holds_its_tokenizer(trained)
-    if trained.tokenizer is not None and not copied:
-        _check_size(trained.tokenizer, model, str(folder))
-        ids = trained.tokenizer
-        config |= {"pad_token_id": ids.pad_id, "bos_token_id": ids.end_id, "eos_token_id": ids.end_id}
-        config.pop("tokenizer_class", None)
+    kind = np.dtype(matmul_type(params)).name
+    family = FAMILIES.get(trained.source.get("model_type", ""))
+    if family is not None:
+        config = dict(trained.source) | family.fields(model, trained.source)
+        config |= {"model_type": family.model_type, "dtype": kind}
+        config.pop("torch_dtype", None)
+        return _write(trained, folder, config, family.table(model, ()), params, max_shard_bytes)
+    task = "masked" if trained.task == "causal" else trained.task  # what is causal is refused by its kind
+    config = albert_config.write(model, task, trained.source) | {"dtype": kind}
     if task == "classifier":
         _write_classes(config, params["head.classifier.bias"].shape[0], trained.model)
     table = albert_tensors.written(model, params, prefix="" if task == "encoder" else "albert.")
+    return _write(trained, folder, config, table, params, max_shard_bytes)
+
+
+def _write(
+    trained: TrainedModel,
+    folder: Path,
+    config: dict[str, Any],
+    table: TensorTable,
+    params: Parameters,
+    max_shard_bytes: int,
+) -> Path:
+    copied = _holds_its_tokenizer(trained)
+    if trained.tokenizer is not None and not copied:
+        _check_size(trained.tokenizer, trained.config.model, str(folder))
+        ids = trained.tokenizer
+        config |= {"pad_token_id": ids.pad_id, "bos_token_id": ids.end_id, "eos_token_id": ids.end_id}
+        config.pop("tokenizer_class", None)
     with new_folder(folder) as aside:
         (aside / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         write_shards(aside, table.shapes(params), partial(table.tensor, params=params), max_shard_bytes)

@@ -211,7 +211,7 @@ def test_tensors_that_do_not_fit_are_named(copy):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model_type": "bert"}, "model_type = 'bert': only \"albert\" is read"),
+        ({"model_type": "bert"}, "model_type = 'bert': no looped model that is read; allowed are albert"),
         ({"model_type": None}, "model_type = None"),
         ({"hidden_act": "mish"}, "hidden_act = 'mish': allowed are gelu,"),
         ({"hidden_size": "24"}, "hidden_size = '24': must be a whole number"),

@@ -1,0 +1,53 @@
+"""The families under test: what each one's reference says, and folders as it is released."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from references import ouro
+from references.folder import write_folder
+
+from jaxode import DepthConfig
+
+
+@dataclass(frozen=True)
+class Case:
+    """A family, or a variant of one."""
+
+    name: str
+    reference: ModuleType
+    changes: dict[str, Any] = field(default_factory=dict)
+    """Of the reference's tiny config."""
+    more: int = 5
+    """Loops beyond those of the config; 0 where there is no such thing."""
+    depth: dict[str, Any] = field(default_factory=dict)
+    """What `DepthConfig` needs to begin where the reference does."""
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The tiny config.json."""
+        return self.reference.CONFIG | self.changes
+
+    def tensors(self) -> dict[str, np.ndarray]:
+        """Random, every one of which matters."""
+        return self.reference.random_tensors(self.config, 0)
+
+    def write(self, folder: Path, **options: Any) -> Path:
+        """As it is released."""
+        write_folder(folder, self.config, self.tensors(), **options)
+        return folder
+
+    def logits(self, tokens: np.ndarray, **options: Any) -> np.ndarray:
+        """What the reference predicts."""
+        return self.reference.forward(self.config, self.tensors(), tokens, **options).logits
+
+    def at(self, steps: int | None = None) -> DepthConfig:
+        """A depth that begins where the reference does."""
+        return DepthConfig(steps=steps, **self.depth)
+
+
+CASES = {case.name: case for case in (Case("ouro", ouro),)}
