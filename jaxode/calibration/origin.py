@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from flax.traverse_util import flatten_dict
 
 from jaxode.config import ModelConfig
 from jaxode.data import Tokenizer
@@ -20,6 +23,10 @@ class Origin:
     tokenizer: str
     weights: str
 
+    def __post_init__(self) -> None:
+        # as JSON gives it back, with lists for tuples
+        object.__setattr__(self, "model", json.loads(json.dumps(self.model)))
+
     @classmethod
     def of(cls, model: ModelConfig, tokenizer: Tokenizer, params: Mapping[str, Any]) -> Origin:
         """Of a model at hand."""
@@ -30,8 +37,9 @@ class Origin:
 
         A field that is younger than a file had its default then, as in an older config.toml.
         """
-        own = dataclasses.asdict(ModelConfig()) | self.model
-        for name, value in other.model.items():
+        defaults = Origin(dataclasses.asdict(ModelConfig()), "", "").model
+        own = flatten_dict(defaults, sep=".") | flatten_dict(self.model, sep=".")
+        for name, value in flatten_dict(other.model, sep=".").items():
             if own[name] != value:
                 return f"model.{name} = {own[name]!r}, the model at hand has {value!r}"
         if self.tokenizer != other.tokenizer:

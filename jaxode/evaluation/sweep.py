@@ -20,7 +20,7 @@ from jaxode.evaluation.divergence import Diverged
 from jaxode.evaluation.figures import line_figure, table, write_csv
 from jaxode.evaluation.loss import Evaluation, evaluate, evaluation_step
 from jaxode.evaluation.timing import median_times
-from jaxode.model import plan
+from jaxode.model import plan, resolve
 from jaxode.model.parameters import Architecture, Parameters
 
 DIVISORS = (1, 2, 3, 4)
@@ -62,14 +62,16 @@ def default_steps(model: ModelConfig, divisors: Sequence[int] = DIVISORS) -> tup
     return tuple(steps for steps in quotients if fits(model, DepthConfig(steps=steps)))
 
 
-def default_configs(model: ModelConfig, solver: str = "euler", schedule: str = "even") -> tuple[DepthConfig, ...]:
+def default_configs(model: ModelConfig, solver: str = "euler", schedule: str = "auto") -> tuple[DepthConfig, ...]:
     """The default step counts with a solver, by its name, and a schedule; one configuration for an adaptive solver.
+
+    Schedule "auto" is the one that the model was made for.
 
     Raises:
         UserError: a solver or schedule that does not fit the layout at one of them.
     """
     steps = (None,) if get_solver(solver).adaptive else default_steps(model)
-    configs = tuple(DepthConfig(steps=n, solver=solver, schedule=schedule) for n in steps)
+    configs = tuple(resolve(model, DepthConfig(steps=n, solver=solver, schedule=schedule)) for n in steps)
     for config in configs:
         plan(model, config)
     return configs
@@ -114,7 +116,7 @@ def depth_sweep(
     """
     bound = architecture.bind(params)
     model: ModelConfig = bound.config
-    full = DepthConfig(steps=model.steps, solver="euler")
+    full = DepthConfig(steps=model.steps, solver="euler", schedule="even")
     asked = default_configs(model) if configs is None else [resolved(model, bound.resolve(depth)) for depth in configs]
     # dict: every configuration once, in order
     candidates = list(dict.fromkeys(asked if full in asked else (full, *asked)))
@@ -148,6 +150,7 @@ def depth_sweep(
 
 def resolved(model: ModelConfig, depth: DepthConfig) -> DepthConfig:
     """The same solve, its solver named, under one name: so the full depth is recognised however it was asked for."""
+    depth = resolve(model, depth)
     # the steps of an adaptive solver say nothing, but for where unit ones end
     if get_solver(depth.solver).adaptive and depth.schedule != "unit":
         return dataclasses.replace(depth, steps=None)

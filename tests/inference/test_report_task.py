@@ -81,7 +81,7 @@ def test_an_own_solver_is_measured_under_its_own_name_and_steps_join_the_counts(
     assert methods()[-1].depth == FITTED.depth
     own = methods(steps=3, schedule="1,4,7")[-2]
     assert (own.name, own.depth) == ("euler, 1,4,7", DepthConfig(steps=3, solver="euler", schedule="1,4,7"))
-    assert methods(solver="tsit5")[-2].depth == DepthConfig(solver="tsit5")
+    assert methods(solver="tsit5")[-2].depth == DepthConfig(solver="tsit5", schedule="even")
     # Heun of 3 steps is there already, as 6 evaluations
     assert [one.name for one in methods(steps=3, solver="heun")] == [one.name for one in methods()]
     assert {one.depth.steps for one in methods(steps=8) if one.name == "secant"} == {8, 6, 4, 3, 2}
