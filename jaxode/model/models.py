@@ -180,7 +180,7 @@ class Transformer(nnx.Module):
         """Give the stack the head's norm, where the coda begins with it."""
         if self.config.loop.exit_norm:
             require(norm is not None, "model.loop.exit_norm = true: this model has no final norm; leave it out")
-            self.stack.exit_norm = norm
+            self.stack.exit_norm = nnx.data(norm)
 
     @property
     def num_parameters(self) -> int:

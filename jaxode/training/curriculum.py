@@ -149,7 +149,7 @@ def _check(model: ModelConfig, depth: DepthConfig, objective: ObjectiveConfig) -
         f'objective.spacing = "{own.spacing}" with depth.solver = "{depth.solver}": schedules are drawn for "euler"',
     )
     require(
-        not own.steps or depth.schedule == "even",
+        not own.steps or depth.schedule in ("even", "auto"),
         f'objective.steps = "{own.steps}" with depth.schedule = "{depth.schedule}": objective.spacing chooses the '
         "schedules; leave depth.schedule even",
     )
