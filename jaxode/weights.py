@@ -32,12 +32,12 @@ class Weights:
 
 
 def write_weights(path: Path, weights: Weights) -> None:
-    """Write the parameters under their names, in the type they have.
+    """Write the parameters under their names, in the type they have: float32, or bfloat16 where a model was cast.
 
     Raises:
         OSError: the file cannot be written.
     """
-    arrays = {name: np.ascontiguousarray(value) for name, value in weights.params.items()}
+    arrays = {name: np.asarray(value, order="C") for name, value in weights.params.items()}
     about = {"format": FORMAT, "fingerprint": fingerprint(arrays), "step": str(weights.step)}
     try:
         save_file(arrays, path, metadata=about)

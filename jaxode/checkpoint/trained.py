@@ -16,7 +16,7 @@ from jaxode.checkpoint.steps import Checkpoints
 from jaxode.config import Config, UserError, require
 from jaxode.data import Tokenizer
 from jaxode.model import CausalLM, Encoder, MaskedLM, SequenceClassifier, make_model
-from jaxode.model.parameters import Architecture, Parameters, split
+from jaxode.model.parameters import Architecture, Parameters, matmul_type, split
 from jaxode.weights import WEIGHTS, Weights, read_weights
 
 Task = Literal["causal", "masked", "classifier", "encoder"]
@@ -85,6 +85,10 @@ def load_run(path: Path | str, step: int | None = None) -> TrainedModel:
     read = _exported if run.exported else _checkpoint
     weights = read(run, shapes, step)
     params = weights.params
+    if run.exported:
+        # weights in bfloat16 are multiplied so
+        dtype = matmul_type(params)
+        architecture, _ = split(nnx.eval_shape(lambda: make_model(config.model, dtype=dtype)))
     return TrainedModel(
         model=architecture.bind(params),
         architecture=architecture,

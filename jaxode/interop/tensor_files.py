@@ -138,7 +138,8 @@ def _blocks(shape: tuple[int, ...], dtype: np.dtype | None) -> Iterator[slice]:
 
 def _checked(block: np.ndarray, dtype: np.dtype, tensor: StoredTensor) -> np.ndarray:
     """The block in another type, if every number in it is finite."""
-    cast = block.astype(dtype, copy=False)
+    with np.errstate(over="ignore", invalid="ignore"):  # refused below, by name
+        cast = block.astype(dtype, copy=False)
     exponent = EXPONENTS[dtype.name]
     if int((_bits(cast) & exponent).max()) < exponent:
         return cast

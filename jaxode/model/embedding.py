@@ -59,7 +59,8 @@ class Embedding(nnx.Module):
             token_types is None or self.types is not None,
             "token_types were given, but model.token_types = 0: this model has no table for them; leave them out",
         )
-        x = self.tokens(tokens)
+        # sums of tables in bfloat16 are not rounded to it
+        x = self.tokens(tokens).astype(jnp.float32)
         if self.types is not None:
             x = x + self.types(jnp.zeros_like(tokens) if token_types is None else token_types)
         if self.positions is not None and self.limit is not None:

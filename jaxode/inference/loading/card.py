@@ -6,10 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from jaxode.calibration import Calibration
 from jaxode.checkpoint import TrainedModel
 from jaxode.evaluation.figures import read_csv
-from jaxode.model.parameters import fingerprint
+from jaxode.model.parameters import fingerprint, matmul_type
 
 USES = {"causal": "GPT-like, continues text", "masked": "BERT-like, fills in [MASK]"}
 PROMPTS = {"causal": "Once upon a time", "masked": "The [MASK] of the house."}
@@ -57,7 +59,7 @@ def _facts(trained: TrainedModel) -> list[dict[str, str]]:
     sharing = blocks.get(model.sharing, f"of {model.groups} blocks, shared by {model.sharing}")
     facts = {
         "kind": f"{model.kind} ({USES[model.kind]})",
-        "parameters": f"{trained.model.num_parameters:,}, float32",
+        "parameters": f"{trained.model.num_parameters:,}, {np.dtype(matmul_type(trained.params)).name}",
         "depth": f"N = {model.steps} steps {sharing}",
         "width, heads, context": f"{model.width}, {model.heads}, {model.length} tokens",
         "tokenizer": f"{trained.own_tokenizer.name}, {trained.own_tokenizer.vocab_size} entries",

@@ -11,12 +11,16 @@ from jaxode.calibration import Calibration, load_all, with_calibrations
 from jaxode.calibration import Origin as CalibrationOrigin
 from jaxode.calibration import save as save_calibration
 from jaxode.checkpoint import TrainedModel, load_run
+from jaxode.config import require
 from jaxode.config.places import cache_root
 from jaxode.inference.loading.card import model_card
 from jaxode.inference.loading.export import CARD, export, write
 from jaxode.inference.loading.names import ModelFolder, Origin, resolve
 from jaxode.interop import from_pretrained, save_pretrained
 from jaxode.model.parameters import fingerprint
+
+CALIBRATIONS = "calibrations"
+"""Folder in the cache."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +44,7 @@ class LoadedModel(TrainedModel):
         """
         found = dict(self.calibrations) | {calibration.steps: calibration for calibration in calibrations}
         found = {steps: found[steps] for steps in sorted(found)}
-        origin = None if self.tokenizer is None else self.calibration_origin
+        origin = self.calibration_origin if found and self.tokenizer is not None else None
         params = with_calibrations(self.params, found, origin)
         bound = self.architecture.bind(params)
         return dataclasses.replace(self, params=params, model=bound, calibrations=found)
@@ -56,7 +60,7 @@ class LoadedModel(TrainedModel):
         cache, under the fingerprint of the weights.
         """
         if self.origin == "huggingface":
-            return cache_root() / "calibrations" / fingerprint(self.params)
+            return cache_root() / CALIBRATIONS / fingerprint(self.params)
         return self.folder
 
     def save(self, folder: Path | str) -> Path:
@@ -80,7 +84,7 @@ class LoadedModel(TrainedModel):
         return folder
 
 
-def load(name: Path | str, task: str | None = None) -> LoadedModel:
+def load(name: Path | str, task: str | None = None, *, dtype: str | None = None) -> LoadedModel:
     """A model with its calibrations, ready to run: `jaxode.load("books-causal")`.
 
     ``loaded.model(tokens, DepthConfig(steps=4))`` runs it in 4 steps, those of a calibration in `loaded.calibrations`.
@@ -89,25 +93,33 @@ def load(name: Path | str, task: str | None = None) -> LoadedModel:
         name: the path of a run folder, an exported model or a Hugging Face folder; or the name of a shipped model or of
             a Hugging Face model in the cache or on the hub.
         task: of a Hugging Face model: masked, classifier or encoder; None takes it from its config.json.
+        dtype: of a Hugging Face model's weights and matmuls: float32 or bfloat16; None is the default of its family.
+            Calibrations hold for weights of one type.
 
     Raises:
-        UserError: an unknown name, or a folder that is damaged or holds a calibration of other weights.
+        UserError: an unknown name, a type for what is no Hugging Face model, or a folder that is damaged or holds a
+            calibration of other weights.
     """
-    return load_folder(resolve(name, task))
+    return load_folder(resolve(name, task), dtype=dtype)
 
 
-def load_folder(folder: ModelFolder, *, calibrations: bool = True) -> LoadedModel:
+def load_folder(folder: ModelFolder, *, calibrations: bool = True, dtype: str | None = None) -> LoadedModel:
     """The model of a folder that `resolve` has found, with its calibrations or without.
 
     Raises:
-        UserError: it is damaged, or holds a calibration of other weights.
+        UserError: it is damaged, holds a calibration of other weights, or is not read in another type.
     """
-    read = from_pretrained(folder.path, folder.task) if folder.origin == "huggingface" else load_run(folder.path)
+    theirs = folder.origin == "huggingface"
+    require(
+        dtype is None or theirs,
+        f'{folder.path}: dtype = "{dtype}" is for a Hugging Face model; what jaxode wrote is read in its own type',
+    )
+    read = from_pretrained(folder.path, folder.task, dtype=dtype) if theirs else load_run(folder.path)
     loaded = LoadedModel(**{item.name: getattr(read, item.name) for item in fields(read)}, origin=folder.origin)
     kept = load_all(folder.path)  # refuses a damaged file, wanted or not
     if not calibrations:
         return loaded
-    if loaded.calibration_folder != folder.path:
+    if theirs and (cache_root() / CALIBRATIONS).is_dir():  # the fingerprint of large weights takes seconds
         # what was kept for these very weights goes before what somebody left beside them
         kept |= load_all(loaded.calibration_folder)
     return loaded.calibrated(*kept.values())
