@@ -15,6 +15,7 @@ from jaxode.config import DepthConfig, ModelConfig
 from jaxode.depth import Coefficients, Schedule, Trace, get_solver, integrate, join
 from jaxode.model.block import Block, Context, FieldArgs, block_field, fold, sublayer_fields
 from jaxode.model.cost import plan, resolve
+from jaxode.model.rounding import rounded_copies
 from jaxode.model.steps import StepsOverDepth
 from jaxode.types import State
 
@@ -132,7 +133,12 @@ class Stack(nnx.Module):
             rows = jax.tree.map(lambda rows, i=start, n=schedule.steps: rows[i : i + n], coefficients)
             start += schedule.steps
             told = self.config.conditioning != "none" or (rows is not None and rows.gains is not None)
-            args = FieldArgs(params, fold(context, index), StepsOverDepth.over(schedule, rows) if told else None)
+            args = FieldArgs(
+                params,
+                fold(context, index),
+                StepsOverDepth.over(schedule, rows) if told else None,
+                tuple(rounded_copies(block) for block in blocks),
+            )
             groups.append(Group(field, args, schedule, rows, len(blocks)))
         return tuple(groups)
 
