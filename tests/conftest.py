@@ -8,6 +8,7 @@ import gc
 import importlib.util
 import os
 import sys
+from collections import Counter
 from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
@@ -97,6 +98,43 @@ def compilations():
 
     jax.monitoring.register_event_duration_secs_listener(listen)
     return lambda: len(compiled)
+
+
+@pytest.fixture
+def nvidia(monkeypatch):
+    """A function that lowers a jitted one for an NVIDIA GPU, which need not be there, and gives its StableHLO.
+
+    JAX asks the machine for its cuDNN; what it answers is not in the text.
+    """
+    import jax
+    from jax._src.cudnn import fused_attention_stablehlo
+
+    from jaxode.model import layers
+
+    monkeypatch.setattr(fused_attention_stablehlo, "check_cudnn_version", lambda: 91000)
+    monkeypatch.setattr(layers, "capability", lambda: 9.0)
+    jax.clear_caches()  # what was traced for the machine that is here
+    yield lambda f, *args: f.trace(*args).lower(lowering_platforms=("cuda",)).as_text()
+    jax.clear_caches()
+
+
+@pytest.fixture(scope="session")
+def narrowed():
+    """A function that counts what a function casts from float32 to bfloat16: (shape, inside of a loop)."""
+    import jax
+    import jax.numpy as jnp
+
+    def walk(jaxpr, inside):
+        for eqn in jaxpr.eqns:
+            if eqn.primitive.name == "convert_element_type" and eqn.params["new_dtype"] == jnp.bfloat16:
+                yield eqn.invars[0].aval.shape, inside
+            loop = inside or eqn.primitive.name in ("while", "scan")
+            for value in jax.tree.leaves(list(eqn.params.values()), is_leaf=lambda x: hasattr(x, "jaxpr")):
+                inner = getattr(value, "jaxpr", value)
+                if hasattr(inner, "eqns"):
+                    yield from walk(inner, loop)
+
+    return lambda f, *args: Counter(walk(jax.make_jaxpr(f)(*args).jaxpr, False))
 
 
 @pytest.fixture

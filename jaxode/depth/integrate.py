@@ -21,6 +21,9 @@ Adjoint = Literal["recursive", "remat", "unroll"]
 ADAPTIVE_LIMIT = 4096
 KEPT = "kept over depth"
 """Name with which a field marks, by `jax.ad_checkpoint.checkpoint_name`, what "remat" should not recompute."""
+KEPT_KERNEL = "dot_product_attention_fwd"
+"""Beginning of the name of JAX's primitives of cuDNN's attention, whose results "remat" keeps as well: the backward
+kernel needs the softmax's statistics too, which a field never sees and cannot mark; else the forward one runs again."""
 
 
 @no_type_check  # JAX rebuilds pytrees with leaves of any kind
@@ -162,7 +165,10 @@ def _stepped(
 
     carry = (x0, solver.init(terms, times[0], times[1], x0, args))
     if remat:
-        keep = jax.checkpoint_policies.save_only_these_names(KEPT)
+        keep = jax.checkpoint_policies.save_from_both_policies(
+            jax.checkpoint_policies.save_only_these_names(KEPT),
+            lambda primitive, *_, **__: primitive.name.startswith(KEPT_KERNEL),
+        )
         (x, _), states = jax.lax.scan(jax.checkpoint(step, policy=keep), carry, (times[:-1], times[1:]))
     else:
         visited = []

@@ -213,6 +213,24 @@ def as_terms(field: Any) -> diffrax.AbstractTerm:
     return diffrax.ODETerm(field)
 
 
+class ScheduledTimes(diffrax.StepTo):
+    """Visit exactly these times, unchecked: a `Schedule` rises, in float32, from the solve's t0 to its t1.
+
+    Diffrax checks that in the compiled program, by a call back to Python: on an accelerator every solve would wait for
+    the host.
+    """
+
+    def wrap(self, direction: Any) -> ScheduledTimes:
+        """The same times, turned round for a solve that runs backwards."""
+        return ScheduledTimes(ts=self.ts * direction)
+
+    def init(
+        self, terms: Any, t0: Any, t1: Any, y0: Any, dt0: Any, args: Any, func: Any, error_order: Any
+    ) -> tuple[Any, int]:
+        """The end of the first step, and which time comes after it."""
+        return self.ts[1], 2
+
+
 def step_controller(times: tuple[float, ...]) -> diffrax.StepTo:
     """Visit exactly these times."""
-    return diffrax.StepTo(ts=jnp.asarray(times, jnp.float32))
+    return ScheduledTimes(ts=jnp.asarray(times, jnp.float32))

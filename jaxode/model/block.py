@@ -19,6 +19,7 @@ from jaxode.model.conditioning import Conditioning
 from jaxode.model.gains import ATTENTION, FEED_FORWARD, Gains
 from jaxode.model.layers import Attention, FeedForward, Rotary, StoredScale, make_norm
 from jaxode.model.loop import Pass
+from jaxode.model.rounding import Copies, with_copies
 from jaxode.model.steps import StepsByRow, StepsOverDepth
 from jaxode.model.sublayer import (
     BranchNorm,
@@ -141,11 +142,19 @@ class Block(nnx.Module):
 @no_type_check  # JAX rebuilds pytrees with leaves of any kind
 @struct.dataclass
 class FieldArgs:
-    """What the solver hands to a field: parameters enter here, never through a closure."""
+    """What the solver hands to a field: parameters enter here, never through a closure.
+
+    Attributes:
+        params: of each block.
+        context: the same at every t.
+        steps: what changes from step to step.
+        copies: weights of each block in the type of its matmuls; without them every application makes its own.
+    """
 
     params: Any
     context: Context
     steps: StepsOverDepth | StepsByRow | None = None
+    copies: tuple[Copies, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -169,7 +178,7 @@ class BlockField:
         """The increment of these blocks, one after the other."""
         total = None
         for index in range(len(self.graphs)) if which is None else which:
-            block, context = nnx.merge(self.graphs[index], args.params[index]), _here(t, args, index, len(self.graphs))
+            block, context = _block(self.graphs[index], args, index), _here(t, args, index, len(self.graphs))
             context = context if code is None else dataclasses.replace(context, code=code)
             step = block.increment(t, x if total is None else x + total, context)
             total = step if total is None else total + step
@@ -200,7 +209,7 @@ class SublayerField:
 
     def __call__(self, t: Any, x: State, args: FieldArgs) -> State:
         """The increment of this sublayer."""
-        block = nnx.merge(self.graph, args.params[self.index])
+        block = _block(self.graph, args, self.index)
         increment = getattr(block, self.method)(t, x, _here(t, args, self.index, self.count))
         return increment if self.scale == 1.0 else self.scale * increment
 
@@ -229,6 +238,12 @@ def fold(context: Context, index: int, count: int | None = None) -> Context:
     if context.key is None or count == 1:
         return context
     return dataclasses.replace(context, key=jax.random.fold_in(context.key, index))
+
+
+def _block(graph: Any, args: FieldArgs, index: int) -> Block:
+    """Block `index` of a pass."""
+    param = args.params[index]
+    return nnx.merge(graph, with_copies(param, args.copies[index]) if args.copies else param)
 
 
 def _here(t: Any, args: FieldArgs, index: int, count: int) -> Context:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from jaxode.config import ModelConfig, require
-from jaxode.model.layers import dropout, make_norm
+from jaxode.model.layers import dropout, make_norm, product
 from jaxode.types import Key, State, Tokens, TokenTypes
 
 
@@ -34,6 +36,8 @@ class Embedding(nnx.Module):
         )
         self.norm = make_norm(config, width, rngs) if config.embedding_norm else None
         self.project = nnx.Linear(width, config.width, dtype=dtype, rngs=rngs) if config.embedding_width else None
+        self.output: Any = nnx.data(None)
+        """T in the type of the matmuls, where `round_weights` has put it."""
 
     def __call__(
         self,
@@ -74,5 +78,5 @@ class Embedding(nnx.Module):
 
     def decode(self, x: Float[Array, "rows E"], dtype: DTypeLike) -> Float[Array, "rows V"]:
         """X T^T: the tied output head, in float32."""
-        table = self.tokens.embedding[...].astype(dtype)
-        return jnp.matmul(x.astype(dtype), table.T, preferred_element_type=jnp.float32)
+        table = self.tokens.embedding[...].astype(dtype) if self.output is None else self.output
+        return product(x.astype(dtype), table.T)

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 
 from jaxode.config import ModelConfig
 from jaxode.model.embedding import Embedding
-from jaxode.model.layers import ACTIVATIONS, StoredScale, make_norm
+from jaxode.model.layers import ACTIVATIONS, StoredScale, make_norm, product
 from jaxode.types import Logits, Segments, State
 
 ProblemType = Literal["single_label_classification", "multi_label_classification", "regression"]
@@ -50,7 +50,10 @@ class VocabularyHead(nnx.Module):
             rows = self.transform(rows)
         if self.inner_norm is not None:
             rows = self.inner_norm(ACTIVATIONS[self.activation](rows))
-        logits = embedding.decode(rows, self.dtype) if self.own is None else self.own(rows).astype(jnp.float32)
+        if self.own is None:
+            logits = embedding.decode(rows, self.dtype)
+        else:
+            logits = product(rows.astype(self.dtype), self.own.kernel[...].astype(self.dtype))
         if self.scale is not None:
             logits = logits * self.scale()
         if self.bias is not None:

@@ -17,6 +17,7 @@ from jaxode.depth import Coefficients, Schedule, Trace, get_solver, integrate, j
 from jaxode.model.block import Block, Context, FieldArgs, block_field, fold, sublayer_fields
 from jaxode.model.cost import plan, resolve
 from jaxode.model.loop import Pass, Start, has_rules
+from jaxode.model.rounding import rounded_copies
 from jaxode.model.steps import StepsOverDepth
 from jaxode.types import LoopState, State
 
@@ -158,7 +159,12 @@ class Stack(nnx.Module):
             rows = jax.tree.map(lambda rows, i=start, n=schedule.steps: rows[i : i + n], coefficients)
             start += schedule.steps
             told = self.config.conditioning != "none" or (rows is not None and rows.gains is not None)
-            args = FieldArgs(params, fold(context, index), StepsOverDepth.over(schedule, rows) if told else None)
+            args = FieldArgs(
+                params,
+                fold(context, index),
+                StepsOverDepth.over(schedule, rows) if told else None,
+                tuple(rounded_copies(block) for block in blocks),
+            )
             groups.append(Group(field, args, schedule, rows, len(self.config.pass_blocks)))
         return tuple(groups)
 

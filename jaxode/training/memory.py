@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import jax
+import jax.numpy as jnp
 
 from jaxode.config import Config, UserError
 from jaxode.config.size import num_parameters
 from jaxode.machine import available_memory, gigabytes
+from jaxode.model.kernels import attention_kernel, capability
 from jaxode.model.room import check_memory as check_model
 
 
@@ -22,8 +24,11 @@ def update_bytes(config: Config, devices: int) -> int:
     """
     model, train = config.model, config.train
     rows = -(-train.batch_size // (train.accumulate * devices))
-    # cuDNN's kernel keeps no scores
-    scores = 0 if train.precision != "float32" and jax.default_backend() == "gpu" else model.heads * model.length
+    shape = (rows, model.length, model.heads, model.head_width)
+    q = jax.ShapeDtypeStruct(shape, jnp.dtype(train.precision))
+    masked = config.data.document_mask or model.kind == "masked"
+    kernel = attention_kernel(q, q, masked=masked, causal=model.kind == "causal", capability=capability())
+    scores = 0 if kernel == "cudnn" else model.heads * model.length
     token = model.vocab_size + model.steps * model.width + scores
     batch = 4 * train.batch_size // devices * model.length
     return 4 * (3 * num_parameters(model) + batch + rows * model.length * token)

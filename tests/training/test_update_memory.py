@@ -1,5 +1,7 @@
 """A run that cannot fit is refused before anything is compiled or written."""
 
+import dataclasses
+
 import pytest
 
 from jaxode.config import Config, DataConfig, ModelConfig, OptimizerConfig, TrainConfig, UserError
@@ -73,3 +75,15 @@ def test_parameters_that_do_not_fit_are_told_first(monkeypatch):
     monkeypatch.setattr(room, "available_memory", lambda: 1)
     with pytest.raises(UserError, match=r"a model of .* parameters takes"):
         check_memory(run, 8)
+
+
+@pytest.mark.parametrize(
+    ("length", "precision", "kept"), [(64, "bfloat16", 0), (64, "float32", 2), (63, "bfloat16", 2)]
+)
+def test_scores_are_counted_where_no_kernel_spares_them(length, precision, kept, monkeypatch):
+    run = config(precision=precision)
+    run = dataclasses.replace(run, model=dataclasses.replace(run.model, length=length))
+    monkeypatch.setattr(memory, "capability", lambda: 0.0)
+    written_out = update_bytes(run, 1)
+    monkeypatch.setattr(memory, "capability", lambda: 9.0)
+    assert written_out - update_bytes(run, 1) == 4 * 64 * length * length * (2 - kept)

@@ -16,6 +16,7 @@ from jaxode.inference.generation.cache import Layout, Past, move
 from jaxode.inference.generation.sampling import Sampling, draw
 from jaxode.model.memory import Earlier, Memory, put
 from jaxode.model.parameters import Architecture, Parameters
+from jaxode.model.rounding import round_weights
 from jaxode.types import Key, Segments, State, Tokens
 
 NOT_FINITE = -1
@@ -143,7 +144,7 @@ def decode(params: Parameters, past: Past, rows: Rows, limit: Int[Array, ""], *,
     A row that is at its end stays as it is. `limit` is not static, and at most R; the slots need room for as many. All
     rows must end at one place of the slots, and do so again.
     """
-    model = decoder.architecture.bind(params)
+    model = round_weights(decoder.architecture.bind(params))
     order = decoder.layout.order_of(model.config, decoder.depth)
 
     def body(carry: tuple[Any, Past, Rows]) -> tuple[Any, Past, Rows]:

@@ -23,6 +23,7 @@ from jaxode.inference.generation.sampling import Sampling, is_greedy, log_probab
 from jaxode.model import block_evaluations, flops_per_token
 from jaxode.model.memory import Memory
 from jaxode.model.parameters import Parameters
+from jaxode.model.rounding import round_weights
 from jaxode.types import Key
 
 PARALLEL = {"cpu": 0.8}
@@ -66,7 +67,7 @@ def speculate(
     another round, when every row is at its end, or after `limit` rounds. The slots need room for R more tokens; each
     row ends at a place of its own there.
     """
-    model = decoder.architecture.bind(params)
+    model = round_weights(decoder.architecture.bind(params))
     order = decoder.layout.order_of(model.config, decoder.depth)
     draft_order = decoder.layout.order_of(model.config, depth)
     sampling, room, greedy = decoder.sampling, rows.tokens.shape[1], is_greedy(decoder.sampling)
