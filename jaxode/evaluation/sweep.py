@@ -117,7 +117,8 @@ def depth_sweep(
     bound = architecture.bind(params)
     model: ModelConfig = bound.config
     full = DepthConfig(steps=model.steps, solver="euler", schedule="even")
-    asked = default_configs(model) if configs is None else [resolved(model, bound.resolve(depth)) for depth in configs]
+    configs = default_configs(model) if configs is None else configs
+    asked = [resolved(model, bound.resolve(depth)) for depth in configs]
     # dict: every configuration once, in order
     candidates = list(dict.fromkeys(asked if full in asked else (full, *asked)))
     for depth in candidates:

@@ -8,10 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxode.config import DepthConfig, ModelConfig, UserError
+from jaxode.config import DepthConfig, LoopConfig, ModelConfig, UserError
 from jaxode.data import Batch
 from jaxode.evaluation import Diverged, default_configs, default_steps, depth_sweep, evaluate, save_sweep, sweep
 from jaxode.evaluation.figures import read_csv
+from jaxode.evaluation.sweep import resolved
 from jaxode.model import make_model
 from jaxode.model.parameters import split
 
@@ -163,3 +164,14 @@ def test_a_folder_that_cannot_be_written(result, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="cannot be written"):
         save_sweep(tmp_path / "file", result)
+
+
+def test_a_model_of_unit_loops_is_swept_in_unit_loops(tiny):
+    model = tiny(steps=4, loop=LoopConfig(boundary="norm", schedule="unit"))
+    assert {(depth.steps, depth.schedule) for depth in default_configs(model)} == {
+        (4, "unit"),
+        (2, "unit"),
+        (1, "unit"),
+    }
+    # all of its loops are even steps as well, and one row
+    assert resolved(model, DepthConfig(steps=4)) == resolved(model, DepthConfig(schedule="even", solver="euler"))
