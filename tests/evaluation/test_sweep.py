@@ -57,7 +57,7 @@ def test_default_configs_carry_solver_and_schedule():
     assert default_configs(model, "heun", "geometric:2") == tuple(
         DepthConfig(steps=n, solver="heun", schedule="geometric:2") for n in (4, 2, 1)
     )
-    assert default_configs(model, "tsit5") == (DepthConfig(solver="tsit5"),)
+    assert default_configs(model, "tsit5") == (DepthConfig(solver="tsit5", schedule="even"),)
     with pytest.raises(UserError, match="unshared"):
         default_configs(ModelConfig(sharing="none"), "heun")
 
