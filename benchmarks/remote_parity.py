@@ -2,9 +2,9 @@
 
     pip install -e ".[torch]" && python benchmarks/remote_parity.py FOLDER --loops 4
 
-FOLDER holds a release with its remote code (or a name in the Hugging Face cache), which is run: use only what you trust.
-Prints the largest difference of logits and of log-probabilities over the tokens of a text, and whether the likeliest
-tokens agree. Both run in float32.
+FOLDER holds a release with its remote code (or is a name in the Hugging Face cache). That code is run: use only what you
+trust. Prints the largest difference of logits and of log-probabilities over the tokens of a text, and whether the
+likeliest tokens agree. Both run in float32.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ import numpy as np
 import torch  # pyright: ignore[reportMissingImports]
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-import jaxode
 from jaxode import DepthConfig
+from jaxode.interop import from_pretrained
 
 TEXT = "The quick brown fox jumps over the lazy dog. In the beginning was the word, and two and two are"
 
@@ -27,10 +27,11 @@ TEXT = "The quick brown fox jumps over the lazy dog. In the beginning was the wo
 def main(name: str, loops: int | None, settings: dict[str, Any]) -> None:
     """Compare on one text."""
     ids = AutoTokenizer.from_pretrained(name, trust_remote_code=True)(TEXT, return_tensors="pt").input_ids
-    model = AutoModelForCausalLM.from_pretrained(name, trust_remote_code=True, dtype=torch.float32, **settings).eval()
+    model: Any = AutoModelForCausalLM.from_pretrained(name, trust_remote_code=True, dtype=torch.float32, **settings)
+    model.eval()
     with torch.inference_mode():
         theirs = model(ids).logits[0].float().numpy()
-    loaded = jaxode.load(name, dtype="float32")
+    loaded = from_pretrained(name, dtype="float32")
     tokens = jnp.asarray(ids.numpy().astype(np.int32))
     # a random start differs by its generator: zeros on both sides where the release allows it
     out = loaded.model(tokens, DepthConfig(steps=loops, start="zeros"))
