@@ -2,8 +2,8 @@
 
     pip install -e ".[torch]" && python benchmarks/remote_parity.py FOLDER --loops 4
 
-FOLDER holds a release with its remote code (or is a name in the Hugging Face cache). That code is run: use only what you
-trust. Prints the largest difference of logits and of log-probabilities over the tokens of a text, and whether the
+FOLDER holds a release with its remote code (or is a name in the Hugging Face cache). That code is run: use only what
+you trust. Prints the largest difference of logits and of log-probabilities over the tokens of a text, and whether the
 likeliest tokens agree. Both run in float32.
 """
 
@@ -34,7 +34,7 @@ def main(name: str, loops: int | None, settings: dict[str, Any]) -> None:
     loaded = from_pretrained(name, dtype="float32")
     tokens = jnp.asarray(ids.numpy().astype(np.int32))
     # a random start differs by its generator: zeros on both sides where the release allows it
-    out = loaded.model(tokens, DepthConfig(steps=loops, start="zeros"))
+    out: Any = loaded.model(tokens, DepthConfig(steps=loops, start="zeros"))
     ours = np.asarray(out.logits[0])
     log_p, log_q = (np.asarray(jax.nn.log_softmax(logits, axis=-1)) for logits in (ours, theirs))
     print(f"{name}: {out.block_evaluations} block evaluations, {len(ours)} tokens")
