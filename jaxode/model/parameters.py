@@ -87,7 +87,7 @@ def fingerprint(parameters: Mapping[str, Any]) -> str:
         array = np.asarray(value)
         digest.update(f"{name} {array.dtype} {array.shape}".encode())
         # as bytes: Python's buffers know no bfloat16, and a copy would take the memory of the largest tensor again
-        digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+        digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
     return digest.hexdigest()
 
 
