@@ -5,6 +5,7 @@ import json
 import shutil
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -78,6 +79,9 @@ def test_tables_of_vectors_are_added_in_float32():
     parts = [embedding.tokens, embedding.positions, embedding.types]
     word, place, kind = (np.asarray(part.embedding[...]).astype(np.float32) for part in parts)
     np.testing.assert_array_equal(seen[0][0], word[[7, 5, 9]] + kind[0] + place[:3])
+    # and no table as large as the vocabulary is cast for three tokens
+    made = [out.aval for step in jax.make_jaxpr(embedding)(tokens).eqns for out in step.outvars]
+    assert not [one for one in made if one.shape == word.shape]
 
 
 @pytest.mark.parametrize("most", [10**9, 2000])
