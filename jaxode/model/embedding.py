@@ -63,12 +63,12 @@ class Embedding(nnx.Module):
             token_types is None or self.types is not None,
             "token_types were given, but model.token_types = 0: this model has no table for them; leave them out",
         )
-        # sums of tables in bfloat16 are not rounded to it
-        x = self.tokens(tokens).astype(jnp.float32)
+        x = _vectors(self.tokens, tokens)
         if self.types is not None:
-            x = x + self.types(jnp.zeros_like(tokens) if token_types is None else token_types)
+            x = x + _vectors(self.types, jnp.zeros_like(tokens) if token_types is None else token_types)
         if self.positions is not None and self.limit is not None:
-            x = x + self.positions(jnp.arange(length)[None] if places is None else jnp.minimum(places, self.limit - 1))
+            at = jnp.arange(length)[None] if places is None else jnp.minimum(places, self.limit - 1)
+            x = x + _vectors(self.positions, at)
         if self.norm is not None:
             x = self.norm(x)
         if self.project is not None:
@@ -80,3 +80,10 @@ class Embedding(nnx.Module):
         """X T^T: the tied output head, in float32."""
         table = self.tokens.embedding[...].astype(dtype) if self.output is None else self.output
         return product(x.astype(dtype), table.T)
+
+
+def _vectors(table: nnx.Embed, ids: Int[Array, "*B L"]) -> Float[Array, "*B L E"]:
+    """Rows of a table in float32, so that their sum is not rounded; Flax would first cast the table, all of it."""
+    if table.num_embeddings == 1:  # as Flax has it: every id means the one row
+        ids = jnp.zeros_like(ids)
+    return jnp.take(table.embedding[...], ids, axis=0).astype(jnp.float32)

@@ -5,15 +5,19 @@ import json
 import shutil
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
 from jaxode import UserError, from_pretrained, load, save_pretrained
+from jaxode.calibration import Calibration, save
+from jaxode.depth import Coefficients
 from jaxode.inference.loading.export import write
 from jaxode.interop import room
 from jaxode.model.parameters import fingerprint, matmul_type
+from jaxode.weights import Weights, read_weights, write_weights
 
 GOLDEN = Path(__file__).with_name("golden")
 BFLOAT16 = np.dtype(jnp.bfloat16)
@@ -75,6 +79,9 @@ def test_tables_of_vectors_are_added_in_float32():
     parts = [embedding.tokens, embedding.positions, embedding.types]
     word, place, kind = (np.asarray(part.embedding[...]).astype(np.float32) for part in parts)
     np.testing.assert_array_equal(seen[0][0], word[[7, 5, 9]] + kind[0] + place[:3])
+    # and no table as large as the vocabulary is cast for three tokens
+    made = [out.aval for step in jax.make_jaxpr(embedding)(tokens).eqns for out in step.outvars]
+    assert not [one for one in made if one.shape == word.shape]
 
 
 @pytest.mark.parametrize("most", [10**9, 2000])
@@ -118,6 +125,30 @@ def test_an_exported_model_keeps_bfloat16(run, tmp_path):
         UserError, match=r'dtype = "bfloat16" is for a Hugging Face model; what jaxode wrote is read in'
     ):
         load(tmp_path / "full", dtype="bfloat16")
+
+
+def test_a_weight_without_axes_keeps_its_shape(tmp_path):
+    params = {"scale": jnp.asarray(2.5, jnp.bfloat16)}
+    write_weights(tmp_path / "weights.safetensors", Weights(params, 1))
+    back = read_weights(tmp_path / "weights.safetensors", params).params["scale"]
+    assert (back.shape, back.dtype, float(back)) == ((), BFLOAT16, 2.5)
+
+
+def test_calibrations_of_weights_in_another_type_are_left_out(exported, capfd):
+    """Those of the weights as they are stored do not hold for others."""
+    found = load(exported)
+    fitted = Coefficients(np.ones((2, 1), np.float32))
+    made = Calibration(2, (2, 2), fitted, kl=0.0, rise=0.0, tokens=1, seconds=1.0)
+    save(exported, made, found.calibration_origin)
+    assert list(load(exported).calibrations) == list(load(exported, dtype="float32").calibrations) == [2]
+    assert "left out" not in capfd.readouterr().err
+    half = load(exported, dtype="bfloat16")
+    assert not half.calibrations
+    assert "calibration-2.json was made for other weights than these in bfloat16: left out" in capfd.readouterr().err
+    # one of its own is kept in the cache, under the fingerprint of its weights
+    save(half.calibration_folder, made, half.calibration_origin)
+    assert list(load(exported, dtype="bfloat16").calibrations) == [2]
+    assert half.calibration_folder != found.calibration_folder
 
 
 def test_the_type_of_the_matmuls_is_that_of_most_weights():

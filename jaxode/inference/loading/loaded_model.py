@@ -13,6 +13,7 @@ from jaxode.calibration import save as save_calibration
 from jaxode.checkpoint import TrainedModel, load_run
 from jaxode.config import require
 from jaxode.config.places import cache_root
+from jaxode.data.notices import notice
 from jaxode.inference.loading.card import model_card
 from jaxode.inference.loading.export import CARD, export, write
 from jaxode.inference.loading.names import ModelFolder, Origin, resolve
@@ -94,7 +95,7 @@ def load(name: Path | str, task: str | None = None, *, dtype: str | None = None)
             a Hugging Face model in the cache or on the hub.
         task: of a Hugging Face model: masked, classifier or encoder; None takes it from its config.json.
         dtype: of a Hugging Face model's weights and matmuls: float32 or bfloat16; None is the default of its family.
-            Calibrations hold for weights of one type.
+            Calibrations hold for weights of one type; those of another are left out, and standard error says so.
 
     Raises:
         UserError: an unknown name, a type for what is no Hugging Face model, or a folder that is damaged or holds a
@@ -119,7 +120,18 @@ def load_folder(folder: ModelFolder, *, calibrations: bool = True, dtype: str | 
     kept = load_all(folder.path)  # refuses a damaged file, wanted or not
     if not calibrations:
         return loaded
+    if dtype is not None and kept:
+        kept = _of_these_weights(kept, loaded, dtype)
     if theirs and (cache_root() / CALIBRATIONS).is_dir():  # the fingerprint of large weights takes seconds
         # what was kept for these very weights goes before what somebody left beside them
         kept |= load_all(loaded.calibration_folder)
     return loaded.calibrated(*kept.values())
+
+
+def _of_these_weights(kept: dict[int, Calibration], loaded: LoadedModel, dtype: str) -> dict[int, Calibration]:
+    """Those that hold for the weights in this type; a line on standard error names the others."""
+    weights = fingerprint(loaded.params)
+    others = [steps for steps, one in kept.items() if one.origin is not None and one.origin.weights != weights]
+    for steps in others:
+        notice(f"{loaded.folder}: calibration-{steps}.json was made for other weights than these in {dtype}: left out")
+    return {steps: one for steps, one in kept.items() if steps not in others}
