@@ -7,7 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tokenizers as hf
 from families import CASES
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from references import huginn, retrofit, retrofit_olmo
 from references.folder import write_folder
 from references.words import words
@@ -73,6 +75,14 @@ def test_the_noise_of_a_token_is_that_of_its_place_in_any_batch_and_padding(load
     padded = logits(loaded, rows, segments=real)
     np.testing.assert_allclose(padded[1, first : first + 5], alone, atol=1e-5)
     np.testing.assert_allclose(padded[0], logits(loaded, TOKENS[:1])[0], atol=1e-5)
+
+
+def test_the_noise_is_the_same_on_any_number_of_devices(loaded):
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
+    x, places = jnp.zeros((8, 5, 24)), jnp.broadcast_to(jnp.arange(5), (8, 5))
+    start = jax.jit(lambda x, places: loaded.model.stack.start(x, places, 0, False))
+    cut = jax.device_put((x, places), NamedSharding(mesh, PartitionSpec("data")))
+    np.testing.assert_array_equal(start(*cut), start(x, places))
 
 
 def test_documents_in_a_row_go_on_counting_their_places(loaded):
@@ -154,6 +164,18 @@ def test_noise_and_embedding_are_scaled_as_the_config_says():
     # a retrofit's embedding is not multiplied, and so its noise is not
     model = read(retrofit.CONFIG, retrofit.shapes(retrofit.CONFIG))
     assert (model.embedding_scale, model.loop.start_size) == pytest.approx((1.0, 0.0087))
+
+
+def test_ids_of_special_tokens_are_those_of_the_tokenizer(tmp_path):
+    """The config of a retrofit names Huginn's, beyond its vocabulary."""
+    folder = CASES["recurrent-llama"].write(tmp_path)
+    vocabulary = {f"w{index}": index for index in range(44)} | {"</s>": 44}
+    hf.Tokenizer(hf.models.WordLevel(vocabulary)).save(str(folder / "tokenizer.json"))
+    roles = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "</s>"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(roles))
+    tokenizer = from_pretrained(folder).tokenizer
+    assert tokenizer is not None
+    assert (tokenizer.end_id, tokenizer.pad_id) == (44, 44)
 
 
 def test_a_padded_vocabulary_is_that_of_the_tensors():
