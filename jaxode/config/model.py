@@ -174,6 +174,10 @@ class ModelConfig:
             'model.loop.boundary = "norm" with model.norm_position = "post": the state is normalised already; choose '
             '"none"',
         )
+        require(
+            not self.clock.per_pass or self.conditioning == "loopformer",
+            f'model.clock.per_pass = true with model.conditioning = "{self.conditioning}": it belongs to "loopformer"',
+        )
         blocks = self.prelude + self.distinct_blocks + self.coda
         outside = [index for index in self.attention.full_layers if not 0 <= index < blocks]
         require(

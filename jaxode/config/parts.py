@@ -103,6 +103,9 @@ class ClockConfig:
     """One pair of embeddings for all blocks, instead of one a block."""
     unit: bool = False
     """Read t/N and h/N, with frequencies 10000^(-2k/features) (LoopFormer), instead of periods from 2 to 4 N."""
+    per_pass: bool = False
+    """With conditioning "loopformer", divide the increment of a pass by h, so that its sublayers read each other's in
+    full (LoopFormer), instead of the increment of every sublayer."""
 
     def __post_init__(self) -> None:
         check_fields(self, "model.clock")

@@ -77,6 +77,8 @@ class Copy:
     of: str
     written: bool = False
     """Whether the family's files hold both."""
+    field: str = "tie_word_embeddings"
+    """Of config.json, which ties them; empty where the family always does."""
 
 
 @dataclass(frozen=True)
@@ -160,9 +162,10 @@ class TensorTable:
         check_room({name: jax.ShapeDtypeStruct(shapes[name].shape, kind) for name, kind in types.items()}, source)
         for copy in self.copies:
             if copy.name in files and not same(files[copy.name], originals[copy.of]):
+                tie = f"config.json ties them; set {copy.field} to false if both were trained, or"
                 raise UserError(
-                    f"{source}: tensors {copy.name} and {copy.of} differ, though config.json ties them; set "
-                    "tie_word_embeddings to false if both were trained, or copy the weights again"
+                    f"{source}: tensors {copy.name} and {copy.of} differ, though "
+                    f"{tie if copy.field else 'models of this type tie them;'} copy the weights again"
                 )
         return {
             pair.ours: _parameter(pair, originals, shapes[pair.ours].shape, types[pair.ours]) for pair in self.pairs

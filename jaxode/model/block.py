@@ -194,7 +194,7 @@ class BlockField:
         def blocks(y: State, which: Sequence[int] | None = None) -> State:
             return y + self._blocks(t, y, args, which, code)
 
-        return rules(x, args.context.x0, blocks) - x
+        return rules.rate(rules(x, args.context.x0, blocks) - x, size)
 
 
 @dataclass(frozen=True)

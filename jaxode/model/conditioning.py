@@ -73,7 +73,7 @@ class Conditioning(Clock):
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
         """One a block; where the clock is shared, without one."""
         super().__init__(config, rngs=rngs, empty=config.clock.shared)
-        self.kind = config.conditioning
+        self.kind, self.divided = config.conditioning, not config.clock.per_pass
         zero = nnx.initializers.zeros_init()
         self.output = nnx.Linear(config.width, 4 * config.width, kernel_init=zero, rngs=rngs)
 
@@ -82,7 +82,9 @@ class Conditioning(Clock):
         code = self.code(t, h) if code is None else code
         scales, gates = jnp.split(self.output(jax.nn.silu(code)), 2, axis=-1)
         scale, gate = jnp.split(scales, 2, axis=-1)[sublayer], jnp.split(gates, 2, axis=-1)[sublayer]
-        size = jnp.asarray(h, jnp.float32)[..., None]
-        gate = gate / size if self.kind == "loopformer" else 1.0 + gate
+        if self.kind != "loopformer":
+            gate = 1.0 + gate
+        elif self.divided:
+            gate = gate / jnp.asarray(h, jnp.float32)[..., None]
         rows = (lambda v: v[:, None]) if scale.ndim == 2 else (lambda v: v)
         return Modulation(rows(scale), rows(gate))

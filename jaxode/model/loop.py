@@ -23,8 +23,8 @@ Blocks = Callable[..., State]
 def has_rules(config: ModelConfig) -> bool:
     """Whether a pass is more than its blocks."""
     loop = config.loop
-    shared = config.clock.shared and config.conditioning != "none"
-    return loop.injection != "none" or loop.boundary != "none" or loop.low_cycles > 0 or shared
+    clock = config.conditioning != "none" and (config.clock.shared or config.clock.per_pass)
+    return loop.injection != "none" or loop.boundary != "none" or loop.low_cycles > 0 or clock
 
 
 class Pass(nnx.Module):
@@ -41,6 +41,7 @@ class Pass(nnx.Module):
         self.norm = norm if loop.boundary == "norm" else None
         told = config.clock.shared and config.conditioning != "none"
         self.clock = Clock(config, rngs=rngs) if told else None
+        self.per_pass = config.clock.per_pass
 
     def code(self, t: Any, h: Any) -> Float[Array, "*B D"] | None:
         """What the blocks are told of this step, where they share a clock."""
@@ -48,6 +49,13 @@ class Pass(nnx.Module):
             return None
         # rows at times of their own bring them as [B, 1, 1]
         return self.clock.code(jnp.reshape(jnp.asarray(t, jnp.float32), -1) if jnp.ndim(t) else t, h)
+
+    def rate(self, increment: LoopState, h: Any) -> LoopState:
+        """What the field is of a pass's increment: all of it, or its share a unit of a step of size h."""
+        if not self.per_pass:
+            return increment
+        size = jnp.asarray(h, jnp.float32)
+        return (increment / (size.reshape(-1, 1, 1) if size.ndim else size)).astype(increment.dtype)
 
     def __call__(self, x: LoopState, entered: State | None, blocks: Blocks) -> LoopState:
         """The state after the pass."""

@@ -72,7 +72,7 @@ class Stack(nnx.Module):
         )
         self.loop = Pass(config, rngs=rngs, dtype=dtype) if has_rules(config) else None
         self.start = Start(config)
-        self.exit_norm: Any = None
+        self.exit_norm: Any = nnx.data(None)
         """Before the coda: the head's own, which a model shares with its stack (`model.loop.exit_norm`)."""
         self.exit_gate = nnx.Linear(config.width, 1, rngs=rngs) if config.loop.exit_gate else None
 

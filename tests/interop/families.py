@@ -8,7 +8,7 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
-from references import ouro
+from references import huginn, loopformer, nanbeige, ouro, retrofit, retrofit_olmo
 from references.folder import write_folder
 
 from jaxode import DepthConfig
@@ -50,4 +50,20 @@ class Case:
         return DepthConfig(steps=steps, **self.depth)
 
 
-CASES = {case.name: case for case in (Case("ouro", ouro),)}
+ZEROS = {"start": "zeros"}
+LAST_NORM = {"skip_loop_final_norm": True, "num_key_value_heads": 1, "loop_loss_weights": [0.2, 0.3]}
+CORE = {"qk_bias": False, "n_layers": 3, "n_layers_in_prelude": 0, "n_layers_in_coda": 0}
+CASES = {
+    case.name: case
+    for case in (
+        Case("ouro", ouro),
+        Case("nanbeige", nanbeige),
+        Case("nanbeige-last-norm", nanbeige, LAST_NORM),
+        Case("huginn", huginn, depth=ZEROS),
+        Case("huginn-core", huginn, CORE, depth=ZEROS),
+        Case("recurrent-llama", retrofit, depth=ZEROS),
+        Case("recurrent-tinyllama", retrofit, {"rope_scaling": None, "num_key_value_heads": 1}, depth=ZEROS),
+        Case("recurrent-olmo", retrofit_olmo, depth=ZEROS),
+        Case("loopformer", loopformer),
+    )
+}

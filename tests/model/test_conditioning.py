@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxode.config import DepthConfig, ModelConfig, UserError
+from jaxode.config import ClockConfig, DepthConfig, ModelConfig, UserError
 from jaxode.depth import Coefficients
 from jaxode.inference import solve_budgets
 from jaxode.model import make_model
@@ -116,6 +116,39 @@ def test_rows_with_budgets_of_their_own(lively, kind):
     for row, steps in enumerate((3, 2, 6)):
         alone = dataclasses.replace(depth, steps=steps) if steps < 6 else DepthConfig()
         np.testing.assert_allclose(found[row], model(TOKENS[row : row + 1], alone).logits[0], atol=1e-4)
+
+
+def per_pass(lively, shared):
+    return build(
+        lively, conditioning="loopformer", inner_blocks=2, clock=ClockConfig(shared=shared, unit=True, per_pass=True)
+    )
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_pass_that_is_divided_by_its_step_runs_in_full_whatever_the_step(lively, shared):
+    """Its gates are divided by no size: x + gate * S((1 + scale) norm x), sublayer after sublayer."""
+    model = per_pass(lively, shared)
+    x, context = model.start(TOKENS)
+    for t, size in ((0.0, 1.0), (1.0, 2.0), (3.0, 3.0)):
+        here = dataclasses.replace(context, size=size, code=model.stack.loop.code(t, size))
+        for block in model.stack.looped:
+            x = x + block.increment(t, x, here)
+    found = model(TOKENS, DepthConfig(steps=3, schedule="1,2,3")).state
+    np.testing.assert_allclose(found, x, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_rows_with_budgets_of_their_own_divide_by_their_own_steps(lively, shared):
+    model = per_pass(lively, shared)
+    found = solve_budgets(model, TOKENS, np.asarray([3, 2, 6]), DepthConfig()).logits
+    for row, steps in enumerate((3, 2, 6)):
+        alone = model(TOKENS[row : row + 1], DepthConfig(steps=steps)).logits[0]
+        np.testing.assert_allclose(found[row], alone, atol=1e-4)
+
+
+def test_only_increments_of_whole_steps_are_divided_by_them():
+    with pytest.raises(UserError, match=r'model.clock.per_pass = true with model.conditioning = "step": it belongs to'):
+        build(conditioning="step", clock=ClockConfig(per_pass=True))
 
 
 @pytest.mark.parametrize("layout", ["full", "sequence", "cycle"])
