@@ -8,10 +8,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from jaxode.config import UserError
+from jaxode.interop.families.dory import DORY
 from jaxode.interop.families.family import Family
+from jaxode.interop.families.hrm_text import HRM_TEXT
 from jaxode.interop.families.ouro import OURO
 
-FAMILIES: dict[str, Family] = {family.model_type: family for family in (OURO,)}
+FAMILIES: dict[str, Family] = {family.model_type: family for family in (DORY, HRM_TEXT, OURO)}
 """By `model_type`."""
 REFUSED = {
     "inkling2_loop": "its mixture of experts and the messages between its passes are no field over depth",
