@@ -84,7 +84,9 @@ class Start(nnx.Module):
         self.kind, self.size = config.loop.start, config.loop.start_size
         self.low = nnx.Param(jnp.zeros(config.width)) if config.loop.low_cycles else None
 
-    def __call__(self, entered: State, places: Int[Array, "B L"] | None, seed: int, zeros: bool) -> State:
+    def __call__(
+        self, entered: State, places: Int[Array, "B L"] | None, seed: int, zeros: bool
+    ) -> Float[Array, "B L S_D"]:
         """From what the prelude gives."""
         if self.low is not None:
             low = jnp.broadcast_to(self.low[...].astype(entered.dtype), entered.shape)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from families import CASES
-from references import ouro
+from references import dory, hrm_text, ouro
 from references.words import words
 from safetensors.numpy import load_file
 
@@ -151,8 +151,8 @@ def test_rows_padded_left_or_right_predict_as_alone(case, loaded):
 
 
 def test_every_published_model_has_its_number_of_parameters():
-    for reference, names in ((ouro, ouro.RELEASED),):
-        for name in names:
+    for reference in (dory, hrm_text, ouro):
+        for name in reference.RELEASED:
             config = reference.CONFIG | reference.RELEASED[name]
             family = FAMILIES[config["model_type"]]
             found = family.model(Fields(config, name, frozenset(reference.shapes(config))))
