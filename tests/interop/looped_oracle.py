@@ -7,9 +7,11 @@ from shapes import probe
 
 def load(folder):
     """The model of a folder, every parameter of it with a gradient."""
-    model = transformers.AutoModelForCausalLM.from_pretrained(
-        folder, dtype=torch.float32, attn_implementation="eager"
-    ).eval()
+    model, about = transformers.AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, attn_implementation="eager", output_loading_info=True
+    )
+    assert not about["missing_keys"] | about["unexpected_keys"] | about["mismatched_keys"], about
+    model.eval()
     # none ends a text, so that all are of one length
     model.generation_config.eos_token_id = None
     model.generation_config.pad_token_id = 0

@@ -1,7 +1,7 @@
 """HRM-Text (Sapient 2026): two stacks of gated pre-norm layers that run at two speeds.
 
-Source of fields and names: HrmTextConfig and the conversion of the released tensors in transformers 5.24. Each stack has
-`num_layers_per_stack` layers; `num_hidden_layers` counts every application of a layer.
+Source of fields and names: HrmTextConfig and the conversion of the released tensors in transformers 5.24. Each stack
+has `num_layers_per_stack` layers; `num_hidden_layers` counts every application of a layer.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def fields(model: ModelConfig, raw: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def table(model: ModelConfig, names: Collection[str] = ()) -> TensorTable:
-    """As released (gate, queries, keys and values fused), or apart, as transformers keeps them; to write, as released."""
+    """As released (gate, queries, keys, values fused), or apart, as transformers keeps them; to write, as released."""
     apart = any(".self_attn." in name for name in names)
     copies = (Copy("lm_head.weight", "model.embed_tokens.weight"),) if model.tied else ()
     return TensorTable(tuple(_pairs(model, apart)), copies)
