@@ -14,6 +14,7 @@ Tokens = Int[Array, "B L"]
 Segments = Int[Array, "B L"]  # document number within the row, from 1; 0 is padding
 TokenTypes = Int[Array, "B L"]  # the kind of each token, from 0
 State = Float[Array, "B L D"]  # the residual stream x(t), which the solver integrates
+LoopState = Float[Array, "B L SD"]  # the same where S streams run side by side (`model.streams`)
 Logits = Float[Array, "B L V"]
 Mask = Bool[Array, "#B 1 L L"]  # True where a query (row) may look at a key (column)
 Scalar = Float[Array, ""]

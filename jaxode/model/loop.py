@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int
 from jaxode.config import ModelConfig
 from jaxode.model.conditioning import Clock
 from jaxode.model.layers import Unit, make_norm
-from jaxode.types import State
+from jaxode.types import LoopState, State
 
 Blocks = Callable[..., State]
 """State -> state after some of the blocks; all of them where none are named."""
@@ -49,7 +49,7 @@ class Pass(nnx.Module):
         # rows at times of their own bring them as [B, 1, 1]
         return self.clock.code(jnp.reshape(jnp.asarray(t, jnp.float32), -1) if jnp.ndim(t) else t, h)
 
-    def __call__(self, x: State, entered: State | None, blocks: Blocks) -> State:
+    def __call__(self, x: LoopState, entered: State | None, blocks: Blocks) -> LoopState:
         """The state after the pass."""
         if self.low_cycles:
             return self._two_speeds(x, blocks)
@@ -66,7 +66,7 @@ class Pass(nnx.Module):
     def _end(self, x: State) -> State:
         return x if self.norm is None else self.norm(x).astype(x.dtype)
 
-    def _two_speeds(self, x: State, blocks: Blocks) -> State:
+    def _two_speeds(self, x: LoopState, blocks: Blocks) -> LoopState:
         """z_L a few times for each z_H (Wang et al. 2025, HRM)."""
         high, low = jnp.split(x, 2, axis=-1)
         first, second = range(self.half), range(self.half, 2 * self.half)
@@ -84,9 +84,7 @@ class Start(nnx.Module):
         self.kind, self.size = config.loop.start, config.loop.start_size
         self.low = nnx.Param(jnp.zeros(config.width)) if config.loop.low_cycles else None
 
-    def __call__(
-        self, entered: State, places: Int[Array, "B L"] | None, seed: int, zeros: bool
-    ) -> Float[Array, "B L S_D"]:
+    def __call__(self, entered: State, places: Int[Array, "B L"] | None, seed: int, zeros: bool) -> LoopState:
         """From what the prelude gives."""
         if self.low is not None:
             low = jnp.broadcast_to(self.low[...].astype(entered.dtype), entered.shape)

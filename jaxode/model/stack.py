@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 from flax import nnx, struct
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float
 
 from jaxode.config import DepthConfig, ModelConfig, require
 from jaxode.depth import Coefficients, Schedule, Trace, get_solver, integrate, join
@@ -19,7 +18,7 @@ from jaxode.model.block import Block, Context, FieldArgs, block_field, fold, sub
 from jaxode.model.cost import plan, resolve
 from jaxode.model.loop import Pass, Start, has_rules
 from jaxode.model.steps import StepsOverDepth
-from jaxode.types import State
+from jaxode.types import LoopState, State
 
 
 @no_type_check  # JAX rebuilds pytrees with leaves of any kind
@@ -117,7 +116,7 @@ class Stack(nnx.Module):
             traces += [solve.trace] if solve.trace is not None else []
         return StackOutput(self.leave(x, context), evaluations, depth.solver, join(traces) if traces else None)
 
-    def begin(self, x: State, depth: DepthConfig, context: Context) -> tuple[Float[Array, "B L S_D"], Context]:
+    def begin(self, x: State, depth: DepthConfig, context: Context) -> tuple[LoopState, Context]:
         """From the embedding to the state at t = 0, and the context of the looped part: it holds what is injected."""
         entered = self.enter(x, context)
         if self.config.loop.injection != "none":
@@ -128,7 +127,7 @@ class Stack(nnx.Module):
         """Through the prelude."""
         return self._once(self.prelude, x, context, offset=-1)
 
-    def leave(self, x: Float[Array, "B L S_D"], context: Context) -> State:
+    def leave(self, x: LoopState, context: Context) -> State:
         """Through the coda: what the head reads, from a state at any depth."""
         x = x[..., : self.config.width]
         if self.exit_norm is not None:

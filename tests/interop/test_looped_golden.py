@@ -9,7 +9,7 @@ import pytest
 from looped import continuation, theirs
 from shapes import probe
 
-from jaxode import from_pretrained
+from jaxode.interop import from_pretrained
 
 GOLDEN = Path(__file__).with_name("golden")
 
