@@ -143,11 +143,13 @@ def generate(loaded, case, prompts, new):
 
 def test_rows_padded_left_or_right_predict_as_alone(case, loaded):
     tokens = tokens_of(case, length=8)
-    short = tokens[1, :5]
+    short, padding = tokens[1, :5], np.zeros(3, np.int32)
     alone = loaded.model(jnp.asarray(short[None]), case.at()).logits[0]
-    right = np.concatenate([short, np.zeros(3, np.int32)])
-    rows, real = jnp.asarray(np.stack([tokens[0], right])), jnp.asarray([[1] * 8, [1] * 5 + [0] * 3])
-    np.testing.assert_allclose(loaded.model(rows, case.at(), segments=real).logits[1, :5], alone, atol=TOLERANCE)
+    rows = jnp.asarray(np.stack([tokens[0], np.concatenate([short, padding]), np.concatenate([padding, short])]))
+    real = jnp.asarray([[1] * 8, [1] * 5 + [0] * 3, [0] * 3 + [1] * 5])
+    logits = loaded.model(rows, case.at(), segments=real).logits
+    np.testing.assert_allclose(logits[1, :5], alone, atol=TOLERANCE)
+    np.testing.assert_allclose(logits[2, 3:], alone, atol=TOLERANCE)
 
 
 def test_every_published_model_has_its_number_of_parameters():
