@@ -240,6 +240,12 @@ class ModelConfig:
         return self.norm_position == "post" or (self.loop.boundary == "norm" and self.coda == 0)
 
     @property
+    def reads_places(self) -> bool:
+        """Whether a token's place in its text says more than how far others are: a row padded left must not move."""
+        learned = self.kind == "causal" and self.positions == "learned"
+        return learned or self.attention.norm == "unit" or self.loop.start == "noise"
+
+    @property
     def streams(self) -> int:
         """S: the state of the looped part is [B, L, S D]."""
         return 2 if self.loop.low_cycles else 1

@@ -119,8 +119,11 @@ class Transformer(nnx.Module):
     ) -> tuple[State, Context]:
         """The embedded tokens, and what the blocks read besides the state; arguments as for `hidden`.
 
-        `places` of the tokens in their sequences, where those do not begin at 0.
+        `places` of the tokens in their sequences, where those do not begin at 0. Of a row that is padded on the left
+        they are counted from its first real token, so that it is read as it is alone.
         """
+        if places is None and segments is not None and self.config.reads_places:
+            places = text_places(segments)
         embed_key, block_key = (None, None) if key is None else jax.random.split(key)
         if places is None and segments is not None and self.config.loop.start == "noise":
             # a token's noise is that of its place, whatever pads its row on the left
@@ -367,6 +370,12 @@ def prefix_mask(token_types: TokenTypes) -> Mask:
     """True where a query may look at a key: at every earlier one, and within the tokens of type 1 both ways."""
     place, first = jnp.arange(token_types.shape[1]), token_types == 1
     return ((place[:, None] >= place) | (first[:, :, None] & first[:, None, :]))[:, None]
+
+
+def text_places(segments: Segments) -> Int[Array, "B L"]:
+    """Places of tokens in their texts, which begin behind what pads a row on the left; padding there is at 0."""
+    first = jnp.argmax(segments > 0, axis=1)
+    return jnp.maximum(jnp.arange(segments.shape[1]) - first[:, None], 0)
 
 
 def document_mask(segments: Segments, causal: bool) -> Mask:

@@ -8,7 +8,7 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
-from references import huginn, loopformer, nanbeige, ouro, retrofit, retrofit_olmo
+from references import dory, hrm_text, huginn, loopformer, nanbeige, ouro, retrofit, retrofit_olmo
 from references.folder import write_folder
 
 from jaxode import DepthConfig
@@ -53,6 +53,7 @@ class Case:
 ZEROS = {"start": "zeros"}
 LAST_NORM = {"skip_loop_final_norm": True, "num_key_value_heads": 1, "loop_loss_weights": [0.2, 0.3]}
 CORE = {"qk_bias": False, "n_layers": 3, "n_layers_in_prelude": 0, "n_layers_in_coda": 0}
+WINDOWED = ("sliding_attention", "mlp")
 CASES = {
     case.name: case
     for case in (
@@ -65,5 +66,37 @@ CASES = {
         Case("recurrent-tinyllama", retrofit, {"rope_scaling": None, "num_key_value_heads": 1}, depth=ZEROS),
         Case("recurrent-olmo", retrofit_olmo, depth=ZEROS),
         Case("loopformer", loopformer),
+        Case("dory", dory),
+        Case(
+            "dory, no prelude or coda, one key head, tied",
+            dory,
+            {
+                "layer_types": [*WINDOWED * 2],
+                "n_input_layers": 0,
+                "n_output_layers": 0,
+                "n_recurrent_layers": 4,
+                "n_recurrent_loops": 3,
+                "num_hidden_layers": 4,
+                "num_key_value_heads": 1,
+                "tie_word_embeddings": True,
+            },
+        ),
+        Case("dory, no windows", dory, {"layer_types": ["full_attention", "mlp"] * 5, "n_recurrent_loops": 1}),
+        Case("hrm_text", hrm_text, more=3),
+        Case(
+            "hrm_text, tied",
+            hrm_text,
+            {
+                "H_cycles": 3,
+                "L_bp_cycles": [1, 1, 1],
+                "L_cycles": 1,
+                "embedding_scale": 1.5,
+                "num_hidden_layers": 6,
+                "num_layers_per_stack": 1,
+                "prefix_lm": False,
+                "tie_word_embeddings": True,
+            },
+            more=4,
+        ),
     )
 }

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from families import CASES
-from references import huginn, loopformer, nanbeige, ouro, retrofit
+from references import dory, hrm_text, huginn, loopformer, nanbeige, ouro, retrofit
 from references.words import words
 from safetensors.numpy import load_file
 
@@ -155,7 +155,7 @@ def test_rows_padded_left_or_right_predict_as_alone(case, loaded):
 
 
 def test_every_published_model_has_its_number_of_parameters():
-    for reference in (ouro, nanbeige, huginn, retrofit, loopformer):
+    for reference in (ouro, nanbeige, huginn, retrofit, loopformer, dory, hrm_text):
         for name in reference.RELEASED:
             config = reference.CONFIG | reference.RELEASED[name]
             family = FAMILIES[config["model_type"]]

@@ -8,13 +8,17 @@ from collections.abc import Mapping
 from typing import Any
 
 from jaxode.config import UserError
+from jaxode.interop.families.dory import DORY
 from jaxode.interop.families.family import Family
+from jaxode.interop.families.hrm_text import HRM_TEXT
 from jaxode.interop.families.huginn import HUGINN
 from jaxode.interop.families.loopformer import LOOPFORMER
 from jaxode.interop.families.nanbeige import NANBEIGE
 from jaxode.interop.families.ouro import OURO
 
-FAMILIES: dict[str, Family] = {family.model_type: family for family in (OURO, NANBEIGE, HUGINN, LOOPFORMER)}
+FAMILIES: dict[str, Family] = {
+    family.model_type: family for family in (OURO, NANBEIGE, HUGINN, LOOPFORMER, DORY, HRM_TEXT)
+}
 """By `model_type`."""
 REFUSED = {
     "inkling2_loop": "its mixture of experts and the messages between its passes are no field over depth",

@@ -113,10 +113,11 @@ class Family:
     """Its tensors: names of theirs, whose names tell variants apart; of none to write a model."""
 
 
-def llama_attention(ours: str, theirs: str, model: ModelConfig) -> Iterator[Pair]:
-    """Queries, keys and values apart, as in Llama's files."""
-    rows = (model.heads * model.head_width, *(model.num_kv_heads * model.head_width,) * 2)
-    yield kernel(f"{ours}.qkv", *(f"{theirs}.{part}_proj" for part in "qkv"), rows=rows)
+def llama_attention(ours: str, theirs: str, model: ModelConfig, *, gate: str = "") -> Iterator[Pair]:
+    """Queries, keys and values apart, as in Llama's files; with `gate` that of the result as well, by this name."""
+    queries, keys = model.heads * model.head_width, model.num_kv_heads * model.head_width
+    parts = [("q_proj", queries), ("k_proj", keys), ("v_proj", keys), *([(gate, queries)] if gate else [])]
+    yield kernel(f"{ours}.qkv", *(f"{theirs}.{part}" for part, _ in parts), rows=tuple(rows for _, rows in parts))
     yield kernel(f"{ours}.output", f"{theirs}.o_proj")
 
 

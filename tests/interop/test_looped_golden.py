@@ -1,0 +1,61 @@
+"""Dory and HRM-Text against what their PyTorch classes computed once: logits, gradients, texts."""
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from looped import continuation, theirs
+from shapes import probe
+
+from jaxode.interop import from_pretrained
+
+GOLDEN = Path(__file__).with_name("golden")
+
+
+@pytest.fixture(scope="module", params=["dory", "hrm_text"])
+def golden(request):
+    folder = GOLDEN / request.param
+    return from_pretrained(folder, dtype="float32"), dict(np.load(folder / "expected.npz"))
+
+
+def test_logits(golden):
+    loaded, expected = golden
+    np.testing.assert_allclose(loaded.model(jnp.asarray(expected["tokens"])).logits, expected["logits"], atol=1e-4)
+
+
+def test_gradients(golden):
+    loaded, expected = golden
+    tokens = jnp.asarray(expected["tokens"])
+
+    def loss(params):
+        out = loaded.architecture.bind(params)(tokens).logits
+        return jnp.sum(out * probe(out.shape))
+
+    found = jax.jit(jax.grad(loss))(loaded.params)
+    names = [name.removeprefix("gradient ") for name in expected if name.startswith("gradient ")]
+    assert len(names) > 4
+    for name in names:
+        want = expected[f"gradient {name}"]
+        np.testing.assert_allclose(theirs(loaded, found, name), want, atol=1e-3 * np.abs(want).max(), err_msg=name)
+
+
+def test_greedy_texts_token_for_token(golden):
+    """With the cache; the PyTorch classes gave the same without theirs."""
+    loaded, expected = golden
+    ids = continuation(loaded, expected["tokens"], expected["continuation"].shape[1])
+    np.testing.assert_array_equal(ids, expected["continuation"])
+
+
+def test_the_cache_of_the_last_loop_alone_is_read_as_dory_was_trained():
+    loaded, expected = from_pretrained(GOLDEN / "dory", dtype="float32"), np.load(GOLDEN / "dory" / "expected.npz")
+    ids = continuation(loaded, expected["tokens"], expected["last_loop"].shape[1], cache_share=0)
+    np.testing.assert_array_equal(ids, expected["last_loop"])
+
+
+def test_tokens_of_type_1_read_each_other_both_ways():
+    loaded, expected = from_pretrained(GOLDEN / "hrm_text", dtype="float32"), np.load(GOLDEN / "hrm_text/expected.npz")
+    out = loaded.model(jnp.asarray(expected["tokens"]), token_types=jnp.asarray(expected["types"]))
+    np.testing.assert_allclose(out.logits, expected["prefix_logits"], atol=1e-4)
+    assert np.abs(expected["prefix_logits"] - expected["logits"]).max() > 0.1
