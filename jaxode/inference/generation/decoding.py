@@ -115,8 +115,8 @@ def prefill(
     The slots have room for `capacity` tokens, and of a prompt longer than the window hold the end. What is drawn later
     reads a prompt from its token `starts` on.
 
-    Attention is causal, or within a prompt goes both ways, so what pads it is never looked at. The token at place i of its text, counted from 0, is
-    drawn with the key fold_in(key of the row, i): `places` says where the drawn ones are.
+    Attention is causal, or within a prompt goes both ways, so what pads it is never looked at. The token at place i of
+    its text, counted from 0, is drawn with the key fold_in(key of the row, i): `places` says where the drawn ones are.
     """
     model = decoder.architecture.bind(params)
     memory = Memory()
