@@ -83,6 +83,9 @@ class InferConfig:
     prompts are read that way too; refuse: prompt and new tokens must fit."""
     cache_share: int = 1
     """Neighbouring steps that share a slot of the cache; 0: all of them. Less memory, other predictions."""
+    prefix: bool = False
+    """Tokens of the prompt read each other both ways, as models with a prefix mask were trained to read instructions
+    (HRM-Text); the text that follows is causal."""
     compiled: Place = ""
     """Folder for compiled programs, so that the next start is fast; when empty that of the variable JAXODE_COMPILED, or
     one in the cache folder (JAXODE_CACHE or ~/.cache/jaxode); "none" keeps none."""

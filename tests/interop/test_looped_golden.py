@@ -9,6 +9,7 @@ import pytest
 from looped import continuation, theirs
 from shapes import probe
 
+from jaxode import UserError
 from jaxode.interop import from_pretrained
 
 GOLDEN = Path(__file__).with_name("golden")
@@ -59,3 +60,20 @@ def test_tokens_of_type_1_read_each_other_both_ways():
     out = loaded.model(jnp.asarray(expected["tokens"]), token_types=jnp.asarray(expected["types"]))
     np.testing.assert_allclose(out.logits, expected["prefix_logits"], atol=1e-4)
     assert np.abs(expected["prefix_logits"] - expected["logits"]).max() > 0.1
+
+
+def test_prompts_are_read_both_ways_where_that_is_asked_for():
+    """Ragged ones too: each as if it were alone."""
+    loaded, expected = from_pretrained(GOLDEN / "hrm_text", dtype="float32"), np.load(GOLDEN / "hrm_text/expected.npz")
+    want = expected["prefix_continuation"]
+    rows = [expected["tokens"][0], expected["tokens"][1, :4]]
+    ids = continuation(loaded, rows, want.shape[1], prefix=True)
+    np.testing.assert_array_equal(ids[:1], want)
+    np.testing.assert_array_equal(ids[1:], continuation(loaded, rows[1:], want.shape[1], prefix=True))
+    assert (want != expected["continuation"][:1]).any()
+
+
+def test_a_prefix_of_a_model_without_one_is_refused():
+    loaded = from_pretrained(GOLDEN / "dory", dtype="float32")
+    with pytest.raises(UserError, match=r"prefix = True with model.attention.prefix = false"):
+        continuation(loaded, np.zeros((1, 3), int), 2, prefix=True)

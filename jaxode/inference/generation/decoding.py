@@ -38,6 +38,8 @@ class Decoder:
     """The token that ends a row."""
     window: int
     """Tokens that a token reads, itself among them."""
+    prefix: bool = False
+    """Tokens of a prompt read each other both ways."""
 
     def hidden(
         self, model: Any, tokens: Tokens, places: Int[Array, "B L"], memory: Memory, depth: DepthConfig
@@ -114,15 +116,17 @@ def prefill(
     The slots have room for `capacity` tokens, and of a prompt longer than the window hold the end. What is drawn later
     reads a prompt from its token `starts` on.
 
-    Attention is causal, so what pads a prompt is never looked at. The token at place i of its text, counted from 0, is
-    drawn with the key fold_in(key of the row, i): `places` says where the drawn ones are.
+    Attention is causal, or within a prompt goes both ways, so what pads it is never looked at. The token at place i of
+    its text, counted from 0, is drawn with the key fold_in(key of the row, i): `places` says where the drawn ones are.
     """
     model = decoder.architecture.bind(params)
     memory = Memory()
-    x0, context = model.start(tokens, segments=segments)
-    mask, length = context.mask, tokens.shape[1]
+    length = tokens.shape[1]
+    index = jnp.arange(length)
+    types = (index < lengths[:, None]).astype(jnp.int32) if decoder.prefix else None
+    x0, context = model.start(tokens, segments=segments, token_types=types)
+    mask = context.mask
     if length > decoder.window:
-        index = jnp.arange(length)
         near = (index[:, None] - index[None, :] < decoder.window)[None, None]
         mask = near if mask is None else mask & near
     context = dataclasses.replace(context, memory=memory, mask=mask)

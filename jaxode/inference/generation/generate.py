@@ -60,6 +60,7 @@ def generate_batch(
     context: str = "slide",
     cache_share: int = 1,
     speculation: Speculation | None = None,
+    prefix: bool = False,
     on_text: Callable[[int, str], None] | None = None,
 ) -> tuple[Generation, ...]:
     """Continue prompts, each until its end token or `max_new_tokens`.
@@ -84,6 +85,7 @@ def generate_batch(
             may not; window: a longer prompt is read that way as well; refuse: prompt and new tokens must fit into L.
         cache_share: neighbouring applications of a block that share a slot of the cache; 0: all of them.
         speculation: how to draft; None draws token by token.
+        prefix: tokens of a prompt read each other both ways, in a model with `attention.prefix`.
         on_text: called with the row and each piece of its finished text.
 
     Raises:
@@ -93,7 +95,7 @@ def generate_batch(
         Diverged: predictions that are not finite.
     """
     settings = Settings(
-        depth, prefill_depth, max_new_tokens, sampling, document_mask, context, cache_share, speculation
+        depth, prefill_depth, max_new_tokens, sampling, document_mask, context, cache_share, speculation, prefix
     ).resolved(architecture.bind(params))
     require(on_text is None or callable(on_text), f"on_text = {on_text!r}: must be None or a function")
     decoder = settings.decoder(architecture, params, tokenizer)
@@ -128,7 +130,7 @@ def warm_up(
             the model reads when None.
         batch_size: prompts at once.
         **settings: of `generate_batch`: depth, prefill_depth, max_new_tokens, sampling, document_mask, context,
-            cache_share, speculation.
+            cache_share, speculation, prefix.
 
     Raises:
         UserError: what `generate_batch` refuses with these settings, or a length below 1.

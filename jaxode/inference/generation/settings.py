@@ -38,6 +38,7 @@ class Settings:
     context: str = "slide"
     cache_share: int = 1
     speculation: Speculation | None = None
+    prefix: bool = False
 
     def __post_init__(self) -> None:
         for name, kind, example in (
@@ -56,8 +57,9 @@ class Settings:
         new = self.max_new_tokens
         require(new >= 1, f"max_new_tokens = {new}: must be at least 1")
         require(new <= MOST_TOKENS, f"max_new_tokens = {new}: must be at most {MOST_TOKENS}")
-        mask = self.document_mask
-        require(isinstance(mask, bool), f"document_mask = {mask!r}: must be True or False")
+        for name in ("document_mask", "prefix"):
+            value = getattr(self, name)
+            require(isinstance(value, bool), f"{name} = {value!r}: must be True or False")
         require(
             self.context in get_args(Context), f'context = "{self.context}": allowed are {", ".join(get_args(Context))}'
         )
@@ -87,12 +89,18 @@ class Settings:
         """What is static in decoding with these settings.
 
         Raises:
-            UserError: a masked model, another model's tokenizer, or a depth that does not fit the model's layout.
+            UserError: a masked model, another model's tokenizer, a prefix for a model that has none, or a depth that
+                does not fit the model's layout.
         """
         model: ModelConfig = architecture.bind(params).config
         require(
             model.kind == "causal",
             'model.kind = "masked": a masked model fills in [MASK] and does not generate; use task fill',
+        )
+        require(
+            not self.prefix or model.attention.prefix,
+            "prefix = True with model.attention.prefix = false: this model reads its prompts from left to right alone; "
+            "leave it out",
         )
         check_vocabulary(model, tokenizer)
         drafts = self.speculation.depths if self.speculation is not None else ()
@@ -107,6 +115,7 @@ class Settings:
             tokenizer.vocab_size,
             tokenizer.end_id,
             model.length,
+            self.prefix,
         )
 
     def check_length(self, model: ModelConfig, tokens: int) -> None:

@@ -16,7 +16,8 @@ from jaxode.interop.tensor_table import Copy, Pair, TensorTable, embedding, kern
 
 WINDOW, FULL, FEED_FORWARD = "sliding_attention", "full_attention", "mlp"
 ROTARY_BASES = {WINDOW: 1e4, FULL: 1e7}
-CACHES = ("per_loop", "last_loop")
+CACHES = {"per_loop": "loop", "last_loop": "last"}
+"""`recurrent_kv_cache_mode`, and what it is called here."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,9 @@ def model(at: Fields) -> ModelConfig:
             full_layers=full,
             full_rotary_base=_rotary_base(at, FULL) if full else 0.0,
         ),
-        loop=LoopConfig(injection="unit_sum", schedule="unit"),
+        loop=LoopConfig(
+            injection="unit_sum", schedule="unit", cache=CACHES[at.raw.get("recurrent_kv_cache_mode", "per_loop")]
+        ),
         sphere=SphereConfig(size=at.number("initializer_range", 0.0177), rate=at.number("ngpt_alpha_init", 0.05)),
     )
 
@@ -116,7 +119,7 @@ def fields(model: ModelConfig, raw: Mapping[str, Any]) -> dict[str, Any]:
         "n_recurrent_layers": 2 * model.inner_blocks,
         "n_output_layers": 2 * model.coda,
         "n_recurrent_loops": model.steps,
-        "recurrent_kv_cache_mode": raw.get("recurrent_kv_cache_mode", CACHES[0]),
+        "recurrent_kv_cache_mode": next(name for name, cache in CACHES.items() if cache == model.loop.cache),
     }
 
 
