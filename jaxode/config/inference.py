@@ -11,6 +11,9 @@ from jaxode.config.fields import Place, Seed, Steps, check_fields, fit
 CHOICES = ("budget", "max_loss_increase", "max_label_flips")
 """What chooses the depth in the place of `steps`."""
 
+MOST_SLOTS = 10_000
+"""Slots of one block: more than any model has loops."""
+
 READERS = {"prompt": ("generate", "fill", "bench"), "file": ("score", "classify", "sweep", "report", "calibrate")}
 """The tasks that read a text of each kind."""
 
@@ -30,7 +33,7 @@ class InferConfig:
     report: the same for every method of solving, at equal block evaluations, with the solves' norms along depth;
     calibrate: fit the solver to the full depth at `steps`, and keep it beside the checkpoint;
     bench: tokens a second (median and quartiles of runs in turn), time to the first token and block evaluations a
-    token, at full depth, at every calibrated depth, and with drafts;
+    token, at full depth, at every calibrated depth, and with drafts; bytes of the cache a token;
     export: write a finished run as a small folder, which --checkpoint and jaxode.load read, to `out`."""
     prompt: str = ""
     """Text to continue; for a masked model, text with [MASK] where a token is to be filled in."""
@@ -81,6 +84,11 @@ class InferConfig:
     context: Literal["slide", "window", "refuse"] = "slide"
     """A token reads the last model.length tokens. slide: a text goes on beyond them, a prompt must fit; window: longer
     prompts are read that way too; refuse: prompt and new tokens must fit."""
+    cache: str = "auto"
+    """Keys and values of earlier tokens that a loop reads. loop: its own (exact; a slot each); last: those of the last
+    loop; first: those of the first; modulo:k: of the newest loop whose number leaves the same rest by k (k slots);
+    auto: what the model was made for, mostly loop. All but loop take less memory, and most models predict otherwise
+    with them."""
     cache_share: int = 1
     """Neighbouring steps that share a slot of the cache; 0: all of them. Less memory, other predictions."""
     compiled: Place = ""
@@ -139,6 +147,7 @@ class InferConfig:
         require(0 < self.top_p <= 1, f"top_p = {self.top_p}: must lie in (0, 1]")
         require(0 <= self.min_p <= 1, f"min_p = {self.min_p}: must lie in [0, 1]")
         check_penalty(self.repetition_penalty)
+        cache_rule(self.cache, self.cache_share)
         at_least("seed", self.seed, 0)
         require(self.task != "export" or bool(self.out), "task = export needs --out: the folder to write")
         require(
@@ -257,6 +266,27 @@ class InferConfig:
 def _counts(text: str) -> tuple[int, ...]:
     """Whole numbers between commas."""
     return tuple(int(part) for part in text.split(",")) if text else ()
+
+
+def cache_rule(cache: str, share: int = 1) -> tuple[str, int]:
+    """The name of a rule for the cache over loops, and its number where it has one; else 0.
+
+    Raises:
+        UserError: an unknown rule, or one beside `cache_share`, which is a rule too.
+    """
+    name, _, number = cache.partition(":")
+    plain = cache in ("auto", "loop", "last", "first")
+    counted = name == "modulo" and number.isascii() and number.isdecimal() and 1 <= int(number) <= MOST_SLOTS
+    require(
+        plain or counted,
+        f'cache = "{cache}": allowed are auto, loop, last, first and modulo:k with k from 1 to {MOST_SLOTS}, such as '
+        '"modulo:2"',
+    )
+    require(
+        cache == "auto" or share == 1,
+        f'cache = "{cache}" with cache_share = {share}: both say which loops have a slot together; leave one out',
+    )
+    return (name, int(number)) if counted else (cache, 0)
 
 
 def check_penalty(factor: float) -> None:

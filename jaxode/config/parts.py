@@ -81,6 +81,9 @@ class LoopConfig:
     vector; z_H is read."""
     schedule: Literal["even", "unit"] = "even"
     """What `depth.schedule = "auto"` means: even steps over [0, N], or n steps of size 1."""
+    cache: Literal["loop", "last"] = "loop"
+    """What `cache = "auto"` of generation means: a slot for each loop, or one in which the last loop's keys and values
+    stay, where the model was trained to read those (Dory)."""
 
     def __post_init__(self) -> None:
         check_fields(self, "model.loop")

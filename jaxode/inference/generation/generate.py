@@ -16,6 +16,7 @@ from jaxode.inference.generation.sampling import Sampling
 from jaxode.inference.generation.settings import Settings
 from jaxode.inference.generation.speculation import Speculation
 from jaxode.inference.texts.batching import bucket
+from jaxode.model import Transformer
 from jaxode.model.parameters import Architecture, Parameters
 
 
@@ -59,6 +60,7 @@ def generate_batch(
     document_mask: bool = False,
     context: str = "slide",
     cache_share: int = 1,
+    cache: str = "auto",
     speculation: Speculation | None = None,
     on_text: Callable[[int, str], None] | None = None,
 ) -> tuple[Generation, ...]:
@@ -83,6 +85,9 @@ def generate_batch(
         context: a token reads the last L tokens at most, itself among them. slide: a text goes on beyond L, a prompt
             may not; window: a longer prompt is read that way as well; refuse: prompt and new tokens must fit into L.
         cache_share: neighbouring applications of a block that share a slot of the cache; 0: all of them.
+        cache: loop: each loop reads its own keys and values of earlier tokens, which is exact; last, first, modulo:k:
+            those of other loops, in less memory (`jaxode.inference.generation.cache.Layout`); auto: what the model was
+            made for.
         speculation: how to draft; None draws token by token.
         on_text: called with the row and each piece of its finished text.
 
@@ -93,7 +98,7 @@ def generate_batch(
         Diverged: predictions that are not finite.
     """
     settings = Settings(
-        depth, prefill_depth, max_new_tokens, sampling, document_mask, context, cache_share, speculation
+        depth, prefill_depth, max_new_tokens, sampling, document_mask, context, cache_share, cache, speculation
     ).resolved(architecture.bind(params))
     require(on_text is None or callable(on_text), f"on_text = {on_text!r}: must be None or a function")
     decoder = settings.decoder(architecture, params, tokenizer)
@@ -128,7 +133,7 @@ def warm_up(
             the model reads when None.
         batch_size: prompts at once.
         **settings: of `generate_batch`: depth, prefill_depth, max_new_tokens, sampling, document_mask, context,
-            cache_share, speculation.
+            cache_share, cache, speculation.
 
     Raises:
         UserError: what `generate_batch` refuses with these settings, or a length below 1.
@@ -137,9 +142,10 @@ def warm_up(
     require(is_whole(batch_size) and batch_size >= 1, f"batch_size = {batch_size!r}: must be a whole number from 1 on")
     chosen = Settings(**settings).resolved(architecture.bind(params))
     decoder = chosen.decoder(architecture, params, tokenizer)
-    model: ModelConfig = architecture.bind(params).config
+    bound: Transformer = architecture.bind(params)
     rows, new = int(batch_size), int(chosen.max_new_tokens)
-    shapes = (Shapes.of(decoder, model, rows, length, new) for length in _prompt_lengths(lengths, chosen, model))
+    listed = _prompt_lengths(lengths, chosen, bound.config)
+    shapes = (Shapes.of(decoder, bound, rows, length, new) for length in listed)
     # a prompt length for every set of programs
     distinct = {(shape.width, shape.sizes): shape.longest for shape in shapes}
     for length in tqdm(distinct.values(), desc="warm-up", unit="shape", leave=False, disable=None):

@@ -84,6 +84,7 @@ def generation_settings(loaded: LoadedModel, config: InferConfig, depth: DepthCo
         ),
         "context": config.context,
         "cache_share": config.cache_share,
+        "cache": config.cache,
         "speculation": drafts(loaded.config.model, depth, loaded.calibrations) if config.speculative else None,
     }
 
