@@ -15,6 +15,8 @@ import tokenizers as hf
 from tokenizers import models, normalizers
 
 SPIECE, VOCABULARY, UNIGRAM = "spiece.model", "vocab.txt", "tokenizer.json"
+CHAT_TEMPLATE = "chat_template.jinja"
+"""Beside tokenizer_config.json, which held it before."""
 TOKENIZER_CONFIG, MODEL_CONFIG = "tokenizer_config.json", "config.json"
 TOKENIZER_FILES = (
     UNIGRAM,
@@ -29,7 +31,7 @@ TOKENIZER_FILES = (
 """What a tokenizer may come from; the folder of a model holds some of them."""
 _ALBERT = ("AlbertTokenizer", "AlbertTokenizerFast")
 _NO_VOCABULARY = "Couldn't instantiate the backend tokenizer"
-_SMALL = (".json", ".txt", ".model")
+_SMALL = (".json", ".txt", ".model", ".jinja")
 
 
 @contextmanager

@@ -29,18 +29,20 @@ def generate(
     *,
     on_token: Callable[[str], None] | None = None,
     seed: SupportsIndex = 0,
+    chat: bool = False,
     **settings: Any,
 ) -> Generation:
     """Continue one prompt, a text or its token ids: `generate_batch` with one row.
 
-    `on_token` is called with each piece of finished text; the pieces join to the text.
+    `on_token` is called with each piece of finished text; the pieces join to the text. With `chat` the prompt is what a
+    user says, and stands within the chat template of the model's tokenizer.
 
     Raises:
         UserError: several prompts, and what `generate_batch` refuses.
         Diverged: predictions that are not finite.
     """
     require(on_token is None or callable(on_token), f"on_token = {on_token!r}: must be None or a function")
-    ids = encode_prompt(tokenizer, prompt)
+    ids = encode_prompt(tokenizer, prompt, chat=chat)
     on_text = None if on_token is None else (lambda row, piece: on_token(piece))
     return generate_batch(architecture, params, tokenizer, [ids], seeds=seed, on_text=on_text, **settings)[0]
 
@@ -62,6 +64,7 @@ def generate_batch(
     cache_share: int = 1,
     cache: str = "auto",
     speculation: Speculation | None = None,
+    chat: bool = False,
     on_text: Callable[[int, str], None] | None = None,
 ) -> tuple[Generation, ...]:
     """Continue prompts, each until its end token or `max_new_tokens`.
@@ -74,7 +77,8 @@ def generate_batch(
         architecture: a causal model without its numbers.
         params: its numbers.
         tokenizer: the model's own.
-        prompts: texts, or their token ids; literals such as ``<|endoftext|>`` in a text are special tokens.
+        prompts: texts, or their token ids; literals such as ``<|endoftext|>`` in a text are special tokens. A text
+            stands behind what a Hugging Face model's tokenizer opens texts with, as <s> of Llama's.
         depth: solver, steps and schedule of every new token; full depth when None.
         prefill_depth: those of the prompts; `depth` when None. Slots are filled from the applications nearest in
             depth-time.
@@ -89,6 +93,7 @@ def generate_batch(
             those of other loops, in less memory (`jaxode.inference.generation.cache.Layout`); auto: what the model was
             made for.
         speculation: how to draft; None draws token by token.
+        chat: every prompt is a text, what a user says, and stands within the chat template of the tokenizer.
         on_text: called with the row and each piece of its finished text.
 
     Raises:
@@ -102,7 +107,7 @@ def generate_batch(
     ).resolved(architecture.bind(params))
     require(on_text is None or callable(on_text), f"on_text = {on_text!r}: must be None or a function")
     decoder = settings.decoder(architecture, params, tokenizer)
-    ids = encode_prompts(tokenizer, prompts)
+    ids = encode_prompts(tokenizer, prompts, chat)
     settings.check_length(architecture.bind(params).config, max(map(len, ids)))
     running = Running(decoder, params, tokenizer, ids, int(max_new_tokens), on_text)
     running.prefill(settings.prefill_solve, row_seeds(seeds, len(ids)), document_mask)

@@ -11,6 +11,7 @@ from jaxode.calibration import Calibration, load_all, with_calibrations
 from jaxode.calibration import Origin as CalibrationOrigin
 from jaxode.calibration import save as save_calibration
 from jaxode.checkpoint import TrainedModel, load_run
+from jaxode.config import require
 from jaxode.config.places import cache_root
 from jaxode.inference.loading.card import model_card
 from jaxode.inference.loading.export import CARD, export, write
@@ -29,6 +30,8 @@ class LoadedModel(TrainedModel):
 
     origin: Origin = "run"
     """Where it comes from."""
+    trained_steps: int | None = None
+    """N of a Hugging Face model's files, where `config.model.steps` is another that was asked for."""
     calibrations: Mapping[int, Calibration] = field(default_factory=dict)
     """By number of steps, the fewest first: what solver "calibrated" can be asked for."""
 
@@ -55,9 +58,10 @@ class LoadedModel(TrainedModel):
         """Where `infer.py` keeps its calibrations: beside the weights, or where jaxode did not make the folder, in the
         cache, under the fingerprint of the weights.
         """
-        if self.origin == "huggingface":
-            return cache_root() / "calibrations" / fingerprint(self.params)
-        return self.folder
+        if self.origin != "huggingface":
+            return self.folder
+        folder = cache_root() / "calibrations" / fingerprint(self.params)
+        return folder if self.trained_steps is None else folder / f"loops-{self.config.model.steps}"
 
     def save(self, folder: Path | str) -> Path:
         """Write the model with its tokenizer and calibrations into a new folder, which `load` reads.
@@ -80,7 +84,9 @@ class LoadedModel(TrainedModel):
         return folder
 
 
-def load(name: Path | str, task: str | None = None) -> LoadedModel:
+def load(
+    name: Path | str, task: str | None = None, *, dtype: str | None = None, loops: int | None = None
+) -> LoadedModel:
     """A model with its calibrations, ready to run: `jaxode.load("books-causal")`.
 
     ``loaded.model(tokens, DepthConfig(steps=4))`` runs it in 4 steps, those of a calibration in `loaded.calibrations`.
@@ -89,22 +95,36 @@ def load(name: Path | str, task: str | None = None) -> LoadedModel:
         name: the path of a run folder, an exported model or a Hugging Face folder; or the name of a shipped model or of
             a Hugging Face model in the cache or on the hub.
         task: of a Hugging Face model: masked, classifier or encoder; None takes it from its config.json.
+        dtype: of a Hugging Face model's weights and matmuls: float32 or bfloat16; None is the default of its family.
+            Calibrations hold for weights of one type.
+        loops: N of a Hugging Face looped language model, in place of its config.json's: what counts as its full depth,
+            for which calibrations of its own are kept. (`DepthConfig(steps=n)` runs n of them.)
 
     Raises:
-        UserError: an unknown name, or a folder that is damaged or holds a calibration of other weights.
+        UserError: an unknown name, a type or loops for what is no such Hugging Face model, or a folder that is damaged
+            or holds a calibration of other weights.
     """
-    return load_folder(resolve(name, task))
+    return load_folder(resolve(name, task, loops), dtype=dtype)
 
 
-def load_folder(folder: ModelFolder, *, calibrations: bool = True) -> LoadedModel:
+def load_folder(folder: ModelFolder, *, calibrations: bool = True, dtype: str | None = None) -> LoadedModel:
     """The model of a folder that `resolve` has found, with its calibrations or without.
 
     Raises:
-        UserError: it is damaged, or holds a calibration of other weights.
+        UserError: it is damaged, holds a calibration of other weights, or is not read in another type.
     """
-    read = from_pretrained(folder.path, folder.task) if folder.origin == "huggingface" else load_run(folder.path)
-    loaded = LoadedModel(**{item.name: getattr(read, item.name) for item in fields(read)}, origin=folder.origin)
+    theirs = folder.origin == "huggingface"
+    require(
+        dtype is None or theirs,
+        f'{folder.path}: dtype = "{dtype}" is for a Hugging Face model; what jaxode wrote is read in its own type',
+    )
+    loops = None if folder.trained_steps is None else folder.config.steps
+    read = from_pretrained(folder.path, folder.task, dtype=dtype, loops=loops) if theirs else load_run(folder.path)
+    values = {item.name: getattr(read, item.name) for item in fields(read)}
+    loaded = LoadedModel(**values, origin=folder.origin, trained_steps=folder.trained_steps)
     kept = load_all(folder.path)  # refuses a damaged file, wanted or not
+    if folder.trained_steps is not None:
+        kept = {}  # they end where another number of loops ends
     if not calibrations:
         return loaded
     if loaded.calibration_folder != folder.path:

@@ -22,6 +22,7 @@ from jaxode.inference.generation.generate import generate, generate_batch
 from jaxode.inference.generation.prompts import SEEDS
 from jaxode.inference.generation.speculation import Speculation
 from jaxode.inference.loading.loaded_model import LoadedModel
+from jaxode.inference.tasks.depths import begun
 from jaxode.inference.tasks.generation import check_request, drafts, generation_settings
 from jaxode.model import block_evaluations
 
@@ -98,11 +99,13 @@ def compare(
     """
     settings = {depth: generation_settings(loaded, config, depth) for depth in depths}
     for chosen in settings.values():
-        check_request(loaded, config.prompt, chosen)
+        check_request(loaded, config.prompt, chosen, config.chat)
     note(config.prompt)
 
     def run(depth: DepthConfig, on_token: Write | None = None) -> tuple[Generation, ...]:
-        return (generate(loaded, config.prompt, seed=config.seed, on_token=on_token, **settings[depth]),)
+        return (
+            generate(loaded, config.prompt, seed=config.seed, on_token=on_token, chat=config.chat, **settings[depth]),
+        )
 
     for depth in depths:
         write(f"{depth.steps} steps ({depth.solver}):\n")
@@ -124,7 +127,8 @@ def bench(loaded: LoadedModel, config: InferConfig, depth: DepthConfig, note: Wr
     model, calibrations = loaded.config.model, loaded.calibrations
     full = block_evaluations(model, depth)
     ways: list[tuple[DepthConfig, Speculation | None]] = [(depth, None)]
-    ways += [(fit.depth, None) for fit in calibrations.values() if block_evaluations(model, fit.depth) < full]
+    fitted = [begun(config, fit.depth) for fit in calibrations.values()]
+    ways += [(short, None) for short in fitted if block_evaluations(model, short) < full]
     cache = resolved_cache(model, config.cache, config.cache_share)
     if config.cache_share == 1 and cache == "loop":
         # one way, which is tried even where it does not pay
@@ -165,7 +169,7 @@ def _batch(
     endless = dataclasses.replace(loaded, tokenizer=_endless(loaded.own_tokenizer))
     seeds = [(config.seed + row) % SEEDS for row in range(rows)]
     prompts = [config.prompt or BENCH_PROMPT] * rows
-    return lambda: generate_batch(endless, prompts, seeds=seeds, **chosen)
+    return lambda: generate_batch(endless, prompts, seeds=seeds, chat=config.chat, **chosen)
 
 
 def _endless(tokenizer: Tokenizer) -> Tokenizer:

@@ -18,8 +18,18 @@ from jaxode.inference.loading.names import check_task
 from jaxode.inference.programs import keep_compiled
 from jaxode.inference.tasks.classifier_text import label_batches
 from jaxode.inference.tasks.comparison import bench, compare
-from jaxode.inference.tasks.depths import asked_depth, choose_depth, cost, meaning, risk, sweep_depths
+from jaxode.inference.tasks.depths import (
+    asked_depth,
+    check_start,
+    choose_depth,
+    cost,
+    meaning,
+    named_depth,
+    risk,
+    sweep_depths,
+)
 from jaxode.inference.tasks.generation import (
+    chat_note,
     check_prompt,
     check_request,
     compared_depths,
@@ -52,7 +62,8 @@ def run(config: InferConfig, write: Write, note: Write) -> None:
     check_places(config, task, folder)
     model, labelled = folder.config, folder.task == "classifier"
     # what does not fit is refused before any weight is read
-    named = resolve(model, DepthConfig(steps=config.steps, solver=config.solver, schedule=config.schedule))
+    check_start(model, config)
+    named = resolve(model, named_depth(config))
     plan(model, named)
     if task == "calibrate":
         check_steps(model, config.steps)
@@ -61,7 +72,8 @@ def run(config: InferConfig, write: Write, note: Write) -> None:
     by_line = config.by_line or (labelled and task == "calibrate")
     lines = read_lines(config.file, folder.text_key, classified=labelled) if by_line else None
     keep_compiled(config.compiled, note)
-    loaded = load_folder(folder, calibrations=wants_calibrations(config))
+    kind = None if config.dtype == "auto" else config.dtype
+    loaded = load_folder(folder, calibrations=wants_calibrations(config), dtype=kind)
     calibrations = loaded.calibrations
     depth = asked_depth(config, model, calibrations)
     depths = sweep_depths(model, depth, config, calibrations) if task == "sweep" else ()
@@ -75,13 +87,15 @@ def run(config: InferConfig, write: Write, note: Write) -> None:
     # what is fitted, compared or copied says more than the depth that was named
     if task not in ("calibrate", "report", "export"):
         for chosen in compared or (depth,):
-            for line in (meaning(model, chosen), risk(model, chosen)):
+            for line in (meaning(model, chosen, folder.trained_steps), risk(model, chosen)):
                 if line is not None:
                     note(line)
     if config.budget is not None or config.bound:
         choice = choose_depth(loaded, config)
         depth = choice.depth
         note(f"chosen: {choice.reason}")
+    if task in ("generate", "bench") and (line := chat_note(loaded, config)) is not None:
+        note(line)
     if task == "bench":
         check_prompt(model, config, task)
         write(bench(loaded, config, depth, note))
@@ -111,10 +125,10 @@ def run(config: InferConfig, write: Write, note: Write) -> None:
 def _generate(loaded: LoadedModel, config: InferConfig, depth: DepthConfig, write: Write, note: Write) -> None:
     check_prompt(loaded.config.model, config, "generate")
     settings = generation_settings(loaded, config, depth)
-    check_request(loaded, config.prompt, settings)
+    check_request(loaded, config.prompt, settings, config.chat)
     # before its continuation, where both go to a terminal
     note(config.prompt)
-    done = generate(loaded, config.prompt, seed=config.seed, on_token=write, **settings)
+    done = generate(loaded, config.prompt, seed=config.seed, on_token=write, chat=config.chat, **settings)
     write("\n")
     spent = cost(loaded.config.model, depth, done.block_evaluations_per_token)
     later = "" if done.seconds_per_token is None else f", {1e3 * done.seconds_per_token:.2f} ms a token"
