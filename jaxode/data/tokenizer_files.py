@@ -6,6 +6,7 @@ import codecs
 import importlib.util
 import json
 import tempfile
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -94,13 +95,15 @@ def unigram(path: Path) -> hf.Tokenizer:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without the paragraphs that transformers writes to standard error."""
+    """Without the paragraphs that transformers writes to standard error, and its warnings about fields of old files."""
     from transformers import logging
 
     before = logging.get_verbosity()
     logging.set_verbosity(100)  # above all levels
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
     finally:
         logging.set_verbosity(before)
 

@@ -312,12 +312,14 @@ def _pretrained(name: str) -> Any:
     from transformers import AutoTokenizer
 
     hint = 'give "bpe", "bytes", or the name or folder of a Hugging Face tokenizer'
+    # no code of a model is run; unless told so, transformers asks the terminal whether it may
+    options = {"trust_remote_code": False}
     with quiet():
         try:
             if (folder := Path(name).expanduser()).is_dir():
                 with readable(folder) as files:
-                    return AutoTokenizer.from_pretrained(str(files), local_files_only=True)
-            return AutoTokenizer.from_pretrained(name, local_files_only=True)
+                    return AutoTokenizer.from_pretrained(str(files), local_files_only=True, **options)
+            return AutoTokenizer.from_pretrained(name, local_files_only=True, **options)
         except Exception as error:  # transformers and the Rust side raise many kinds
             if Path(name).exists() or name.startswith((".", "/", "~")):
                 raise UserError(f'data.tokenizer = "{name}": cannot be loaded ({reason(error)}); {hint}') from None
@@ -327,7 +329,7 @@ def _pretrained(name: str) -> Any:
                 f'data.tokenizer = "{name}": not on this machine, and the Hugging Face hub cannot be reached; {hint}'
             )
         try:
-            return AutoTokenizer.from_pretrained(name)
+            return AutoTokenizer.from_pretrained(name, **options)
         except Exception as error:
             raise UserError(f'data.tokenizer = "{name}": cannot be loaded ({reason(error)}); {hint}') from None
 

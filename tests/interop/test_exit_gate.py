@@ -24,6 +24,7 @@ from jaxode.interop import from_pretrained
 
 CASE = CASES["ouro"]
 TOKENS = np.random.default_rng(3).integers(0, CASE.config["vocab_size"], (4, 6)).astype(np.int32)
+ROWS = jnp.asarray(TOKENS)
 LOOPS = 4
 DEPTH = DepthConfig(steps=LOOPS)
 
@@ -45,15 +46,15 @@ def thresholds(reference):
 
 
 def test_exit_probabilities_are_those_of_the_reference(loaded, reference):
-    found = exit_probabilities(loaded, TOKENS, DEPTH)
+    found = exit_probabilities(loaded, ROWS, DEPTH)
     np.testing.assert_allclose(found, reference.exit_probabilities, atol=1e-5)
     np.testing.assert_allclose(found.sum(-1), 1.0, atol=1e-6)
-    np.testing.assert_array_equal(exit_probabilities(loaded, TOKENS, DepthConfig(steps=1)), np.ones((4, 6, 1)))
+    np.testing.assert_array_equal(exit_probabilities(loaded, ROWS, DepthConfig(steps=1)), np.ones((4, 6, 1)))
 
 
 def test_tokens_read_out_where_they_would_leave(loaded, reference):
     """As Ouro's own code: every token goes through all loops, and is read out at its exit."""
-    outs, probabilities = read_outs(loaded, TOKENS, DEPTH), exit_probabilities(loaded, TOKENS, DEPTH)
+    outs, probabilities = read_outs(loaded, ROWS, DEPTH), exit_probabilities(loaded, ROWS, DEPTH)
     for threshold in thresholds(reference):
         exits = ouro.exits(reference.exit_probabilities, threshold)
         np.testing.assert_array_equal(ouro.exits(np.asarray(probabilities), threshold), exits)
@@ -70,7 +71,7 @@ def test_a_token_leaves_at_the_loop_of_the_reference(loaded):
     out = ouro.forward(CASE.config, CASE.tensors(), tokens, loops=LOOPS)
     for threshold in thresholds(out):
         exits = ouro.exits(out.exit_probabilities, threshold)
-        found = exit_early(loaded, tokens, ExitGate(threshold), DEPTH)
+        found = exit_early(loaded, jnp.asarray(tokens), ExitGate(threshold), DEPTH)
         np.testing.assert_array_equal(found.steps, exits)
         np.testing.assert_array_equal(found.exited | (exits == LOOPS), True)
         want = np.take_along_axis(out.logits_by_loop, (exits - 1)[None, ..., None], axis=0)[0]
@@ -79,13 +80,13 @@ def test_a_token_leaves_at_the_loop_of_the_reference(loaded):
         layers = CASE.config["num_hidden_layers"]
         np.testing.assert_array_equal(found.block_evaluations, layers * exits)
         assert found.loops == exits.max()
-        by_row = exit_early(loaded, tokens, ExitGate(threshold, "sequence"), DEPTH)
+        by_row = exit_early(loaded, jnp.asarray(tokens), ExitGate(threshold, "sequence"), DEPTH)
         np.testing.assert_array_equal(by_row.steps, exits[:, 0])
 
 
 def test_stopped_tokens_keep_their_state_and_others_see_it(loaded, reference):
     threshold = float(thresholds(reference)[1])
-    found = exit_early(loaded, TOKENS, ExitGate(threshold), DEPTH)
+    found = exit_early(loaded, ROWS, ExitGate(threshold), DEPTH)
     x, active = loaded.model.embedding(jnp.asarray(TOKENS)), np.ones(TOKENS.shape, bool)
     left, steps = np.ones(TOKENS.shape), np.zeros(TOKENS.shape, int)
     gate = loaded.params["stack.exit_gate.kernel"][:, 0], loaded.params["stack.exit_gate.bias"][0]
@@ -104,16 +105,16 @@ def test_stopped_tokens_keep_their_state_and_others_see_it(loaded, reference):
 @pytest.mark.parametrize("granularity", ["token", "sequence"])
 def test_rows_leave_alone_as_in_a_batch(loaded, reference, granularity):
     rule = ExitGate(float(thresholds(reference)[1]), granularity)
-    together = exit_early(loaded, TOKENS, rule, DEPTH)
+    together = exit_early(loaded, ROWS, rule, DEPTH)
     for row in range(len(TOKENS)):
-        alone = exit_early(loaded, TOKENS[row : row + 1], rule, DEPTH)
+        alone = exit_early(loaded, ROWS[row : row + 1], rule, DEPTH)
         np.testing.assert_array_equal(alone.steps[0], together.steps[row])
         np.testing.assert_allclose(alone.logits[0], together.logits[row], atol=1e-5)
 
 
 def test_the_ends_of_the_threshold(loaded):
-    assert (np.asarray(exit_early(loaded, TOKENS, ExitGate(0.0), DEPTH).steps) == 1).all()
-    never = exit_early(loaded, TOKENS, ExitGate(1.0), DEPTH)
+    assert (np.asarray(exit_early(loaded, ROWS, ExitGate(0.0), DEPTH).steps) == 1).all()
+    never = exit_early(loaded, ROWS, ExitGate(1.0), DEPTH)
     assert (np.asarray(never.steps) == LOOPS).all()
     assert not never.exited.any()
 
@@ -121,9 +122,9 @@ def test_the_ends_of_the_threshold(loaded):
 def test_padding_counts_in_no_mean(loaded, reference):
     segments = np.array([[1] * 6, [1] * 4 + [0] * 2, [1] * 2 + [0] * 4, [1] * 5 + [0]])
     rule = ExitGate(float(thresholds(reference)[1]), "sequence")
-    padded = exit_early(loaded, TOKENS, rule, DEPTH, segments=jnp.asarray(segments))
+    padded = exit_early(loaded, ROWS, rule, DEPTH, segments=jnp.asarray(segments))
     for row, real in enumerate(segments.sum(1)):
-        alone = exit_early(loaded, TOKENS[row : row + 1, :real], rule, DEPTH)
+        alone = exit_early(loaded, ROWS[row : row + 1, :real], rule, DEPTH)
         np.testing.assert_array_equal(alone.steps[0], padded.steps[row])
 
 
@@ -134,9 +135,9 @@ def test_refusals(loaded):
     plain = dataclasses.replace(config, loop=dataclasses.replace(config.loop, exit_gate=False))
     model = CausalLM(plain, rngs=nnx.Rngs(0))
     with pytest.raises(UserError, match=r"^ExitGate: model\.loop\.exit_gate = false: this model has no gate"):
-        exit_early(model, TOKENS, ExitGate(0.5))
+        exit_early(model, ROWS, ExitGate(0.5))
     with pytest.raises(UserError, match=r"^exit_probabilities: model\.loop\.exit_gate = false"):
-        exit_probabilities(model, TOKENS)
+        exit_probabilities(model, ROWS)
 
 
 def test_the_rules_that_huginn_was_released_with(loaded):
@@ -157,5 +158,5 @@ def test_the_rules_that_huginn_was_released_with(loaded):
         threshold = float(np.quantile(signal, 0.3)) * 1.0001
         below = signal < threshold
         want = np.where(below.any(0), below.argmax(0) + 1, LOOPS)
-        np.testing.assert_array_equal(exit_early(loaded, tokens, rule(threshold), DEPTH).steps, want)
+        np.testing.assert_array_equal(exit_early(loaded, jnp.asarray(tokens), rule(threshold), DEPTH).steps, want)
         assert len(set(want.ravel())) > 1

@@ -36,7 +36,7 @@ from jaxode.inference.tasks.generation import (
     generation_settings,
 )
 from jaxode.inference.tasks.line_tables import classify_lines, read_lines, score_lines
-from jaxode.inference.tasks.measured_text import file_text, needed_corpus, validation_text
+from jaxode.inference.tasks.measured_text import Text, file_text, needed_corpus, validation_text
 from jaxode.inference.tasks.report import report_methods, write_report
 from jaxode.inference.tasks.requested_model import check_places, requested_model, wants_calibrations
 from jaxode.inference.texts.fill_mask import fill
@@ -156,6 +156,7 @@ def _fill(loaded: LoadedModel, config: InferConfig, depth: DepthConfig, write: W
 
 def _score(loaded: LoadedModel, config: InferConfig, depth: DepthConfig, write: Write, note: Write) -> None:
     text = file_text(loaded, config.file)
+    _tell(text, note)
     result = evaluate(
         loaded,
         text.batches,
@@ -178,6 +179,7 @@ def _sweep(
     loaded: LoadedModel, config: InferConfig, depths: tuple[DepthConfig, ...], write: Write, note: Write
 ) -> None:
     text = file_text(loaded, config.file, config.batches) if config.file else validation_text(loaded, config.batches)
+    _tell(text, note)
     result = depth_sweep(
         loaded,
         text.batches,
@@ -195,7 +197,9 @@ def _calibrate(
 ) -> None:
     assert config.steps is not None  # InferConfig refuses it
     if batches is None and config.file:
-        batches = list(file_text(loaded, config.file, config.batches).batches)
+        text = file_text(loaded, config.file, config.batches)
+        _tell(text, note)
+        batches = list(text.batches)
     elif batches is None:
         batches = calibration_batches(needed_corpus(loaded), config.seed)
     done = calibrate(loaded, batches, config.steps, progress=True)
@@ -212,6 +216,11 @@ def _calibrate(
     write(table([row], list(row)) + "\n")
     unit = "sequence" if loaded.task == "classifier" else "token"
     note(f"kl and rise in nats per {unit} over the full depth, on text held out of the fit; written: {path}")
+
+
+def _tell(text: Text, note: Write) -> None:
+    if text.note is not None:
+        note(text.note)
 
 
 def _export(loaded: LoadedModel, config: InferConfig, note: Write) -> None:
