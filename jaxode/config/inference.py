@@ -11,6 +11,9 @@ from jaxode.config.fields import Place, Seed, Steps, check_fields, fit
 CHOICES = ("budget", "max_loss_increase", "max_label_flips")
 """What chooses the depth in the place of `steps`."""
 
+MOST_SLOTS = 10_000
+"""Slots of one block: more than any model has loops."""
+
 READERS = {"prompt": ("generate", "fill", "bench"), "file": ("score", "classify", "sweep", "report", "calibrate")}
 """The tasks that read a text of each kind."""
 
@@ -20,8 +23,13 @@ class InferConfig:
     """A trained run at work. Results go to standard output, everything else to standard error."""
 
     checkpoint: Place = ""
-    """Run folder, exported model, name of a shipped model, or folder of a Hugging Face ALBERT with its tokenizer; when
+    """Run folder, exported model, name of a shipped model, or folder of a Hugging Face model with its tokenizer; when
     empty the newest run under runs/, or without one the shipped causal model (for [MASK] the masked one)."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Of a Hugging Face model's weights and matmuls; auto: as its files hold them (an ALBERT's in float32)."""
+    loops: Steps | None = None
+    """N of a Hugging Face looped language model, in place of its config.json's: what counts as its full depth; more
+    than it was trained with are allowed. (`steps` runs so many of them.)"""
     task: Literal[
         "auto", "generate", "fill", "score", "classify", "sweep", "report", "calibrate", "export", "bench"
     ] = "auto"
@@ -30,10 +38,12 @@ class InferConfig:
     report: the same for every method of solving, at equal block evaluations, with the solves' norms along depth;
     calibrate: fit the solver to the full depth at `steps`, and keep it beside the checkpoint;
     bench: tokens a second (median and quartiles of runs in turn), time to the first token and block evaluations a
-    token, at full depth, at every calibrated depth, and with drafts;
+    token, at full depth, at every calibrated depth, and with drafts; bytes of the cache a token;
     export: write a finished run as a small folder, which --checkpoint and jaxode.load read, to `out`."""
     prompt: str = ""
     """Text to continue; for a masked model, text with [MASK] where a token is to be filled in."""
+    chat: bool = False
+    """The prompt is what a user says: it stands within the chat template of the model's tokenizer."""
     file: Place = ""
     """Text file for score, classify, sweep, report and calibrate; the run's own text when empty (not for score and
     classify)."""
@@ -64,7 +74,12 @@ class InferConfig:
     confidence: float = 0.95
     solver: str = "auto"
     """auto: calibrated where the run holds a calibration for `steps`, else euler; or as depth.solver in training."""
-    schedule: str = "even"
+    schedule: str = "auto"
+    """auto: even steps, or what the model was made for; or as depth.schedule in training."""
+    start: Literal["model", "zeros"] = "model"
+    """Where depth begins: as the model says, or at 0 in the place of the noise that Huginn begins at."""
+    start_seed: Seed = 0
+    """Of that noise."""
     temperature: float = 0.8
     """0 takes the most likely token."""
     top_k: int = 0
@@ -81,6 +96,11 @@ class InferConfig:
     context: Literal["slide", "window", "refuse"] = "slide"
     """A token reads the last model.length tokens. slide: a text goes on beyond them, a prompt must fit; window: longer
     prompts are read that way too; refuse: prompt and new tokens must fit."""
+    cache: str = "auto"
+    """Keys and values of earlier tokens that a loop reads. loop: its own (exact; a slot each); last: those of the last
+    loop; first: those of the first; modulo:k: of the newest loop whose number leaves the same rest by k (k slots);
+    auto: what the model was made for, mostly loop. All but loop take less memory, and most models predict otherwise
+    with them."""
     cache_share: int = 1
     """Neighbouring steps that share a slot of the cache; 0: all of them. Less memory, other predictions."""
     prefix: bool = False
@@ -134,6 +154,7 @@ class InferConfig:
             f"max_label_flips = {self.max_label_flips}: a share of the labels, above 0 and below 1",
         )
         require(0 < self.confidence < 1, f"confidence = {self.confidence}: must lie between 0 and 1")
+        require(self.loops is None or self.loops >= 1, f"loops = {self.loops}: must be at least 1")
         for name in ("max_new_tokens", "top", "batches"):
             at_least(name, getattr(self, name), 1)
         at_least("temperature", self.temperature, 0.0)
@@ -142,7 +163,14 @@ class InferConfig:
         require(0 < self.top_p <= 1, f"top_p = {self.top_p}: must lie in (0, 1]")
         require(0 <= self.min_p <= 1, f"min_p = {self.min_p}: must lie in [0, 1]")
         check_penalty(self.repetition_penalty)
+        cache_rule(self.cache, self.cache_share)
         at_least("seed", self.seed, 0)
+        at_least("start_seed", self.start_seed, 0)
+        require(
+            self.task not in ("calibrate", "report") or (self.start, self.start_seed) == ("model", 0),
+            f"start = {self.start} and start_seed = {self.start_seed} with task = {self.task}: what is fitted begins "
+            "as the model says; leave them out",
+        )
         require(self.task != "export" or bool(self.out), "task = export needs --out: the folder to write")
         require(
             not self.notes or self.task == "export",
@@ -160,6 +188,11 @@ class InferConfig:
             not self.lines or self.task == "score",
             f"lines with task = {self.task}: score alone reads a file line by line or as a whole (classify reads lines "
             "always); leave it out",
+        )
+        require(
+            not self.chat or self.task in ("auto", "generate", "bench"),
+            f"chat with task = {self.task}: only generate and bench read a prompt that a chat template is for; leave "
+            "it out",
         )
         # what "auto" stands for is checked once the model is known
         batched = self.by_line or self.task in ("auto", "bench", "calibrate")
@@ -252,14 +285,35 @@ class InferConfig:
             f"{given} with task = {self.task}: it chooses the depth of generate, fill, score and classify "
             "alone; leave it out",
         )
-        for knob, free in (("solver", "auto"), ("schedule", "even")):
+        for knob, free in (("solver", ("auto",)), ("schedule", ("auto", "even"))):
             value = getattr(self, knob)
-            require(value == free, f"{given} with {knob} = {value}: both choose the solver; give one of them")
+            require(value in free, f"{given} with {knob} = {value}: both choose the solver; give one of them")
 
 
 def _counts(text: str) -> tuple[int, ...]:
     """Whole numbers between commas."""
     return tuple(int(part) for part in text.split(",")) if text else ()
+
+
+def cache_rule(cache: str, share: int = 1) -> tuple[str, int]:
+    """The name of a rule for the cache over loops, and its number where it has one; else 0.
+
+    Raises:
+        UserError: an unknown rule, or one beside `cache_share`, which is a rule too.
+    """
+    name, _, number = cache.partition(":")
+    plain = cache in ("auto", "loop", "last", "first")
+    counted = name == "modulo" and number.isascii() and number.isdecimal() and 1 <= int(number) <= MOST_SLOTS
+    require(
+        plain or counted,
+        f'cache = "{cache}": allowed are auto, loop, last, first and modulo:k with k from 1 to {MOST_SLOTS}, such as '
+        '"modulo:2"',
+    )
+    require(
+        cache == "auto" or share == 1,
+        f'cache = "{cache}" with cache_share = {share}: both say which loops have a slot together; leave one out',
+    )
+    return (name, int(number)) if counted else (cache, 0)
 
 
 def check_penalty(factor: float) -> None:

@@ -6,6 +6,7 @@ import codecs
 import importlib.util
 import json
 import tempfile
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,8 @@ import tokenizers as hf
 from tokenizers import models, normalizers
 
 SPIECE, VOCABULARY, UNIGRAM = "spiece.model", "vocab.txt", "tokenizer.json"
+CHAT_TEMPLATE = "chat_template.jinja"
+"""Beside tokenizer_config.json, which held it before."""
 TOKENIZER_CONFIG, MODEL_CONFIG = "tokenizer_config.json", "config.json"
 TOKENIZER_FILES = (
     UNIGRAM,
@@ -29,7 +32,7 @@ TOKENIZER_FILES = (
 """What a tokenizer may come from; the folder of a model holds some of them."""
 _ALBERT = ("AlbertTokenizer", "AlbertTokenizerFast")
 _NO_VOCABULARY = "Couldn't instantiate the backend tokenizer"
-_SMALL = (".json", ".txt", ".model")
+_SMALL = (".json", ".txt", ".model", ".jinja")
 
 
 @contextmanager
@@ -92,13 +95,15 @@ def unigram(path: Path) -> hf.Tokenizer:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without the paragraphs that transformers writes to standard error."""
+    """Without the paragraphs that transformers writes to standard error, and its warnings about fields of old files."""
     from transformers import logging
 
     before = logging.get_verbosity()
     logging.set_verbosity(100)  # above all levels
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
     finally:
         logging.set_verbosity(before)
 

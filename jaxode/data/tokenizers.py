@@ -20,6 +20,7 @@ import tokenizers as hf
 from tokenizers import Regex, decoders, models, pre_tokenizers, trainers
 
 from jaxode.config import UserError, require
+from jaxode.data.chat import ChatTemplate, Messages
 from jaxode.data.tokenizer_files import quiet, readable, reason
 
 END, PAD, MASK = "<|endoftext|>", "<|pad|>", "[MASK]"
@@ -44,14 +45,22 @@ class Tokenizer:
 
     Attributes: `name`; `vocab_size` V, with every id < V; `end_id` ends a document; `mask_id` is None where the
     vocabulary has no mask token; `pad_id`; `special_ids`, all ids that plain text never produces; `framed`, whether
-    the model that it belongs to was trained on texts within the template, and so reads them best.
+    the model that it belongs to was trained on texts within the template, and so reads them best; `chat_template`, for
+    a model that was trained on conversations.
     """
 
     def __init__(
-        self, model: hf.Tokenizer, name: str, end_id: int, mask_id: int | None, pad_id: int, framed: bool = False
+        self,
+        model: hf.Tokenizer,
+        name: str,
+        end_id: int,
+        mask_id: int | None,
+        pad_id: int,
+        framed: bool = False,
+        chat_template: ChatTemplate | None = None,
     ):
         self.name = name
-        self.framed = framed
+        self.framed, self.chat_template = framed, chat_template
         self.end_id, self.mask_id, self.pad_id = end_id, mask_id, pad_id
         # two copies, since whether specials are parsed is a switch on the model that threads share
         self._json = model.to_str()
@@ -111,6 +120,37 @@ class Tokenizer:
         own = [place for place, special in enumerate(framed.special_tokens_mask) if not special]
         return Template(tuple(framed.ids[: own[0]]), tuple(framed.ids[own[-1] + 1 :]))
 
+    @property
+    def opening(self) -> tuple[int, ...]:
+        """What stands before a text that goes on, as <s> does in Llama's: the template's beginning, where framed."""
+        return self.template.before if self.framed else ()
+
+    def encode_prompt(self, text: str) -> list[int]:
+        """Token ids of a text that a model shall continue: behind `opening`, unless the text itself begins so.
+
+        Raises:
+            UserError: `text` holds a lone surrogate.
+        """
+        ids = self.encode(text, allow_special=True)
+        opening = list(self.opening)
+        return ids if not ids or ids[: len(opening)] == opening else opening + ids
+
+    def chat(self, messages: Messages) -> list[int]:
+        """Token ids of a conversation within the chat template, up to where the model's answer begins.
+
+        Args:
+            messages: what a user says, or {"role": "user", "content": ".."} and so on.
+
+        Raises:
+            UserError: no chat template, or a conversation that it refuses.
+        """
+        require(
+            self.chat_template is not None,
+            f"tokenizer {self.name} has no chat template: give the prompt as it is, without chat",
+        )
+        assert self.chat_template is not None
+        return self.encode(self.chat_template.render(messages), allow_special=True)
+
     @cached_property
     def ordinary_ids(self) -> tuple[int, ...]:
         """All ids that plain text can produce, in order: what a random replacement is drawn from."""
@@ -118,7 +158,7 @@ class Tokenizer:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash of everything that decides the ids; neither the name counts nor `framed`."""
+        """Hash of everything that decides the ids; neither the name counts, nor `framed`, nor the chat template."""
         roles = json.dumps([self.end_id, self.mask_id, self.pad_id])
         return hashlib.sha256((self._json + roles).encode()).hexdigest()[:16]
 
@@ -128,6 +168,8 @@ class Tokenizer:
         self.save_model(folder)
         roles: dict[str, Any] = {"name": self.name, "end_id": self.end_id, "mask_id": self.mask_id}
         roles |= {"pad_id": self.pad_id, "framed": self.framed}
+        if self.chat_template is not None:
+            roles["chat_template"] = self.chat_template.written()
         (folder / _ROLES_FILE).write_text(json.dumps(roles, indent=2) + "\n", encoding="utf-8")
 
     def save_model(self, folder: Path | str) -> None:
@@ -149,7 +191,8 @@ class Tokenizer:
             roles = json.loads((path / _ROLES_FILE).read_text(encoding="utf-8"))
             model = hf.Tokenizer.from_str((path / _MODEL_FILE).read_text(encoding="utf-8"))
             framed = bool(roles.get("framed", False))
-            return cls(model, str(roles["name"]), roles["end_id"], roles["mask_id"], roles["pad_id"], framed)
+            ids = roles["end_id"], roles["mask_id"], roles["pad_id"]
+            return cls(model, str(roles["name"]), *ids, framed, ChatTemplate.read(roles.get("chat_template")))
         except Exception as error:  # the Rust side raises bare Exception
             raise UserError(f"{folder}: damaged tokenizer files ({reason(error)}); copy them again") from None
 
@@ -253,7 +296,7 @@ def from_pretrained(name: str, framed: bool = False) -> Tokenizer:
     require(end is not None, f'data.tokenizer = "{name}": has neither an eos nor a sep token to end documents with')
     pad = source.pad_token_id if source.pad_token_id is not None else end
     label = Path(name).name if Path(name).exists() else name
-    tokenizer = Tokenizer(model, label, end, source.mask_token_id, pad, framed)
+    tokenizer = Tokenizer(model, label, end, source.mask_token_id, pad, framed, ChatTemplate.of(source))
     # transformers makes such a one where it finds no vocabulary: every word would be unknown
     require(
         bool(tokenizer.ordinary_ids),
@@ -269,12 +312,14 @@ def _pretrained(name: str) -> Any:
     from transformers import AutoTokenizer
 
     hint = 'give "bpe", "bytes", or the name or folder of a Hugging Face tokenizer'
+    # no code of a model is run; unless told so, transformers asks the terminal whether it may
+    options = {"trust_remote_code": False}
     with quiet():
         try:
             if (folder := Path(name).expanduser()).is_dir():
                 with readable(folder) as files:
-                    return AutoTokenizer.from_pretrained(str(files), local_files_only=True)
-            return AutoTokenizer.from_pretrained(name, local_files_only=True)
+                    return AutoTokenizer.from_pretrained(str(files), local_files_only=True, **options)
+            return AutoTokenizer.from_pretrained(name, local_files_only=True, **options)
         except Exception as error:  # transformers and the Rust side raise many kinds
             if Path(name).exists() or name.startswith((".", "/", "~")):
                 raise UserError(f'data.tokenizer = "{name}": cannot be loaded ({reason(error)}); {hint}') from None
@@ -284,7 +329,7 @@ def _pretrained(name: str) -> Any:
                 f'data.tokenizer = "{name}": not on this machine, and the Hugging Face hub cannot be reached; {hint}'
             )
         try:
-            return AutoTokenizer.from_pretrained(name)
+            return AutoTokenizer.from_pretrained(name, **options)
         except Exception as error:
             raise UserError(f'data.tokenizer = "{name}": cannot be loaded ({reason(error)}); {hint}') from None
 

@@ -91,7 +91,7 @@ class StateChange:
     """Stop where a step hardly moves the state: ||z_{i+1} - z_i|| / ||z_{i+1}|| < threshold.
 
     z_i is x_i, or with a landing where the row would end if it stopped there, which says more. Source: the
-    latent-difference exit of Geiping et al. 2025, whose own threshold is 0.03 (from their released code).
+    latent-difference exit of Geiping et al. 2025, whose own threshold for Huginn is 0.03 (from their released code).
 
     Attributes:
         threshold: relative to the state's norm; 0 never stops, inf stops after the first step.

@@ -95,7 +95,9 @@ def work_precision(
     check_shared(model)
     # a method's calibration is never mixed with one that the model came with
     weights = {name: value for name, value in params.items() if not name.startswith(CALIBRATION)}
-    measured = [Method(FULL_DEPTH, DepthConfig(steps=model.steps, solver="euler")), *methods]
+    # N steps of size 1 by their other name, which is the one that profiles are told by
+    full = DepthConfig(steps=model.steps, solver="euler", schedule="even")
+    measured = [Method(FULL_DEPTH, full), *methods]
     measured = [
         dataclasses.replace(method, depth=architecture.bind(weights | method.parameters).resolve(method.depth))
         for method in measured

@@ -10,9 +10,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from jaxode.inference.adaptive.exits import Confidence, Divergence
-    from jaxode.inference.adaptive.readouts import ErrorEstimates, error_estimates, read_outs
+    from jaxode.inference.adaptive.exits import Confidence, Divergence, ExitGate
+    from jaxode.inference.adaptive.readouts import ErrorEstimates, error_estimates, exit_probabilities, read_outs
     from jaxode.inference.adaptive.solves import AdaptiveOutput, exit_early, solve_budgets
+    from jaxode.inference.generation.cache import cache_bytes_per_token
     from jaxode.inference.generation.generate import Generation, generate, generate_batch, warm_up
     from jaxode.inference.generation.sampling import (
         Chain,
@@ -37,11 +38,12 @@ _HOMES = {
     "adaptive.solves": ("AdaptiveOutput", "exit_early", "solve_budgets"),
     "texts.batch_pass": ("Throughput",),
     "texts.classification": ("TextClass", "TextClasses", "classify_texts"),
-    "adaptive.exits": ("Confidence", "Divergence"),
+    "adaptive.exits": ("Confidence", "Divergence", "ExitGate"),
     "texts.fill_mask": ("Candidate", "FilledText", "MaskFill", "fill"),
+    "generation.cache": ("cache_bytes_per_token",),
     "generation.generate": ("Generation", "generate", "generate_batch", "warm_up"),
     "loading.loaded_model": ("LoadedModel", "load"),
-    "adaptive.readouts": ("ErrorEstimates", "error_estimates", "read_outs"),
+    "adaptive.readouts": ("ErrorEstimates", "error_estimates", "exit_probabilities", "read_outs"),
     "generation.sampling": (
         "Chain",
         "Greedy",
@@ -66,6 +68,7 @@ __all__ = [
     "Confidence",
     "Divergence",
     "ErrorEstimates",
+    "ExitGate",
     "FilledText",
     "Generation",
     "Greedy",
@@ -84,9 +87,11 @@ __all__ = [
     "Throughput",
     "TopK",
     "TopP",
+    "cache_bytes_per_token",
     "classify_texts",
     "error_estimates",
     "exit_early",
+    "exit_probabilities",
     "fill",
     "generate",
     "generate_batch",

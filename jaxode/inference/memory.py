@@ -55,5 +55,5 @@ def check_cache(needed: int, rows: int) -> None:
     if free is not None and needed > free:
         raise UserError(
             f"the cache of {rows} rows takes {gigabytes(needed)}, {gigabytes(free)} are available: continue fewer "
-            "prompts at once, or share slots (cache_share)"
+            "prompts at once, or share slots (cache, cache_share)"
         )

@@ -19,6 +19,7 @@ from jaxode.config import Config, DataConfig, ModelConfig, TrainConfig, UserErro
 from jaxode.data import Tokenizer
 from jaxode.data import from_pretrained as load_tokenizer
 from jaxode.data.tokenizer_files import (
+    CHAT_TEMPLATE,
     SPIECE,
     TOKENIZER_CONFIG,
     TOKENIZER_FILES,
@@ -59,6 +60,21 @@ def model_config(folder: Path | str) -> ModelConfig:
     if family is None:
         return albert_config.model_config(raw, source)
     return family.model(Fields(raw, source, frozenset(open_tensors(Path(folder)))))
+
+
+def with_loops(folder: Path | str, config: ModelConfig, loops: int) -> ModelConfig:
+    """The same model with another N.
+
+    Raises:
+        UserError: an ALBERT, or no whole number of at least 1.
+    """
+    raw, source = read_config(Path(folder)), str(Path(folder) / CONFIG)
+    require(
+        family_of(raw, source) is not None,
+        f"loops = {loops}: {source} is of an ALBERT, whose number of steps is DepthConfig(steps=..) or --steps",
+    )
+    require(type(loops) is int and loops >= 1, f"loops = {loops!r}: must be a whole number from 1")
+    return dataclasses.replace(config, steps=loops)
 
 
 def pretrained_task(folder: Path | str, task: str | None = None) -> Task:
@@ -317,10 +333,12 @@ def _save_tokenizer(tokenizer: Tokenizer, folder: Path, source: Path | None) -> 
         tokenizer.save(folder)
         roles = {"eos_token": tokenizer.end_id, "pad_token": tokenizer.pad_id, "mask_token": tokenizer.mask_id}
         named = {role: tokenizer.token(index) for role, index in roles.items() if index is not None}
+        if tokenizer.chat_template is not None:
+            named = dict(tokenizer.chat_template.tokens) | named | {"chat_template": tokenizer.chat_template.template}
         text = json.dumps({"tokenizer_class": "PreTrainedTokenizerFast", **named}, indent=2) + "\n"
         (folder / TOKENIZER_CONFIG).write_text(text, encoding="utf-8")
         return
-    for name in TOKENIZER_FILES:
+    for name in (*TOKENIZER_FILES, CHAT_TEMPLATE):
         if (source / name).is_file():
             (folder / name).write_bytes(without_mark((source / name).read_bytes()))
     if not (folder / UNIGRAM).exists():

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from jaxode.config import DepthConfig, ModelConfig, require
 from jaxode.depth import SOLVERS, Schedule, get_solver, make_schedule
+from jaxode.model.loop import has_rules
 
 
 def resolve(model: ModelConfig, depth: DepthConfig, calibrated: Container[int] = ()) -> DepthConfig:
@@ -53,6 +54,11 @@ def plan(model: ModelConfig, depth: DepthConfig) -> tuple[Schedule, ...]:
         depth.solver != "calibrated" or depth.schedule == "even",
         f'depth.schedule = "{depth.schedule}" with depth.solver = "calibrated": a calibration was fitted with times of '
         "its own; leave the schedule even, or choose another solver",
+    )
+    require(
+        not spec.split or not has_rules(model),
+        f'depth.solver = "{depth.solver}": takes a pass apart into its sublayers, but model.loop has rules for a pass as a '
+        "whole; choose euler",
     )
     if model.sharing == "none":
         require(

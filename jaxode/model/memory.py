@@ -61,11 +61,12 @@ class Memory:
     leaves a slot of its own. With them, application i puts the new ones into slot order[i] and reads all of it.
     """
 
-    def __init__(self, earlier: Earlier | None = None, order: Sequence[int] = ()):
-        """`order` is the slot of each application; several may share one."""
+    def __init__(self, earlier: Earlier | None = None, order: Sequence[int] = (), *, first: bool = False):
+        """`order` is the slot of each application; several may share one, where the last stays, or the `first`."""
         self.slots: list[Slot] = [] if earlier is None else list(earlier.slots)
         self._earlier, self._order = earlier, tuple(order)
         self._applications = 0
+        self._first: dict[int, Slot] | None = {} if first else None
 
     def attend(
         self,
@@ -82,11 +83,24 @@ class Memory:
         if self._earlier is None:
             self.slots.append(new)
             return attend(q, k, v, mask=mask, causal=causal, window=window)
-        index, end = self._order[self._applications], self._earlier.end
+        index = self._order[self._applications]
         self._applications += 1
-        old = self.slots[index]
-        slot = self.slots[index] = Slot(put(old.keys, new.keys, end), put(old.values, new.values, end))
-        return attend_heads_first(q, slot.keys, slot.values, self._earlier.within(window))
+        slot = self._put(index, new)
+        out = attend_heads_first(q, slot.keys, slot.values, self._earlier.within(window))
+        # in its own application every token reads itself as it is; what later ones read is put back at the end, since
+        # a copy of the slot beside it would cost more
+        if self._first is not None:
+            kept = self._first.setdefault(index, new)
+            if kept is not new and index not in self._order[self._applications :]:
+                self._put(index, kept)
+        return out
+
+    def _put(self, index: int, new: Slot) -> Slot:
+        """The slot with the new tokens."""
+        assert self._earlier is not None
+        old, end = self.slots[index], self._earlier.end
+        self.slots[index] = Slot(put(old.keys, new.keys, end), put(old.values, new.values, end))
+        return self.slots[index]
 
 
 def put(

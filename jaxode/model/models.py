@@ -182,6 +182,11 @@ class Transformer(nnx.Module):
         )
         return self.calibrations[steps]
 
+    @property
+    def matmul_type(self) -> np.dtype:
+        """Of the matmuls, and so of the keys and values that tokens leave behind."""
+        return jnp.dtype(self.stack.looped[0].attention.qkv.dtype)
+
     def _share_norm(self, norm: Any) -> None:
         """Give the stack the head's norm, where the coda begins with it."""
         if self.config.loop.exit_norm:

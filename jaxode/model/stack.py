@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import nnx, struct
 from jax.typing import DTypeLike
 
-from jaxode.config import DepthConfig, ModelConfig, require
+from jaxode.config import DepthConfig, ModelConfig
 from jaxode.depth import Coefficients, Schedule, Trace, get_solver, integrate, join
 from jaxode.model.block import Block, Context, FieldArgs, block_field, fold, sublayer_fields
 from jaxode.model.cost import plan, resolve
@@ -145,11 +145,6 @@ class Stack(nnx.Module):
         size = len(self.looped) if self.config.sharing in ("full", "cycle") else self.config.inner_blocks
         members = [tuple(self.looped[i : i + size]) for i in range(0, len(self.looped), size)]
         split = get_solver(depth.solver).split
-        require(
-            not split or self.loop is None,
-            f'depth.solver = "{depth.solver}": takes a pass apart into its sublayers, but model.loop has rules for a '
-            "pass as a whole; choose euler",
-        )
         groups, start = [], 0
         # no schedules, no groups: unshared blocks
         for index, (blocks, schedule) in enumerate(zip(members, schedules, strict=False)):

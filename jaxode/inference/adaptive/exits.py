@@ -1,4 +1,4 @@
-"""Exit rules that read the model's predictions after every step, through its coda and head."""
+"""Exit rules that read what the model says after every step: its predictions, or its own exit gate."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from jaxode.depth import Step, by_granularity, check_rule
 class Divergence:
     """Exit where a step hardly moves the prediction: KL(p_i || p_{i+1}) < threshold, p from the read-out of x_i.
 
-    Before the first step p is uniform. Source: Geiping et al. 2025, whose own threshold is 5e-4 (from their released
-    code).
+    Before the first step p is uniform. Source: Geiping et al. 2025, whose own threshold for Huginn is 5e-4 (from their
+    released code).
 
     Attributes:
         threshold: nats; 0 never exits, inf exits after the first step.
@@ -68,6 +68,37 @@ class Confidence:
     def __call__(self, step: Step, carry: None) -> tuple[Bool[Array, " *rows"], None]:
         """True where the largest probability is above the threshold."""
         return _exits(self, jnp.max(jax.nn.softmax(step.observed), axis=-1), step, below=False), None
+
+
+@no_type_check
+@struct.dataclass
+class ExitGate:
+    """Exit where the model's own gate says so: p_1 + .. + p_i >= threshold, after step i.
+
+    p_i = l_i (1 - l_1) .. (1 - l_{i-1}) with l_i = sigmoid(w x_i + b), of a model with `model.loop.exit_gate`; the last
+    step takes what is left, so a row that has not left before ends there. Source: Ouro, ByteDance 2025 (arXiv
+    2510.25741), whose `early_exit_threshold` this is; `jaxode.exit_probabilities` gives the p_i.
+
+    Attributes:
+        threshold: a probability; 1 hardly ever exits before the end, 0 exits after the first step.
+        granularity: "token", or "sequence" by the mean over its positions.
+    """
+
+    threshold: Any
+    granularity: str = struct.field(pytree_node=False, default="token")
+    observes: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        check_rule(self, most=1.0)
+
+    def start(self, x0: Any, observed: Any) -> Float[Array, " *row"]:
+        """The probability of going on so far."""
+        return jnp.ones(observed.shape, jnp.float32)
+
+    def __call__(self, step: Step, carry: Float[Array, " *row"]) -> tuple[Bool[Array, " *rows"], Float[Array, " *row"]]:
+        """True where the probabilities so far reach the threshold."""
+        left = carry * (1.0 - step.observed)
+        return by_granularity(self, 1.0 - left, step) >= self.threshold, left
 
 
 def _exits(rule: Any, signal: Float[Array, " *row"], step: Step, *, below: bool) -> Bool[Array, " *rows"]:

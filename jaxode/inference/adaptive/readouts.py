@@ -83,6 +83,49 @@ def _read_outs(
 
 
 @takes_model
+def exit_probabilities(
+    model: Transformer,
+    tokens: Tokens,
+    depth: DepthConfig = FULL_DEPTH,
+    *,
+    segments: Segments | None = None,
+    token_types: TokenTypes | None = None,
+) -> Float[Array, "B L N"]:
+    """Where the model's own exit gate would have every token leave: p_1 .. p_n of one solve in which none does.
+
+    p_i = l_i (1 - l_1) .. (1 - l_{i-1}) with l_i = sigmoid(w x(t_i) + b); the last takes the rest, so that they add up
+    to 1. With `read_outs` they give what Ouro's own code does at a threshold: every token is read out at the first i
+    where p_1 + .. + p_i reaches it. `exit_early` with `ExitGate` stops such a token's state as well.
+
+    Args:
+        model: with `model.loop.exit_gate`.
+        tokens: ids below the vocabulary size.
+        depth: a fixed-step solver; static.
+        segments: as for the model.
+        token_types: as for the model.
+
+    Raises:
+        UserError: a model without the gate, or a depth that does not fit it.
+    """
+    check_gate(model, "exit_probabilities")
+    depth = check_depth(model, depth)
+    graph, state = nnx.split(model)
+    return _exit_probabilities(state, tokens, segments, token_types, graph=graph, depth=depth)
+
+
+@partial(jax.jit, static_argnames=("graph", "depth"))
+def _exit_probabilities(
+    state: Any, tokens: Any, segments: Any, token_types: Any, *, graph: Any, depth: DepthConfig
+) -> Any:
+    model = nnx.merge(graph, state)
+    states = model.hidden(tokens, depth, segments=segments, token_types=token_types, trace=True).trace.states
+    leaves = jax.lax.map(partial(leaving, model), states[1:])
+    leaves = leaves.at[-1].set(1.0)
+    left = jnp.cumprod(jnp.concatenate([jnp.ones_like(leaves[:1]), 1.0 - leaves[:-1]]), axis=0)
+    return jnp.moveaxis(leaves * left, 0, -1)
+
+
+@takes_model
 def error_estimates(
     model: Transformer,
     tokens: Tokens,
@@ -137,6 +180,20 @@ def start(model: Any, tokens: Any, segments: Any, token_types: Any, depth: Depth
 def read_out(model: Any, context: Context, segments: Any, x: State) -> Any:
     """Coda and head, from a state at any depth."""
     return model.read_out(model.stack.leave(x, context), segments)
+
+
+def leaving(model: Any, x: State) -> Float[Array, "B L"]:
+    """What the exit gate reads from a state: the probability to leave there, of what has not left before."""
+    return jax.nn.sigmoid(model.stack.exit_gate(x[..., : model.config.width]).astype(jnp.float32))[..., 0]
+
+
+def check_gate(model: Any, name: str) -> None:
+    """Refuse a model without an exit gate."""
+    require(
+        model.stack.exit_gate is not None,
+        f"{name}: model.loop.exit_gate = false: this model has no gate that says when to leave; exit_early takes "
+        "StateChange, Divergence or Confidence",
+    )
 
 
 def weights_of(segments: Any) -> Any:

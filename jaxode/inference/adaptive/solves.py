@@ -31,8 +31,17 @@ from jaxode.depth import (
     step_until,
 )
 from jaxode.evaluation import fits
-from jaxode.inference.adaptive.exits import Confidence, Divergence
-from jaxode.inference.adaptive.readouts import FULL_DEPTH, check_depth, check_landing, read_out, start, weights_of
+from jaxode.inference.adaptive.exits import Confidence, Divergence, ExitGate
+from jaxode.inference.adaptive.readouts import (
+    FULL_DEPTH,
+    check_depth,
+    check_gate,
+    check_landing,
+    leaving,
+    read_out,
+    start,
+    weights_of,
+)
 from jaxode.model import Encoder, SequenceClassifier, Transformer, plan
 from jaxode.model.block import Context
 from jaxode.model.gains import Gains
@@ -40,7 +49,7 @@ from jaxode.model.steps import StepsByRow
 from jaxode.types import Segments, State, Tokens, TokenTypes
 
 SECANT = DepthConfig(solver="secant")
-ExitRule = StepError | Acceleration | StateChange | Divergence | Confidence
+ExitRule = StepError | Acceleration | StateChange | Divergence | Confidence | ExitGate
 
 
 @no_type_check  # JAX rebuilds pytrees with leaves of any kind
@@ -91,7 +100,8 @@ def exit_early(
     Args:
         model: any model of `jaxode.model`.
         tokens: ids below the vocabulary size.
-        rule: `StepError`, `Acceleration`, `StateChange`, `Divergence`, `Confidence`.
+        rule: `StepError`, `Acceleration`, `StateChange`, `Divergence`, `Confidence`, or `ExitGate` for a model that
+            has one.
         depth: a fixed-step solver; static.
         segments: as for the model; padding (0) holds nobody back.
         token_types: as for the model.
@@ -109,17 +119,20 @@ def exit_early(
         f"{type(rule).__name__}: threshold = {rule.threshold!r}: must be a number",
     )
     depth = check_depth(model, depth)
+    if isinstance(rule, ExitGate):
+        check_gate(model, "ExitGate")
+    judges = rule.observes and not isinstance(rule, ExitGate)
     require(
-        not (rule.observes and isinstance(model, Encoder)),
+        not (judges and isinstance(model, Encoder)),
         f"{type(rule).__name__}: an encoder without a task predicts nothing to judge by; use StateChange or StepError",
     )
     require(
-        not (rule.observes and rule.granularity == "token" and isinstance(model, SequenceClassifier)),
+        not (judges and rule.granularity == "token" and isinstance(model, SequenceClassifier)),
         f'{type(rule).__name__}: granularity = "token": a classifier predicts once a sequence; use "sequence"',
     )
     problem_type = model.problem_type if isinstance(model, SequenceClassifier) else None
     require(
-        not (rule.observes and problem_type in ("multi_label_classification", "regression")),
+        not (judges and problem_type in ("multi_label_classification", "regression")),
         f'{type(rule).__name__}: problem_type = "{problem_type}": such a classifier makes no choice of one label to '
         "judge by; use StateChange or StepError",
     )
@@ -144,7 +157,8 @@ def _exit_early(
     model = nnx.merge(graph, state)
     x, context = start(model, tokens, segments, token_types, depth)
     groups = model.stack.groups(depth, context, model.coefficients(depth))
-    observe = partial(read_out, model, context, segments)
+    gated = isinstance(rule, ExitGate)
+    observe = partial(leaving, model) if gated else partial(read_out, model, context, segments)
     active, parts, each, begin = None, [], 0, 0
     for group in groups:
         rows = slice(begin, begin + group.schedule.steps)
@@ -165,7 +179,7 @@ def _exit_early(
         x, active = part.state, part.active
         parts.append(part)
         each = group.blocks * get_solver(depth.solver).stages
-    each += model.config.coda if rule.observes else 0
+    each += model.config.coda if rule.observes and not gated else 0
     return _finish(model, x, context, segments, parts, each, ~parts[-1].active, depth.solver)
 
 

@@ -6,7 +6,7 @@ of each of its own applications by depth-time: the nearest of the same block, th
 
 from __future__ import annotations
 
-import itertools
+from collections import Counter
 from dataclasses import dataclass
 from functools import partial
 from typing import no_type_check
@@ -17,10 +17,13 @@ from flax import struct
 from jaxtyping import Array, Float, Int
 
 from jaxode.config import DepthConfig, ModelConfig, require
+from jaxode.config.inference import cache_rule
 from jaxode.depth import get_solver
 from jaxode.inference.texts.batching import bucket
 from jaxode.model import plan, resolve
 from jaxode.model.memory import Slot
+
+ITEM_BYTES = {"float32": 4, "bfloat16": 2}
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,8 @@ class Application:
     """Which of the stored blocks of this part."""
     time: float
     """Depth-time of its group; 0 outside of the loop."""
+    turn: int = 0
+    """Which of its block's applications within one evaluation of the field."""
 
 
 def applications(model: ModelConfig, depth: DepthConfig) -> tuple[Application, ...]:
@@ -52,8 +57,11 @@ def applications(model: ModelConfig, depth: DepthConfig) -> tuple[Application, .
     each = model.inner_blocks * (model.groups if model.sharing == "cycle" else 1)
     for group, schedule in enumerate(plan(model, depth)):
         for start, size in zip(schedule.times, schedule.sizes, strict=False):
-            for stage, block in itertools.product(spec.stage_times, model.pass_blocks):
-                found.append(Application("loop", group * each + block, start + stage * size))
+            for stage in spec.stage_times:
+                turns: Counter[int] = Counter()
+                for block in model.pass_blocks:
+                    found.append(Application("loop", group * each + block, start + stage * size, turns[block]))
+                    turns[block] += 1
     return (*found, *(Application("coda", block, 0.0) for block in range(model.coda)))
 
 
@@ -64,7 +72,8 @@ def nearest(kept: tuple[Application, ...], asked: tuple[Application, ...]) -> tu
         return tuple(range(len(kept)))
     found = []
     for own in asked:
-        same = [i for i, other in enumerate(kept) if (other.part, other.block) == (own.part, own.block)]
+        place = (own.part, own.block, own.turn)
+        same = [i for i, other in enumerate(kept) if (other.part, other.block, other.turn) == place]
         found.append(min(same, key=lambda i: (abs(kept[i].time - own.time), kept[i].time)))
     return tuple(found)
 
@@ -73,15 +82,39 @@ def nearest(kept: tuple[Application, ...], asked: tuple[Application, ...]) -> tu
 class Layout:
     """Which slots there are, for a solve as `depth` says. Static under `jax.jit`.
 
-    With `share` > 1 so many neighbouring applications of one block have a slot together, with 0 all of them: the last
-    one's keys and values stay. That divides the memory, and is no longer what the model was trained to read.
+    A loop reads its own keys and values of a token that is read now, and of the tokens before it (p counts the
+    applications of one block from 0, one a loop where a solver has one stage):
+
+        loop        its own, from a slot for every p: exact
+        last        those of the last p, from one slot
+        first       those of p = 0, from one slot; a later loop's are read once, by the tokens read now, and forgotten
+        modulo:k    those of the last application whose p leaves the same rest by k, from k slots
+
+    With `share` > 1 so many neighbouring applications of one block have a slot together, with 0 all of them (as last):
+    the last one's keys and values stay. All but "loop" divide the memory, and are no longer what the model was trained
+    to read, unless it says so itself (`model.loop.cache`). Prompts are read as a whole, every loop its own keys and
+    values; what is dropped of them matters to the tokens that follow.
     """
 
     depth: DepthConfig
     share: int = 1
+    cache: str = "loop"
 
     def __post_init__(self) -> None:
         require(self.share >= 0, f"cache_share = {self.share}: must be at least 0 (0: one slot for all steps)")
+        cache_rule(self.cache)
+
+    @property
+    def first(self) -> bool:
+        """Whether of the applications that share a slot the first one's keys and values stay, not the last one's."""
+        return self.cache == "first"
+
+    def _slot(self, place: int) -> int:
+        """The slot of a block's application p, counted by block."""
+        name, number = cache_rule(self.cache)
+        if name == "modulo":
+            return place % number
+        return 0 if name in ("last", "first") or not self.share else place // self.share
 
     def order(self, model: ModelConfig) -> tuple[int, ...]:
         """The slot of each application of the layout's own solve."""
@@ -91,7 +124,7 @@ class Layout:
         for one in applications(model, self.depth):
             place = counts.setdefault((one.part, one.block), 0)
             counts[one.part, one.block] += 1
-            key = (one.part, one.block, place // self.share if self.share else 0)
+            key = (one.part, one.block, self._slot(place))
             order.append(groups.setdefault(key, len(groups)))
         return tuple(order)
 
@@ -102,9 +135,11 @@ class Layout:
 
     def sources(self, model: ModelConfig, depth: DepthConfig) -> tuple[int, ...]:
         """For each slot, the application of a solve at `depth` that fills it."""
-        last = {slot: i for i, slot in enumerate(self.order(model))}
+        kept: dict[int, int] = {}
+        for i, slot in enumerate(self.order(model)):
+            kept[slot] = kept.get(slot, i) if self.first else i
         found = nearest(applications(model, depth), applications(model, self.depth))
-        return tuple(found[last[slot]] for slot in sorted(last))
+        return tuple(found[kept[slot]] for slot in sorted(kept))
 
 
 @no_type_check  # JAX rebuilds pytrees with leaves of any kind
@@ -131,9 +166,46 @@ class Past:
 
 
 def cache_bytes(model: ModelConfig, layout: Layout, rows: int, tokens: int, itemsize: int = 4) -> int:
-    """Memory of the slots of `rows` rows of `tokens` tokens."""
-    slots = len(set(layout.order(model)))
-    return 2 * slots * rows * bucket(tokens) * model.num_kv_heads * model.head_width * itemsize
+    """Memory of the slots of `rows` rows of `tokens` tokens, with numbers of `itemsize` bytes."""
+    return rows * bucket(tokens) * _token_bytes(model, layout, itemsize)
+
+
+def cache_bytes_per_token(
+    model: ModelConfig,
+    depth: DepthConfig | None = None,
+    *,
+    cache: str = "auto",
+    cache_share: int = 1,
+    dtype: str = "bfloat16",
+) -> int:
+    """Memory that the cache takes for each token of a text: keys and values of all its slots.
+
+    2 x slots x key/value heads x head width x bytes of a number; with a slot for every loop there are as many slots as
+    applications of a block. Weights need not be at hand: `jaxode.interop.model_config` reads a folder's configuration.
+
+    Args:
+        model: heads, and how often its blocks are applied.
+        depth: of every new token; full depth when None.
+        cache: as for `generate_batch`.
+        cache_share: as for `generate_batch`.
+        dtype: of the matmuls: float32 or bfloat16.
+
+    Raises:
+        UserError: an unknown cache or type, or a depth that does not fit the layout.
+    """
+    require(dtype in ITEM_BYTES, f'dtype = "{dtype}": allowed are {", ".join(ITEM_BYTES)}')
+    cache_rule(cache, cache_share)
+    layout = Layout(resolve(model, depth or DepthConfig()), cache_share, resolved_cache(model, cache, cache_share))
+    return _token_bytes(model, layout, ITEM_BYTES[dtype])
+
+
+def resolved_cache(model: ModelConfig, cache: str, share: int) -> str:
+    """What "auto" means; with slots that neighbours share there is nothing to choose."""
+    return model.loop.cache if cache == "auto" and share == 1 else cache
+
+
+def _token_bytes(model: ModelConfig, layout: Layout, itemsize: int) -> int:
+    return 2 * len(set(layout.order(model))) * model.num_kv_heads * model.head_width * itemsize
 
 
 @partial(jax.jit, static_argnames="capacity")

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxode.config import DepthConfig, ModelConfig, UserError
+from jaxode.config import DepthConfig, UserError
 from jaxode.data import Tokenizer, segments
 from jaxode.evaluation import diverged
 from jaxode.inference.generation.cache import cache_bytes, move
@@ -22,7 +22,7 @@ from jaxode.inference.generation.speculation import Counts, DraftChoice, Specula
 from jaxode.inference.generation.streaming import TextStream
 from jaxode.inference.memory import check_cache
 from jaxode.inference.texts.batching import bucket
-from jaxode.model import block_evaluations
+from jaxode.model import Transformer, block_evaluations
 from jaxode.model.parameters import Parameters
 
 PATIENCE = 0.1
@@ -75,15 +75,17 @@ class Shapes:
     """Of slots of that capacity."""
 
     @classmethod
-    def of(cls, decoder: Decoder, model: ModelConfig, rows: int, longest: int, new: int) -> Shapes:
+    def of(cls, decoder: Decoder, bound: Transformer, rows: int, longest: int, new: int) -> Shapes:
         """For prompts of at most `longest` tokens, of which each gets `new` tokens at most."""
+        model = bound.config
         # learned positions end at the model's length; a prompt that is read through the window may be longer
         width = min(bucket(longest), model.length) if longest <= model.length else bucket(longest)
         # what no token reads any more is forgotten once the slots hold twice the window
         most = bucket(min(longest + new, 2 * model.length) + TURN)
         # the last token is drawn and not read
         last, window = max(longest, longest + new - 2), decoder.window - 1
-        return cls(width, longest, last, window, most, cache_bytes(model, decoder.layout, rows, most))
+        size = cache_bytes(model, decoder.layout, rows, most, bound.matmul_type.itemsize)
+        return cls(width, longest, last, window, most, size)
 
     def capacity(self, tokens: int) -> int:
         """Of slots for so many tokens and a turn more."""
@@ -110,8 +112,9 @@ class Running:
         """
         self.decoder, self.params, self.tokenizer, self.ids, self.new = decoder, params, tokenizer, ids, new
         self.on_text = on_text
-        self.model: ModelConfig = decoder.architecture.bind(params).config
-        self.shapes = Shapes.of(decoder, self.model, len(ids), max(map(len, ids)), new)
+        bound: Transformer = decoder.architecture.bind(params)
+        self.model = bound.config
+        self.shapes = Shapes.of(decoder, bound, len(ids), max(map(len, ids)), new)
         # moved slots live beside those that they come from
         check_cache(2 * self.shapes.bytes, len(ids))
         self.streams = [TextStream(tokenizer, row) for row in ids]

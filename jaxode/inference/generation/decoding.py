@@ -153,7 +153,7 @@ def decode(params: Parameters, past: Past, rows: Rows, limit: Int[Array, ""], *,
 
     def body(carry: tuple[Any, Past, Rows]) -> tuple[Any, Past, Rows]:
         turn, past, rows = carry
-        memory = Memory(earlier(past, past.end[0], 1, decoder.window), order)
+        memory = Memory(earlier(past, past.end[0], 1, decoder.window), order, first=decoder.layout.first)
         places = (past.first + past.end)[:, None]
         state = decoder.hidden(model, rows.last[:, None], places, memory, decoder.depth)
         logits = decoder.logits(model, state)[:, 0]

@@ -16,6 +16,7 @@ from jaxode.inference.generation.sampling import Sampling
 from jaxode.inference.generation.settings import Settings
 from jaxode.inference.generation.speculation import Speculation
 from jaxode.inference.texts.batching import bucket
+from jaxode.model import Transformer
 from jaxode.model.parameters import Architecture, Parameters
 
 
@@ -28,18 +29,20 @@ def generate(
     *,
     on_token: Callable[[str], None] | None = None,
     seed: SupportsIndex = 0,
+    chat: bool = False,
     **settings: Any,
 ) -> Generation:
     """Continue one prompt, a text or its token ids: `generate_batch` with one row.
 
-    `on_token` is called with each piece of finished text; the pieces join to the text.
+    `on_token` is called with each piece of finished text; the pieces join to the text. With `chat` the prompt is what a
+    user says, and stands within the chat template of the model's tokenizer.
 
     Raises:
         UserError: several prompts, and what `generate_batch` refuses.
         Diverged: predictions that are not finite.
     """
     require(on_token is None or callable(on_token), f"on_token = {on_token!r}: must be None or a function")
-    ids = encode_prompt(tokenizer, prompt)
+    ids = encode_prompt(tokenizer, prompt, chat=chat)
     on_text = None if on_token is None else (lambda row, piece: on_token(piece))
     return generate_batch(architecture, params, tokenizer, [ids], seeds=seed, on_text=on_text, **settings)[0]
 
@@ -59,8 +62,10 @@ def generate_batch(
     document_mask: bool = False,
     context: str = "slide",
     cache_share: int = 1,
+    cache: str = "auto",
     speculation: Speculation | None = None,
     prefix: bool = False,
+    chat: bool = False,
     on_text: Callable[[int, str], None] | None = None,
 ) -> tuple[Generation, ...]:
     """Continue prompts, each until its end token or `max_new_tokens`.
@@ -73,7 +78,8 @@ def generate_batch(
         architecture: a causal model without its numbers.
         params: its numbers.
         tokenizer: the model's own.
-        prompts: texts, or their token ids; literals such as ``<|endoftext|>`` in a text are special tokens.
+        prompts: texts, or their token ids; literals such as ``<|endoftext|>`` in a text are special tokens. A text
+            stands behind what a Hugging Face model's tokenizer opens texts with, as <s> of Llama's.
         depth: solver, steps and schedule of every new token; full depth when None.
         prefill_depth: those of the prompts; `depth` when None. Slots are filled from the applications nearest in
             depth-time.
@@ -84,8 +90,12 @@ def generate_batch(
         context: a token reads the last L tokens at most, itself among them. slide: a text goes on beyond L, a prompt
             may not; window: a longer prompt is read that way as well; refuse: prompt and new tokens must fit into L.
         cache_share: neighbouring applications of a block that share a slot of the cache; 0: all of them.
+        cache: loop: each loop reads its own keys and values of earlier tokens, which is exact; last, first, modulo:k:
+            those of other loops, in less memory (`jaxode.inference.generation.cache.Layout`); auto: what the model was
+            made for.
         speculation: how to draft; None draws token by token.
         prefix: tokens of a prompt read each other both ways, in a model with `attention.prefix`.
+        chat: every prompt is a text, what a user says, and stands within the chat template of the tokenizer.
         on_text: called with the row and each piece of its finished text.
 
     Raises:
@@ -95,11 +105,20 @@ def generate_batch(
         Diverged: predictions that are not finite.
     """
     settings = Settings(
-        depth, prefill_depth, max_new_tokens, sampling, document_mask, context, cache_share, speculation, prefix
+        depth=depth,
+        prefill_depth=prefill_depth,
+        max_new_tokens=max_new_tokens,
+        sampling=sampling,
+        document_mask=document_mask,
+        context=context,
+        cache_share=cache_share,
+        cache=cache,
+        speculation=speculation,
+        prefix=prefix,
     ).resolved(architecture.bind(params))
     require(on_text is None or callable(on_text), f"on_text = {on_text!r}: must be None or a function")
     decoder = settings.decoder(architecture, params, tokenizer)
-    ids = encode_prompts(tokenizer, prompts)
+    ids = encode_prompts(tokenizer, prompts, chat)
     settings.check_length(architecture.bind(params).config, max(map(len, ids)))
     running = Running(decoder, params, tokenizer, ids, int(max_new_tokens), on_text)
     running.prefill(settings.prefill_solve, row_seeds(seeds, len(ids)), document_mask)
@@ -130,7 +149,7 @@ def warm_up(
             the model reads when None.
         batch_size: prompts at once.
         **settings: of `generate_batch`: depth, prefill_depth, max_new_tokens, sampling, document_mask, context,
-            cache_share, speculation, prefix.
+            cache_share, cache, speculation, prefix.
 
     Raises:
         UserError: what `generate_batch` refuses with these settings, or a length below 1.
@@ -139,9 +158,10 @@ def warm_up(
     require(is_whole(batch_size) and batch_size >= 1, f"batch_size = {batch_size!r}: must be a whole number from 1 on")
     chosen = Settings(**settings).resolved(architecture.bind(params))
     decoder = chosen.decoder(architecture, params, tokenizer)
-    model: ModelConfig = architecture.bind(params).config
+    bound: Transformer = architecture.bind(params)
     rows, new = int(batch_size), int(chosen.max_new_tokens)
-    shapes = (Shapes.of(decoder, model, rows, length, new) for length in _prompt_lengths(lengths, chosen, model))
+    listed = _prompt_lengths(lengths, chosen, bound.config)
+    shapes = (Shapes.of(decoder, bound, rows, length, new) for length in listed)
     # a prompt length for every set of programs
     distinct = {(shape.width, shape.sizes): shape.longest for shape in shapes}
     for length in tqdm(distinct.values(), desc="warm-up", unit="shape", leave=False, disable=None):

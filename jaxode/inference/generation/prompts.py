@@ -23,7 +23,7 @@ def is_whole(value: Any) -> bool:
     return isinstance(value, Integral) and not isinstance(value, bool)
 
 
-def encode_prompts(tokenizer: Tokenizer, prompts: Iterable[Prompt]) -> list[list[int]]:
+def encode_prompts(tokenizer: Tokenizer, prompts: Iterable[Prompt], chat: bool = False) -> list[list[int]]:
     """Token ids of several prompts.
 
     Raises:
@@ -31,19 +31,28 @@ def encode_prompts(tokenizer: Tokenizer, prompts: Iterable[Prompt]) -> list[list
     """
     require(not isinstance(prompts, str | bytes), "prompts is one string: give a list, or use generate")
     require(_is_listed(prompts), f"prompts is of type {type(prompts).__name__}: give a list of texts")
-    rows = [encode_prompt(tokenizer, prompt, f"prompt {number}") for number, prompt in enumerate(prompts)]
+    rows = [encode_prompt(tokenizer, prompt, f"prompt {number}", chat) for number, prompt in enumerate(prompts)]
     require(bool(rows), "no prompts: give at least one")
     return rows
 
 
-def encode_prompt(tokenizer: Tokenizer, prompt: Prompt, name: str = "the prompt") -> list[int]:
+def encode_prompt(tokenizer: Tokenizer, prompt: Prompt, name: str = "the prompt", chat: bool = False) -> list[int]:
     """Token ids of a prompt; literals such as ``<|endoftext|>`` in a text are special tokens.
 
+    A text stands behind what the model's own tokenizer opens texts with, or with `chat` within its chat template.
+
     Raises:
-        UserError: neither a text nor ids, nothing at all, or an id that the tokenizer lacks.
+        UserError: neither a text nor ids, nothing at all, an id that the tokenizer lacks, or `chat` with ids or for a
+            tokenizer without a chat template.
     """
+    require(isinstance(chat, bool), f"chat = {chat!r}: must be True or False")
+    require(
+        not chat or isinstance(prompt, str),
+        f"chat = True: {name} is no text; a chat template is applied to a text (tokenizer.chat makes the ids of a "
+        "longer conversation)",
+    )
     if isinstance(prompt, str):
-        ids = tokenizer.encode(prompt, allow_special=True)
+        ids = tokenizer.chat(prompt) if chat and prompt else tokenizer.encode_prompt(prompt)
     else:
         kind = type(prompt).__name__
         require(_is_listed(prompt), f"{name} is of type {kind}: give a text or a list of token ids")

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from jaxode.config import DepthConfig, ModelConfig, require
+from jaxode.config.inference import cache_rule
 from jaxode.data import Tokenizer
-from jaxode.inference.generation.cache import Layout, applications
+from jaxode.inference.generation.cache import Layout, applications, resolved_cache
 from jaxode.inference.generation.decoding import Decoder
 from jaxode.inference.generation.prompts import is_whole
 from jaxode.inference.generation.sampling import Sampling, Temperature
@@ -37,6 +38,7 @@ class Settings:
     document_mask: bool = False
     context: str = "slide"
     cache_share: int = 1
+    cache: str = "auto"
     speculation: Speculation | None = None
     prefix: bool = False
 
@@ -63,16 +65,26 @@ class Settings:
         require(
             self.context in get_args(Context), f'context = "{self.context}": allowed are {", ".join(get_args(Context))}'
         )
+        require(isinstance(self.cache, str), f'cache = {self.cache!r}: must be a text, such as "loop"')
+        cache_rule(self.cache, int(self.cache_share))
+        shared = f"cache_share = {self.cache_share}" if self.cache_share != 1 else f'cache = "{self.cache}"'
         require(
-            self.speculation is None or self.cache_share == 1,
-            f"cache_share = {self.cache_share} with speculation: drafts are checked many tokens at once, which then "
+            self.speculation is None or (self.cache_share == 1 and self.cache in ("auto", "loop")),
+            f"{shared} with speculation: drafts are checked many tokens at once, which then "
             "read other slots than one by one; leave one of them out",
         )
 
     def resolved(self, model: Transformer) -> Settings:
-        """The same with solvers named, as this model holds calibrations; drafts are told apart as they were given."""
+        """The same with solvers named, as this model holds calibrations, and the cache, as it was made for.
+
+        Drafts are told apart as they were given.
+
+        Raises:
+            UserError: an unknown solver, or drafts for a model that was made for slots that loops share.
+        """
+        cache = resolved_cache(model.config, self.cache, int(self.cache_share))
         return dataclasses.replace(
-            self, depth=model.resolve(self.solve), prefill_depth=model.resolve(self.prefill_solve)
+            self, depth=model.resolve(self.solve), prefill_depth=model.resolve(self.prefill_solve), cache=cache
         )
 
     @property
@@ -110,7 +122,7 @@ class Settings:
         return Decoder(
             architecture,
             self.solve,
-            Layout(self.solve, int(self.cache_share)),
+            Layout(self.solve, int(self.cache_share), self.cache),
             self.sampling if self.sampling is not None else Temperature(),
             tokenizer.vocab_size,
             tokenizer.end_id,

@@ -34,6 +34,8 @@ class LoadedModel(TrainedModel):
 
     origin: Origin = "run"
     """Where it comes from."""
+    trained_steps: int | None = None
+    """N of a Hugging Face model's files, where `config.model.steps` is another that was asked for."""
     calibrations: Mapping[int, Calibration] = field(default_factory=dict)
     """By number of steps, the fewest first: what solver "calibrated" can be asked for."""
 
@@ -60,9 +62,10 @@ class LoadedModel(TrainedModel):
         """Where `infer.py` keeps its calibrations: beside the weights, or where jaxode did not make the folder, in the
         cache, under the fingerprint of the weights.
         """
-        if self.origin == "huggingface":
-            return cache_root() / CALIBRATIONS / fingerprint(self.params)
-        return self.folder
+        if self.origin != "huggingface":
+            return self.folder
+        folder = cache_root() / CALIBRATIONS / fingerprint(self.params)
+        return folder if self.trained_steps is None else folder / f"loops-{self.config.model.steps}"
 
     def save(self, folder: Path | str) -> Path:
         """Write the model with its tokenizer and calibrations into a new folder, which `load` reads.
@@ -85,7 +88,9 @@ class LoadedModel(TrainedModel):
         return folder
 
 
-def load(name: Path | str, task: str | None = None, *, dtype: str | None = None) -> LoadedModel:
+def load(
+    name: Path | str, task: str | None = None, *, dtype: str | None = None, loops: int | None = None
+) -> LoadedModel:
     """A model with its calibrations, ready to run: `jaxode.load("books-causal")`.
 
     ``loaded.model(tokens, DepthConfig(steps=4))`` runs it in 4 steps, those of a calibration in `loaded.calibrations`.
@@ -96,12 +101,14 @@ def load(name: Path | str, task: str | None = None, *, dtype: str | None = None)
         task: of a Hugging Face model: masked, classifier or encoder; None takes it from its config.json.
         dtype: of a Hugging Face model's weights and matmuls: float32 or bfloat16; None is the default of its family.
             Calibrations hold for weights of one type; those of another are left out, and standard error says so.
+        loops: N of a Hugging Face looped language model, in place of its config.json's: what counts as its full depth,
+            for which calibrations of its own are kept. (`DepthConfig(steps=n)` runs n of them.)
 
     Raises:
-        UserError: an unknown name, a type for what is no Hugging Face model, or a folder that is damaged or holds a
-            calibration of other weights.
+        UserError: an unknown name, a type or loops for what is no such Hugging Face model, or a folder that is damaged
+            or holds a calibration of other weights.
     """
-    return load_folder(resolve(name, task), dtype=dtype)
+    return load_folder(resolve(name, task, loops), dtype=dtype)
 
 
 def load_folder(folder: ModelFolder, *, calibrations: bool = True, dtype: str | None = None) -> LoadedModel:
@@ -115,9 +122,13 @@ def load_folder(folder: ModelFolder, *, calibrations: bool = True, dtype: str | 
         dtype is None or theirs,
         f'{folder.path}: dtype = "{dtype}" is for a Hugging Face model; what jaxode wrote is read in its own type',
     )
-    read = from_pretrained(folder.path, folder.task, dtype=dtype) if theirs else load_run(folder.path)
-    loaded = LoadedModel(**{item.name: getattr(read, item.name) for item in fields(read)}, origin=folder.origin)
+    loops = None if folder.trained_steps is None else folder.config.steps
+    read = from_pretrained(folder.path, folder.task, dtype=dtype, loops=loops) if theirs else load_run(folder.path)
+    values = {item.name: getattr(read, item.name) for item in fields(read)}
+    loaded = LoadedModel(**values, origin=folder.origin, trained_steps=folder.trained_steps)
     kept = load_all(folder.path)  # refuses a damaged file, wanted or not
+    if folder.trained_steps is not None:
+        kept = {}  # they end where another number of loops ends
     if not calibrations:
         return loaded
     if dtype is not None and kept:

@@ -11,6 +11,7 @@ from jaxode.checkpoint import RunFolder, Task
 from jaxode.config import ModelConfig, UserError, require
 from jaxode.config.inference import READERS
 from jaxode.interop import is_pretrained, locate, model_config, pretrained_task
+from jaxode.interop.pretrained import with_loops
 
 SHIPPED = Path(__file__).parents[2] / "shipped"
 DEFAULTS = {"causal": "books-causal", "masked": "books-masked"}
@@ -30,6 +31,8 @@ class ModelFolder:
     config: ModelConfig
     text_key: str = "text"
     """Field of a line of JSON that holds its text, as in the run's own corpus."""
+    trained_steps: int | None = None
+    """N of its files, where `config` has another that was asked for."""
 
     @property
     def ours(self) -> bool:
@@ -41,7 +44,7 @@ class ModelFolder:
         return f"shipped model {self.path.name}" if self.origin == "shipped" else f"run {self.path}"
 
 
-def resolve(name: Path | str, task: str | None = None) -> ModelFolder:
+def resolve(name: Path | str, task: str | None = None, loops: int | None = None) -> ModelFolder:
     """The folder that a path, the name of a shipped model, or a Hugging Face name means.
 
     A folder goes before a shipped model of its name. A Hugging Face name is looked for in the cache of this machine,
@@ -50,17 +53,29 @@ def resolve(name: Path | str, task: str | None = None) -> ModelFolder:
     Args:
         name: a path, or a name.
         task: of a Hugging Face model, where its config.json shall not decide: masked, classifier or encoder.
+        loops: N of a Hugging Face looped language model, in place of its config.json's.
 
     Raises:
         UserError: none of them, or a folder that holds no model.
     """
     path = _folder(name)
     if is_pretrained(path):
-        return ModelFolder(path, "huggingface", pretrained_task(path, task), model_config(path))
+        own, task = model_config(path), pretrained_task(path, task)
+        if loops is None:
+            return ModelFolder(path, "huggingface", task, own)
+        config = with_loops(path, own, loops)
+        return ModelFolder(
+            path, "huggingface", task, config, trained_steps=own.steps if own.steps != config.steps else None
+        )
     require(
         (path / "config.toml").is_file(),
         f"{path}: holds no config.toml, so it is no run folder (nor a Hugging Face model: {path / 'config.json'}: "
         "missing); name the folder that train.py printed",
+    )
+    require(
+        loops is None,
+        f"{path}: loops = {loops} is for a Hugging Face looped language model; of what jaxode wrote --steps or "
+        "DepthConfig(steps=..) says how many run",
     )
     run = RunFolder(path)
     config = run.config()

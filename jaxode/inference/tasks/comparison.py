@@ -16,15 +16,19 @@ from tqdm import tqdm
 from jaxode.config import DepthConfig, InferConfig
 from jaxode.data import Tokenizer
 from jaxode.evaluation.figures import table
+from jaxode.inference.generation.cache import cache_bytes_per_token, resolved_cache
 from jaxode.inference.generation.continuation import Generation
 from jaxode.inference.generation.generate import generate, generate_batch
 from jaxode.inference.generation.prompts import SEEDS
 from jaxode.inference.generation.speculation import Speculation
 from jaxode.inference.loading.loaded_model import LoadedModel
+from jaxode.inference.tasks.depths import begun
 from jaxode.inference.tasks.generation import check_request, drafts, generation_settings
 from jaxode.model import block_evaluations
 
 BENCH_PROMPT = "Once upon a time"
+CACHES = ("loop", "last", "first", "modulo:2")
+"""Rules for the cache whose sizes stand beside the one in use."""
 SECONDS = 15.0
 """What all rounds may take together, as far as `FEWEST` allow."""
 FEWEST, MOST = 3, 31
@@ -95,11 +99,13 @@ def compare(
     """
     settings = {depth: generation_settings(loaded, config, depth) for depth in depths}
     for chosen in settings.values():
-        check_request(loaded, config.prompt, chosen)
+        check_request(loaded, config.prompt, chosen, config.chat)
     note(config.prompt)
 
     def run(depth: DepthConfig, on_token: Write | None = None) -> tuple[Generation, ...]:
-        return (generate(loaded, config.prompt, seed=config.seed, on_token=on_token, **settings[depth]),)
+        return (
+            generate(loaded, config.prompt, seed=config.seed, on_token=on_token, chat=config.chat, **settings[depth]),
+        )
 
     for depth in depths:
         write(f"{depth.steps} steps ({depth.solver}):\n")
@@ -121,16 +127,33 @@ def bench(loaded: LoadedModel, config: InferConfig, depth: DepthConfig, note: Wr
     model, calibrations = loaded.config.model, loaded.calibrations
     full = block_evaluations(model, depth)
     ways: list[tuple[DepthConfig, Speculation | None]] = [(depth, None)]
-    ways += [(fit.depth, None) for fit in calibrations.values() if block_evaluations(model, fit.depth) < full]
-    if config.cache_share == 1:
+    fitted = [begun(config, fit.depth) for fit in calibrations.values()]
+    ways += [(short, None) for short in fitted if block_evaluations(model, short) < full]
+    cache = resolved_cache(model, config.cache, config.cache_share)
+    if config.cache_share == 1 and cache == "loop":
         # one way, which is tried even where it does not pay
         best = max(drafts(model, depth, calibrations).depths, key=lambda draft: block_evaluations(model, draft))
         ways.append((depth, Speculation((best,), (4,))))
     settings = generation_settings(loaded, config, depth)
     paces = measure({way: _batch(loaded, config, settings, *way) for way in ways})
     rows = [_bench_row(*way, pace) for way, pace in paces.items()]
+    note(cache_sizes(loaded, depth, cache, config.cache_share))
     note(f"tokens a second: {_rounds(paces)}; no text ends before {config.max_new_tokens} tokens here")
     return table(rows, list(rows[0])) + "\n"
+
+
+def cache_sizes(loaded: LoadedModel, depth: DepthConfig, cache: str, share: int) -> str:
+    """Bytes of the cache a token by the rule in use, and by others."""
+    model, kind = loaded.config.model, loaded.model.matmul_type.name
+    others = (other for other in CACHES if (other, 1) != (cache, share))
+
+    def size(cache: str, share: int = 1) -> str:
+        return f"{cache_bytes_per_token(model, depth, cache=cache, cache_share=share, dtype=kind):,}"
+
+    named = cache if share == 1 else f"cache_share = {share}"
+    return f"cache: {size(cache, share)} bytes a token ({named}, {kind}); " + ", ".join(
+        f"{other} {size(other)}" for other in others
+    )
 
 
 def _batch(
@@ -146,7 +169,7 @@ def _batch(
     endless = dataclasses.replace(loaded, tokenizer=_endless(loaded.own_tokenizer))
     seeds = [(config.seed + row) % SEEDS for row in range(rows)]
     prompts = [config.prompt or BENCH_PROMPT] * rows
-    return lambda: generate_batch(endless, prompts, seeds=seeds, **chosen)
+    return lambda: generate_batch(endless, prompts, seeds=seeds, chat=config.chat, **chosen)
 
 
 def _endless(tokenizer: Tokenizer) -> Tokenizer:

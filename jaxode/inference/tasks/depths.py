@@ -15,9 +15,38 @@ from jaxode.inference.tasks.classifier_text import bound_batches
 from jaxode.model import flops_per_token, plan, resolve
 
 
+def named_depth(config: InferConfig) -> DepthConfig:
+    """What the flags say of depth."""
+    return DepthConfig(
+        steps=config.steps,
+        solver=config.solver,
+        schedule=config.schedule,
+        start=config.start,
+        start_seed=config.start_seed,
+    )
+
+
+def begun(config: InferConfig, depth: DepthConfig) -> DepthConfig:
+    """A depth that another rule has chosen, from the start that the flags ask for."""
+    return dataclasses.replace(depth, start=config.start, start_seed=config.start_seed)
+
+
+def check_start(model: ModelConfig, config: InferConfig) -> None:
+    """Refuse flags about noise that a model does not begin with.
+
+    Raises:
+        UserError: another start than noise.
+    """
+    require(
+        model.loop.start == "noise" or (config.start, config.start_seed) == ("model", 0),
+        f"start = {config.start}, start_seed = {config.start_seed}: this model begins at no noise (model.loop.start = "
+        f'"{model.loop.start}"); leave them out',
+    )
+
+
 def asked_depth(config: InferConfig, model: ModelConfig, calibrations: Mapping[int, Calibration]) -> DepthConfig:
     """What `steps`, `solver` and `schedule` ask for, with the solver named."""
-    depth = DepthConfig(steps=config.steps, solver=config.solver, schedule=config.schedule)
+    depth = named_depth(config)
     # what is fitted anew is not solved by what was fitted before
     depth = resolve(model, depth, () if config.task == "calibrate" else calibrations)
     steps = model.steps if depth.steps is None else depth.steps
@@ -29,9 +58,13 @@ def asked_depth(config: InferConfig, model: ModelConfig, calibrations: Mapping[i
     return depth
 
 
-def meaning(model: ModelConfig, depth: DepthConfig) -> str | None:
-    """What an unusual depth, its solver named, means in the steps of training; None for the trained network itself."""
+def meaning(model: ModelConfig, depth: DepthConfig, trained: int | None = None) -> str | None:
+    """What an unusual depth, its solver named, means in the steps of training; None for the trained network itself.
+
+    `trained` is N of training where the model at hand has another; steps of size 1 are counted by that.
+    """
     full, steps = model.steps, model.steps if depth.steps is None else depth.steps
+    full = trained if trained is not None and depth.schedule == "unit" else full
     if get_solver(depth.solver).adaptive and depth.schedule != "unit":
         # these choose their steps
         return None
@@ -89,7 +122,7 @@ def _sizes(model: ModelConfig, depth: DepthConfig) -> list[float]:
 
 def choose_depth(loaded: LoadedModel, config: InferConfig) -> Choice:
     """What `budget`, `max_loss_increase` or `max_label_flips` allows."""
-    depths = [calibration.depth for calibration in loaded.calibrations.values()]
+    depths = [begun(config, calibration.depth) for calibration in loaded.calibrations.values()]
     if config.budget is not None:
         return within_share(loaded.config.model, depths, config.budget)
     batches = bound_batches(loaded, config)
@@ -105,9 +138,10 @@ def sweep_depths(
     """The step counts asked for, or the default ones, and every calibration; `steps` alone is the one it names."""
     if depth.steps is not None:
         return (depth,)
-    fitted = tuple(calibration.depth for calibration in calibrations.values()) if config.solver == "auto" else ()
+    fitted = [calibration.depth for calibration in calibrations.values()] if config.solver == "auto" else []
+    fitted = tuple(begun(config, one) for one in fitted)
     if not config.at:
-        return (*default_configs(model, depth.solver, depth.schedule), *fitted)
+        return (*(begun(config, one) for one in default_configs(model, depth.solver, depth.schedule)), *fitted)
     require(
         not get_solver(depth.solver).adaptive,
         f'at = "{config.at}" with solver = "{depth.solver}": it chooses its own steps; leave one of them out',

@@ -35,7 +35,7 @@ def check_prompt(model: ModelConfig, config: InferConfig, task: str) -> None:
     )
 
 
-def check_request(loaded: LoadedModel, prompt: str, settings: Mapping[str, Any]) -> None:
+def check_request(loaded: LoadedModel, prompt: str, settings: Mapping[str, Any], chat: bool = False) -> None:
     """Refuse what `generate` would, before its prompt is shown.
 
     Raises:
@@ -43,7 +43,17 @@ def check_request(loaded: LoadedModel, prompt: str, settings: Mapping[str, Any])
     """
     chosen = Settings(**settings).resolved(loaded.model)
     chosen.decoder(loaded.architecture, loaded.params, loaded.own_tokenizer)
-    chosen.check_length(loaded.config.model, len(encode_prompt(loaded.own_tokenizer, prompt)))
+    chosen.check_length(loaded.config.model, len(encode_prompt(loaded.own_tokenizer, prompt, chat=chat)))
+
+
+def chat_note(loaded: LoadedModel, config: InferConfig) -> str | None:
+    """What becomes of the prompt of a model that has a chat template."""
+    template = loaded.own_tokenizer.chat_template
+    if template is None:
+        return None
+    if config.chat:
+        return "chat: the prompt stands within the chat template of the model's tokenizer"
+    return "the model's tokenizer has a chat template, and the prompt is read without it: --chat applies it"
 
 
 def compared_depths(
@@ -85,6 +95,7 @@ def generation_settings(loaded: LoadedModel, config: InferConfig, depth: DepthCo
         "context": config.context,
         "cache_share": config.cache_share,
         "prefix": config.prefix,
+        "cache": config.cache,
         "speculation": drafts(loaded.config.model, depth, loaded.calibrations) if config.speculative else None,
     }
 
@@ -98,6 +109,7 @@ def drafts(model: ModelConfig, depth: DepthConfig, calibrations: Mapping[int, Ca
     known = [one.depth for one in calibrations.values()] or [
         DepthConfig(steps=steps, solver="euler") for steps in default_steps(model)
     ]
+    known = [dataclasses.replace(one, start=depth.start, start_seed=depth.start_seed) for one in known]
     full = block_evaluations(model, depth)
     cheap = tuple(one for one in known if 2 * block_evaluations(model, one) <= full)
     if not cheap:

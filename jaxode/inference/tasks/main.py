@@ -18,15 +18,25 @@ from jaxode.inference.loading.names import check_task
 from jaxode.inference.programs import keep_compiled
 from jaxode.inference.tasks.classifier_text import label_batches
 from jaxode.inference.tasks.comparison import bench, compare
-from jaxode.inference.tasks.depths import asked_depth, choose_depth, cost, meaning, risk, sweep_depths
+from jaxode.inference.tasks.depths import (
+    asked_depth,
+    check_start,
+    choose_depth,
+    cost,
+    meaning,
+    named_depth,
+    risk,
+    sweep_depths,
+)
 from jaxode.inference.tasks.generation import (
+    chat_note,
     check_prompt,
     check_request,
     compared_depths,
     generation_settings,
 )
 from jaxode.inference.tasks.line_tables import classify_lines, read_lines, score_lines
-from jaxode.inference.tasks.measured_text import file_text, needed_corpus, validation_text
+from jaxode.inference.tasks.measured_text import Text, file_text, needed_corpus, validation_text
 from jaxode.inference.tasks.report import report_methods, write_report
 from jaxode.inference.tasks.requested_model import check_places, requested_model, wants_calibrations
 from jaxode.inference.texts.fill_mask import fill
@@ -52,7 +62,8 @@ def run(config: InferConfig, write: Write, note: Write) -> None:
     check_places(config, task, folder)
     model, labelled = folder.config, folder.task == "classifier"
     # what does not fit is refused before any weight is read
-    named = resolve(model, DepthConfig(steps=config.steps, solver=config.solver, schedule=config.schedule))
+    check_start(model, config)
+    named = resolve(model, named_depth(config))
     plan(model, named)
     if task == "calibrate":
         check_steps(model, config.steps)
@@ -61,7 +72,8 @@ def run(config: InferConfig, write: Write, note: Write) -> None:
     by_line = config.by_line or (labelled and task == "calibrate")
     lines = read_lines(config.file, folder.text_key, classified=labelled) if by_line else None
     keep_compiled(config.compiled, note)
-    loaded = load_folder(folder, calibrations=wants_calibrations(config))
+    kind = None if config.dtype == "auto" else config.dtype
+    loaded = load_folder(folder, calibrations=wants_calibrations(config), dtype=kind)
     calibrations = loaded.calibrations
     depth = asked_depth(config, model, calibrations)
     depths = sweep_depths(model, depth, config, calibrations) if task == "sweep" else ()
@@ -75,13 +87,15 @@ def run(config: InferConfig, write: Write, note: Write) -> None:
     # what is fitted, compared or copied says more than the depth that was named
     if task not in ("calibrate", "report", "export"):
         for chosen in compared or (depth,):
-            for line in (meaning(model, chosen), risk(model, chosen)):
+            for line in (meaning(model, chosen, folder.trained_steps), risk(model, chosen)):
                 if line is not None:
                     note(line)
     if config.budget is not None or config.bound:
         choice = choose_depth(loaded, config)
         depth = choice.depth
         note(f"chosen: {choice.reason}")
+    if task in ("generate", "bench") and (line := chat_note(loaded, config)) is not None:
+        note(line)
     if task == "bench":
         check_prompt(model, config, task)
         write(bench(loaded, config, depth, note))
@@ -111,10 +125,10 @@ def run(config: InferConfig, write: Write, note: Write) -> None:
 def _generate(loaded: LoadedModel, config: InferConfig, depth: DepthConfig, write: Write, note: Write) -> None:
     check_prompt(loaded.config.model, config, "generate")
     settings = generation_settings(loaded, config, depth)
-    check_request(loaded, config.prompt, settings)
+    check_request(loaded, config.prompt, settings, config.chat)
     # before its continuation, where both go to a terminal
     note(config.prompt)
-    done = generate(loaded, config.prompt, seed=config.seed, on_token=write, **settings)
+    done = generate(loaded, config.prompt, seed=config.seed, on_token=write, chat=config.chat, **settings)
     write("\n")
     spent = cost(loaded.config.model, depth, done.block_evaluations_per_token)
     later = "" if done.seconds_per_token is None else f", {1e3 * done.seconds_per_token:.2f} ms a token"
@@ -142,6 +156,7 @@ def _fill(loaded: LoadedModel, config: InferConfig, depth: DepthConfig, write: W
 
 def _score(loaded: LoadedModel, config: InferConfig, depth: DepthConfig, write: Write, note: Write) -> None:
     text = file_text(loaded, config.file)
+    _tell(text, note)
     result = evaluate(
         loaded,
         text.batches,
@@ -164,6 +179,7 @@ def _sweep(
     loaded: LoadedModel, config: InferConfig, depths: tuple[DepthConfig, ...], write: Write, note: Write
 ) -> None:
     text = file_text(loaded, config.file, config.batches) if config.file else validation_text(loaded, config.batches)
+    _tell(text, note)
     result = depth_sweep(
         loaded,
         text.batches,
@@ -181,7 +197,9 @@ def _calibrate(
 ) -> None:
     assert config.steps is not None  # InferConfig refuses it
     if batches is None and config.file:
-        batches = list(file_text(loaded, config.file, config.batches).batches)
+        text = file_text(loaded, config.file, config.batches)
+        _tell(text, note)
+        batches = list(text.batches)
     elif batches is None:
         batches = calibration_batches(needed_corpus(loaded), config.seed)
     done = calibrate(loaded, batches, config.steps, progress=True)
@@ -198,6 +216,11 @@ def _calibrate(
     write(table([row], list(row)) + "\n")
     unit = "sequence" if loaded.task == "classifier" else "token"
     note(f"kl and rise in nats per {unit} over the full depth, on text held out of the fit; written: {path}")
+
+
+def _tell(text: Text, note: Write) -> None:
+    if text.note is not None:
+        note(text.note)
 
 
 def _export(loaded: LoadedModel, config: InferConfig, note: Write) -> None:

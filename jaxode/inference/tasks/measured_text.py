@@ -11,6 +11,9 @@ from jaxode.checkpoint import TrainedModel
 from jaxode.config import UserError, require
 from jaxode.data import Batch, BatchSpec, documents
 
+LONGEST_ROW = 2048
+"""Tokens of a row of text that is measured on, at most: models that read 65,536 would need as many at once."""
+
 FILE_INSTEAD = "name a text file with --file"
 
 
@@ -21,6 +24,8 @@ class Text:
     batches: Iterable[Batch]
     bytes_per_token: float | None
     """None for a masked model, which predicts a part of the tokens only."""
+    note: str | None = None
+    """What differs from how the model could read it."""
 
 
 def corpus(trained: TrainedModel) -> jaxode.data.PreparedData:
@@ -68,6 +73,10 @@ def file_text(trained: TrainedModel, file: str, limit: int | None = None) -> Tex
     spec = BatchSpec(trained.own_tokenizer, model.kind, data.document_mask, data.mask_fraction)
     # a short text would leave most rows of a training batch empty
     tokens = sum(len(text.encode()) + 1 for text in texts)
-    rows = min(trained.config.train.batch_size, (tokens - 1) // model.length + 1)
-    scored = jaxode.data.text_batches(texts, spec, model.length, rows, limit)
-    return Text(scored.batches, 1 / scored.stats.tokens_per_byte if model.kind == "causal" else None)
+    length = min(model.length, LONGEST_ROW)
+    rows = min(trained.config.train.batch_size, (tokens - 1) // length + 1)
+    scored = jaxode.data.text_batches(texts, spec, length, rows, limit)
+    note = None
+    if length < model.length:
+        note = f"measured in rows of {length} tokens, each a beginning; the model reads up to {model.length} at once"
+    return Text(scored.batches, 1 / scored.stats.tokens_per_byte if model.kind == "causal" else None, note)

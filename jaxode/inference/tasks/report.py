@@ -62,6 +62,8 @@ def write_report(
     except OSError as error:
         raise UserError(f"{folder}: the report cannot be written there: {error.strerror or error}") from None
     text = file_text(trained, config.file, config.batches) if config.file else validation_text(trained, config.batches)
+    if text.note is not None:
+        note(text.note)
     report = work_precision(
         trained,
         text.batches,

@@ -11,9 +11,9 @@ from jaxode.inference.loading.names import DEFAULTS, ModelFolder, resolve, shipp
 def requested_model(config: InferConfig) -> tuple[ModelFolder, str]:
     """The model's folder, and what to call it."""
     if config.checkpoint:
-        folder, why = resolve(config.checkpoint), ""
+        folder, why = resolve(config.checkpoint, loops=config.loops), ""
     elif newest := newest_run():
-        folder, why = resolve(newest), " (the newest)"
+        folder, why = resolve(newest, loops=config.loops), " (the newest)"
     else:
         kind = "masked" if config.task == "fill" or MASK in config.prompt else "causal"
         models, why = shipped(), f" (no trained run under {RUNS}/)"
@@ -22,7 +22,7 @@ def requested_model(config: InferConfig) -> tuple[ModelFolder, str]:
             f"no trained run under {RUNS}/, and no {kind} model is shipped (shipped: {', '.join(models) or 'none'}): "
             "train one with python train.py, or name one with --checkpoint",
         )
-        folder = resolve(models[DEFAULTS[kind]])
+        folder = resolve(models[DEFAULTS[kind]], loops=config.loops)
     return folder, f"{folder}{why}"
 
 

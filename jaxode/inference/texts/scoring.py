@@ -82,9 +82,10 @@ def causal_nats(
     architecture: Architecture,
     depth: DepthConfig,
 ) -> Float[Array, " B"]:
-    """Sum of -log p(target) over the real positions of each row."""
+    """Sum of -log p(target) over the real positions of each row; a target below 0 is not predicted."""
     logits = architecture.bind(params)(tokens, depth, segments=segments).logits
-    return row_loss(logits, targets, (segments > 0).astype(jnp.float32))[0]
+    predicted = (segments > 0) & (targets >= 0)
+    return row_loss(logits, jnp.maximum(targets, 0), predicted.astype(jnp.float32))[0]
 
 
 @takes_tokenizer
@@ -106,8 +107,9 @@ def score_texts(
 
     A masked model gives the pseudo-log-likelihood (Salazar et al. 2020, section 2): the sum of log p(w_i | the others)
     over the text's tokens, each masked in turn, which takes one row a token. A causal one gives the log-likelihood, the
-    sum of log p(w_i | w_1 .. w_i-1), where the first token follows the end token. A causal model that was trained with
-    `document_mask` never saw a text follow an end token, so its first token is given and not predicted.
+    sum of log p(w_i | w_1 .. w_i-1), where the first token follows the end token, or what the model's own tokenizer
+    opens texts with (as <s> of Llama's). A causal model that was trained with `document_mask` never saw a text follow
+    an end token, so its first token is given and not predicted.
 
     Args:
         architecture: a causal or masked model without its numbers.
@@ -137,7 +139,9 @@ def score_texts(
     )
     check_vocabulary(model.config, tokenizer)
     masked = isinstance(model, MaskedLM)
-    length = model.config.length
+    opening = () if masked else tokenizer.opening or (tokenizer.end_id,)
+    # the first token takes the place of the last, which predicts nothing here
+    length = model.config.length - max(0, len(opening) - 1)
     encoded = encode_texts(tokenizer, texts, length, frame=frame if masked else False, truncate=truncate, names=names)
     given = 1 if document_mask and not masked else 0
     if given and encoded.own.min() == 1:
@@ -147,7 +151,7 @@ def score_texts(
             f"{name} has one token, which a model trained with data.document_mask is given and does not predict: "
             "remove it"
         )
-    solved = _pseudo(solve, encoded, tokenizer) if masked else _causal(solve, encoded, tokenizer, given)
+    solved = _pseudo(solve, encoded, tokenizer) if masked else _causal(solve, encoded, tokenizer, opening, given)
     both = zip(solved.values, encoded.own - given, strict=True)
     scores = tuple(TextScore(float(nats), int(count)) for nats, count in both)
     return TextScores(scores, encoded.truncated, solved.throughput)
@@ -176,13 +180,17 @@ def _pseudo(solve: BatchPass, encoded: EncodedTexts, tokenizer: Tokenizer) -> So
     return Solved(np.bincount(text, weights=solved.values), solved.throughput)
 
 
-def _causal(solve: BatchPass, encoded: EncodedTexts, tokenizer: Tokenizer, given: int) -> Solved:
-    """-log p of every text but its first `given` tokens: one row each, of every token but the last."""
+def _causal(
+    solve: BatchPass, encoded: EncodedTexts, tokenizer: Tokenizer, opening: tuple[int, ...], given: int
+) -> Solved:
+    """-log p of every text but its first `given` tokens: a row each, behind `opening`, of every token but the last."""
+    opening = () if given else opening
+    unpredicted = (-1,) * (len(opening) - 1)
 
     def inputs(batch: RowBatch) -> tuple[np.ndarray, ...]:
         ids = [encoded.ids[i] for i in batch.rows]
-        read = [row[:-1] if given else (tokenizer.end_id, *row[:-1]) for row in ids]
-        targets = padded([row[given:] for row in ids], batch, tokenizer.pad_id)
+        read = [(*opening, *row[:-1]) for row in ids]
+        targets = padded([(*unpredicted, *row[given:]) for row in ids], batch, tokenizer.pad_id)
         return padded(read, batch, tokenizer.pad_id), real_tokens(read, batch), targets
 
-    return solve(causal_nats, inputs, encoded.own - given, texts=len(encoded.ids), predicted=None)
+    return solve(causal_nats, inputs, encoded.own - given + len(unpredicted), texts=len(encoded.ids), predicted=None)
