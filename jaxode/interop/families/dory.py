@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from jaxode.config import AttentionConfig, LoopConfig, ModelConfig, SphereConfig, require
 from jaxode.interop.families.family import Family, Fields, llama_attention, llama_feed_forward
@@ -16,7 +16,7 @@ from jaxode.interop.tensor_table import Copy, Pair, TensorTable, embedding, kern
 
 WINDOW, FULL, FEED_FORWARD = "sliding_attention", "full_attention", "mlp"
 ROTARY_BASES = {WINDOW: 1e4, FULL: 1e7}
-CACHES = {"per_loop": "loop", "last_loop": "last"}
+CACHES: dict[str, Literal["loop", "last"]] = {"per_loop": "loop", "last_loop": "last"}
 """`recurrent_kv_cache_mode`, and what it is called here."""
 
 
