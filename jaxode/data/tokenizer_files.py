@@ -40,11 +40,13 @@ def readable(folder: Path) -> Iterator[Path]:
     """The folder itself, or a copy of what it holds besides weights with what transformers cannot read put right.
 
     A byte order mark at the beginning of a file is left out, spiece.model of an ALBERT without tokenizer.json is
-    written as one, and a folder whose name is no UTF-8 is read under another.
+    written as one, a folder whose name is no UTF-8 is read under another, and of the config.json of a model that
+    transformers lacks only the tokenizer's class is left: it would take the rest for fields of its own.
     """
     marked = any(_begins_with_mark(path) for path in folder.iterdir())
     pieces = _is_albert(folder) and (folder / SPIECE).is_file() and not (folder / UNIGRAM).exists()
-    if not (marked or pieces or _is_odd(folder)):
+    foreign = _is_foreign(folder)
+    if not (marked or pieces or foreign or _is_odd(folder)):
         yield folder
         return
     with tempfile.TemporaryDirectory(prefix="jaxode-tokenizer-") as aside:
@@ -54,6 +56,9 @@ def readable(folder: Path) -> Iterator[Path]:
                 (copy / path.name).write_bytes(without_mark(path.read_bytes()))
         if pieces:
             unigram(folder / SPIECE).save(str(copy / UNIGRAM))
+        if foreign:
+            named = tokenizer_class(folder) or ("PreTrainedTokenizerFast" if (folder / UNIGRAM).exists() else None)
+            (copy / MODEL_CONFIG).write_text(json.dumps({"tokenizer_class": named}), encoding="utf-8")
         yield copy
 
 
@@ -121,6 +126,13 @@ def reason(error: BaseException) -> str:
 def _is_albert(folder: Path) -> bool:
     named = tokenizer_class(folder)
     return named in _ALBERT if named else _fields(folder / MODEL_CONFIG).get("model_type") == "albert"
+
+
+def _is_foreign(folder: Path) -> bool:
+    from transformers import CONFIG_MAPPING
+
+    kind = _fields(folder / MODEL_CONFIG).get("model_type")
+    return isinstance(kind, str) and kind not in CONFIG_MAPPING
 
 
 def _fields(path: Path) -> dict[str, Any]:

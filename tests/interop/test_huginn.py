@@ -166,16 +166,20 @@ def test_noise_and_embedding_are_scaled_as_the_config_says():
     assert (model.embedding_scale, model.loop.start_size) == pytest.approx((1.0, 0.0087))
 
 
-def test_ids_of_special_tokens_are_those_of_the_tokenizer(tmp_path):
-    """The config of a retrofit names Huginn's, beyond its vocabulary."""
-    folder = CASES["recurrent-llama"].write(tmp_path)
+@pytest.mark.parametrize("named", [True, False])
+@pytest.mark.parametrize("name", ["recurrent-llama", "huginn", "nanbeige", "loopformer"])
+def test_ids_of_special_tokens_are_those_of_the_tokenizer(tmp_path, name, named, capfd):
+    """The config of a retrofit names Huginn's, beyond its vocabulary; transformers knows none of these models."""
+    folder = CASES[name].write(tmp_path)
     vocabulary = {f"w{index}": index for index in range(44)} | {"</s>": 44}
     hf.Tokenizer(hf.models.WordLevel(vocabulary)).save(str(folder / "tokenizer.json"))
-    roles = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "</s>"}
+    roles = {"eos_token": "</s>"} | ({"tokenizer_class": "PreTrainedTokenizerFast"} if named else {})
     (folder / "tokenizer_config.json").write_text(json.dumps(roles))
     tokenizer = from_pretrained(folder).tokenizer
     assert tokenizer is not None
     assert (tokenizer.end_id, tokenizer.pad_id) == (44, 44)
+    # no code of theirs is offered to be run
+    assert capfd.readouterr() == ("", "")
 
 
 def test_a_padded_vocabulary_is_that_of_the_tensors():
