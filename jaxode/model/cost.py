@@ -57,8 +57,8 @@ def plan(model: ModelConfig, depth: DepthConfig) -> tuple[Schedule, ...]:
     )
     require(
         not spec.split or not has_rules(model),
-        f'depth.solver = "{depth.solver}": takes a pass apart into its sublayers, but model.loop has rules for a pass as a '
-        "whole; choose euler",
+        f'depth.solver = "{depth.solver}": takes a pass apart into its sublayers, but model.loop has rules for a pass '
+        "as a whole; choose euler",
     )
     if model.sharing == "none":
         require(
