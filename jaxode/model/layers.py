@@ -250,7 +250,7 @@ class Attention(nnx.Module):
         *,
         mask: Mask | None,
         rotary: Rotary | None,
-        gain: Float[Array, "*B D"] | None = None,
+        gain: Float[Array, "*B HK"] | None = None,
         memory: Any = None,
     ) -> State:
         """Softmax(q k / sqrt(K)) v, the softmax in float32; `gain` scales the heads, for all rows or by row.

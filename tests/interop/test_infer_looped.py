@@ -10,6 +10,7 @@ import pytest
 from families import CASES
 from looped_folder import CHAT, write_ouro
 from references import ouro
+from references.folder import write_folder
 
 import jaxode
 from jaxode import DepthConfig, UserError
@@ -198,9 +199,7 @@ def test_a_calibration_for_other_loops_stands_apart(infer, folder, text):
 
 def test_a_model_that_diverges_names_the_schedule_that_ran(infer, tmp_path):
     case = CASES["ouro"]
-    tensors = {name: value * (1e38 if "lm_head" in name else 1) for name, value in case.tensors().items()}
-    from references.folder import write_folder
-
+    tensors = case.tensors() | {"lm_head.weight": 3e38 * np.sign(case.tensors()["lm_head.weight"])}
     folder = write_ouro(tmp_path / "ouro")
     write_folder(folder, case.config, tensors)
     ran = infer("--checkpoint", folder, "--prompt", "the cat", "--steps", 2)
