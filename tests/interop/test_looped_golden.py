@@ -1,5 +1,6 @@
 """Dory and HRM-Text against what their PyTorch classes computed once: logits, gradients, texts."""
 
+import json
 from pathlib import Path
 
 import jax
@@ -53,6 +54,18 @@ def test_the_cache_of_the_last_loop_alone_is_read_as_dory_was_trained():
     loaded, expected = from_pretrained(GOLDEN / "dory", dtype="float32"), np.load(GOLDEN / "dory" / "expected.npz")
     ids = continuation(loaded, expected["tokens"], expected["last_loop"].shape[1], cache_share=0)
     np.testing.assert_array_equal(ids, expected["last_loop"])
+
+
+def test_a_dory_that_says_so_is_decoded_with_the_cache_of_the_last_loop(tmp_path):
+    expected = np.load(GOLDEN / "dory" / "expected.npz")
+    raw = json.loads((GOLDEN / "dory" / "config.json").read_text()) | {"recurrent_kv_cache_mode": "last_loop"}
+    (tmp_path / "config.json").write_text(json.dumps(raw))
+    (tmp_path / "model.safetensors").write_bytes((GOLDEN / "dory" / "model.safetensors").read_bytes())
+    loaded = from_pretrained(tmp_path, dtype="float32")
+    new = expected["last_loop"].shape[1]
+    np.testing.assert_array_equal(continuation(loaded, expected["tokens"], new), expected["last_loop"])
+    ids = continuation(loaded, expected["tokens"], new, cache="loop")
+    np.testing.assert_array_equal(ids, expected["continuation"])
 
 
 def test_tokens_of_type_1_read_each_other_both_ways():
