@@ -208,7 +208,7 @@ def test_an_unreachable_name_fails_fast_in_one_line(monkeypatch: pytest.MonkeyPa
         from_pretrained("no-such-author/no-such-tokenizer")
     assert "\n" not in str(caught.value)
     # anything more would be the hub client's retries of most of a minute
-    assert looked == [{"local_files_only": True}]
+    assert looked == [{"local_files_only": True, "trust_remote_code": False}]
 
 
 def test_a_missing_folder_is_named():
