@@ -14,7 +14,7 @@ from references.folder import write_folder
 
 import jaxode
 from jaxode import DepthConfig, UserError
-from jaxode.inference import Greedy, score_texts
+from jaxode.inference import Greedy, Speculation, score_texts
 from jaxode.interop import save_pretrained
 
 TEXT = "the cat sat on the mat, and the dog did not.\n" * 40
@@ -97,6 +97,13 @@ def test_the_template_goes_where_the_model_goes(loaded, folder, tmp_path):
     again = jaxode.load(tmp_path / "written")
     assert again.own_tokenizer.chat_template == loaded.own_tokenizer.chat_template
     assert again.own_tokenizer.chat_template.template == CHAT
+
+
+def test_drafts_in_fewer_loops_give_the_same_tokens(loaded):
+    rules = {"sampling": Greedy(), "max_new_tokens": 12}
+    drafted = jaxode.generate(loaded, "the cat", speculation=Speculation((DepthConfig(steps=1),), (3,)), **rules)
+    assert drafted.ids == jaxode.generate(loaded, "the cat", **rules).ids
+    assert drafted.acceptance is not None
 
 
 @pytest.mark.parametrize("steps", [1, 2, 5])
