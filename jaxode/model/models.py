@@ -125,9 +125,6 @@ class Transformer(nnx.Module):
         if places is None and segments is not None and self.config.reads_places:
             places = text_places(segments)
         embed_key, block_key = (None, None) if key is None else jax.random.split(key)
-        if places is None and segments is not None and self.config.loop.start == "noise":
-            # a token's noise is that of its place, whatever pads its row on the left
-            places = places_in_rows(segments)
         prefix = self.config.attention.prefix
         x0 = self.embedding(tokens, None if prefix else token_types, places=places, key=embed_key)
         mask = None if segments is None else document_mask(segments, causal=self.config.kind == "causal")
@@ -363,12 +360,6 @@ def make_model(config: ModelConfig, *, seed: int = 0, dtype: DTypeLike = jnp.flo
     """
     kind = CausalLM if config.kind == "causal" else MaskedLM
     return kind(config, rngs=nnx.Rngs(check_seed(seed)), dtype=dtype)
-
-
-def places_in_rows(segments: Segments) -> Int[Array, "B L"]:
-    """Places of the tokens counted from the first real one of their row; padding before it stands at 0 as well."""
-    first = jnp.argmax(segments > 0, axis=1)
-    return jnp.maximum(jnp.arange(segments.shape[1]) - first[:, None], 0)
 
 
 def prefix_mask(token_types: TokenTypes) -> Mask:

@@ -23,7 +23,7 @@ class Case:
     changes: dict[str, Any] = field(default_factory=dict)
     """Of the reference's tiny config."""
     more: int = 5
-    """Loops beyond those of the config; 0 where there is no such thing."""
+    """Loops beyond those of the config."""
     depth: dict[str, Any] = field(default_factory=dict)
     """What `DepthConfig` needs to begin where the reference does."""
 

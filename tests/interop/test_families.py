@@ -47,8 +47,6 @@ def test_logits_are_those_of_the_reference(case, loaded):
 
 
 def test_at_any_number_of_loops(case, loaded):
-    if not case.more:
-        pytest.skip("its loops are fixed")
     tokens = tokens_of(case)
     for loops in (1, case.more):
         out = loaded.model(jnp.asarray(tokens), case.at(loops))
@@ -56,8 +54,6 @@ def test_at_any_number_of_loops(case, loaded):
 
 
 def test_loops_that_are_asked_for_when_it_is_read(case, folder):
-    if not case.more:
-        pytest.skip("its loops are fixed")
     tokens = tokens_of(case)
     out = from_pretrained(folder, loops=case.more).model(jnp.asarray(tokens), case.at())
     np.testing.assert_allclose(out.logits, case.logits(tokens, loops=case.more), atol=TOLERANCE)
@@ -145,9 +141,7 @@ def test_rows_padded_left_or_right_predict_as_alone(case, loaded):
     tokens = tokens_of(case, length=8)
     short = tokens[1, :5]
     alone = loaded.model(jnp.asarray(short[None]), case.at()).logits[0]
-    # learned positions count from the first place of a row
-    sides = ("right", "left") if loaded.config.model.positions == "rotary" else ("right",)
-    for side in sides:
+    for side in ("right", "left"):
         pad, first = ((0, 3), 0) if side == "right" else ((3, 0), 3)
         rows, real = np.stack([tokens[0], np.pad(short, pad)]), np.stack([np.ones(8), np.pad(np.ones(5), pad)])
         out = loaded.model(jnp.asarray(rows), case.at(), segments=jnp.asarray(real, jnp.int32)).logits
@@ -177,6 +171,4 @@ def test_loops_below_one_are_refused(folder, loops, untyped):
 
 
 def test_steps_of_size_one_are_what_its_loops_are(case, loaded):
-    if not case.more:
-        pytest.skip("its loops are fixed")
     assert loaded.model.resolve(DepthConfig(steps=1)).schedule == loaded.config.model.loop.schedule
