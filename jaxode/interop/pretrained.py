@@ -125,8 +125,8 @@ def from_pretrained(
         loops: N of a looped language model, in place of its config.json's; more than it was trained with are allowed.
 
     Raises:
-        UserError: files that are missing, damaged, quantised or not of an ALBERT, tensors or a tokenizer that do not
-            fit, weights that are NaN or larger than the memory, or an unknown task or type.
+        UserError: files that are missing, damaged, quantised or of a model that is not read, tensors or a tokenizer
+            that do not fit, weights that are NaN or larger than the memory, or an unknown task or type.
     """
     allowed = ", ".join(get_args(WeightType))
     require(dtype in (None, *get_args(WeightType)), f'dtype = "{dtype}": allowed are {allowed}, or None')

@@ -1,6 +1,8 @@
 """Every family of looped models against its reference in NumPy: logits, files, generation, refusals."""
 
 import json
+import re
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -36,27 +38,36 @@ def loaded(folder):
     return from_pretrained(folder)
 
 
+@partial(jax.jit, static_argnames=("architecture", "depth"))
+def forward(params, tokens, segments, *, architecture, depth):
+    """One compilation for all tests of a case that run the same shapes."""
+    return architecture.bind(params)(tokens, depth, segments=segments).logits
+
+
+def logits_of(loaded, tokens, depth, segments=None):
+    return forward(loaded.params, jnp.asarray(tokens), segments, architecture=loaded.architecture, depth=depth)
+
+
 def tokens_of(case, rows=2, length=9, seed=0):
     return np.random.default_rng(seed).integers(0, case.config["vocab_size"], (rows, length)).astype(np.int32)
 
 
 def test_logits_are_those_of_the_reference(case, loaded):
     tokens = tokens_of(case)
-    out = loaded.model(jnp.asarray(tokens), case.at())
-    np.testing.assert_allclose(out.logits, case.logits(tokens), atol=TOLERANCE)
+    np.testing.assert_allclose(logits_of(loaded, tokens, case.at()), case.logits(tokens), atol=TOLERANCE)
 
 
 def test_at_any_number_of_loops(case, loaded):
     tokens = tokens_of(case)
     for loops in (1, case.more):
-        out = loaded.model(jnp.asarray(tokens), case.at(loops))
-        np.testing.assert_allclose(out.logits, case.logits(tokens, loops=loops), atol=TOLERANCE)
+        found = logits_of(loaded, tokens, case.at(loops))
+        np.testing.assert_allclose(found, case.logits(tokens, loops=loops), atol=TOLERANCE)
 
 
 def test_loops_that_are_asked_for_when_it_is_read(case, folder):
     tokens = tokens_of(case)
-    out = from_pretrained(folder, loops=case.more).model(jnp.asarray(tokens), case.at())
-    np.testing.assert_allclose(out.logits, case.logits(tokens, loops=case.more), atol=TOLERANCE)
+    found = logits_of(from_pretrained(folder, loops=case.more), tokens, case.at())
+    np.testing.assert_allclose(found, case.logits(tokens, loops=case.more), atol=TOLERANCE)
 
 
 def test_what_is_written_is_what_was_read(case, loaded, folder, tmp_path):
@@ -73,8 +84,8 @@ def test_what_is_written_is_what_was_read(case, loaded, folder, tmp_path):
         name: value for name, value in case.config.items() if name in kept and name != "torch_dtype"
     }
     again = from_pretrained(tmp_path / "written")
-    tokens = jnp.asarray(tokens_of(case))
-    np.testing.assert_array_equal(again.model(tokens, case.at()).logits, loaded.model(tokens, case.at()).logits)
+    tokens = tokens_of(case)
+    np.testing.assert_array_equal(logits_of(again, tokens, case.at()), logits_of(loaded, tokens, case.at()))
 
 
 def test_parameters_are_counted_from_the_config_alone(case, loaded, folder):
@@ -110,16 +121,16 @@ def test_gradients_reach_every_parameter(case, loaded):
 
 
 def test_decoding_with_the_cache_is_the_forward_pass(case, loaded):
-    """Greedy, ragged prompts: each row as if it were alone, and as if every token were a forward pass."""
+    """Greedy, ragged prompts: each row as if it were alone, and as one forward pass over the finished text says."""
     tokens = tokens_of(case, length=7)
     prompts = [tokens[0].tolist(), tokens[1, :4].tolist()]
     done = generate(loaded, case, prompts, 6)
-    for prompt, ids in zip(prompts, done, strict=True):
-        text = list(prompt)
-        for _ in range(6):
-            logits = loaded.model(jnp.asarray([text], jnp.int32), case.at()).logits
-            text.append(int(jnp.argmax(logits[0, -1])))
-        assert ids == text[len(prompt) :]
+    texts = np.zeros((2, 13), np.int32)
+    for row, prompt, ids in zip(texts, prompts, done, strict=True):
+        row[: len(prompt) + 6] = prompt + ids
+    best = np.argmax(logits_of(loaded, texts, case.at()), axis=-1)
+    for row, prompt, ids in zip(best, prompts, done, strict=True):
+        assert row[len(prompt) - 1 :][:6].tolist() == ids
         assert generate(loaded, case, [prompt], 6) == [ids]
 
 
@@ -140,11 +151,11 @@ def generate(loaded, case, prompts, new):
 def test_rows_padded_left_or_right_predict_as_alone(case, loaded):
     tokens = tokens_of(case, length=8)
     short = tokens[1, :5]
-    alone = loaded.model(jnp.asarray(short[None]), case.at()).logits[0]
+    alone = logits_of(loaded, short[None], case.at())[0]
     for side in ("right", "left"):
         pad, first = ((0, 3), 0) if side == "right" else ((3, 0), 3)
         rows, real = np.stack([tokens[0], np.pad(short, pad)]), np.stack([np.ones(8), np.pad(np.ones(5), pad)])
-        out = loaded.model(jnp.asarray(rows), case.at(), segments=jnp.asarray(real, jnp.int32)).logits
+        out = logits_of(loaded, rows, case.at(), jnp.asarray(real, jnp.int32))
         np.testing.assert_allclose(out[1, first : first + 5], alone, atol=TOLERANCE)
 
 
@@ -162,6 +173,16 @@ def test_other_looped_models_are_refused_by_name(tmp_path):
         (tmp_path / "config.json").write_text(json.dumps({"model_type": kind}))
         with pytest.raises(UserError, match=f"model_type = '{kind}'.*allowed are albert, .*ouro"):
             model_config(tmp_path)
+
+
+def test_under_the_name_of_another_family_it_is_refused(case, tmp_path):
+    own = case.config["model_type"]
+    case.write(tmp_path)
+    for other in {*FAMILIES, "albert"} - {own}:
+        (tmp_path / "config.json").write_text(json.dumps(case.config | {"model_type": other}))
+        with pytest.raises(UserError, match=re.escape(str(tmp_path))) as refused:
+            from_pretrained(tmp_path)
+        assert "\n" not in str(refused.value)
 
 
 @pytest.mark.parametrize("loops", [0, -1, 1.5, True])

@@ -220,3 +220,10 @@ def test_bench_says_how_much_the_cache_takes(infer, folder):
     # 2 x slots x key heads x head width x bytes
     last = 2 * 3 * 2 * 6 * 4
     assert f"cache: {last} bytes a token (last, float32); loop {3 * last}, first {last}, modulo:2 {2 * last}" in ran.err
+
+
+def test_bench_without_a_depth_to_draft_in(infer, folder):
+    ran = infer("--checkpoint", folder, "--task", "bench", "--max-new-tokens", 4, "--steps", 1)
+    assert ran.code == 0, ran.err
+    rows = ran.out.splitlines()
+    assert [row.split()[:3] for row in rows[2:]] == [["1", "euler", "none"]]

@@ -23,7 +23,7 @@ from jaxode.inference.generation.prompts import SEEDS
 from jaxode.inference.generation.speculation import Speculation
 from jaxode.inference.loading.loaded_model import LoadedModel
 from jaxode.inference.tasks.depths import begun
-from jaxode.inference.tasks.generation import check_request, drafts, generation_settings
+from jaxode.inference.tasks.generation import check_request, draft_depths, generation_settings
 from jaxode.model import block_evaluations
 
 BENCH_PROMPT = "Once upon a time"
@@ -130,9 +130,10 @@ def bench(loaded: LoadedModel, config: InferConfig, depth: DepthConfig, note: Wr
     fitted = [begun(config, fit.depth) for fit in calibrations.values()]
     ways += [(short, None) for short in fitted if block_evaluations(model, short) < full]
     cache = resolved_cache(model, config.cache, config.cache_share)
-    if config.cache_share == 1 and cache == "loop":
+    cheap = draft_depths(model, depth, calibrations) if config.cache_share == 1 and cache == "loop" else ()
+    if cheap:
         # one way, which is tried even where it does not pay
-        best = max(drafts(model, depth, calibrations).depths, key=lambda draft: block_evaluations(model, draft))
+        best = max(cheap, key=lambda draft: block_evaluations(model, draft))
         ways.append((depth, Speculation((best,), (4,))))
     settings = generation_settings(loaded, config, depth)
     paces = measure({way: _batch(loaded, config, settings, *way) for way in ways})

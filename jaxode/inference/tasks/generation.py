@@ -100,21 +100,30 @@ def generation_settings(loaded: LoadedModel, config: InferConfig, depth: DepthCo
     }
 
 
-def drafts(model: ModelConfig, depth: DepthConfig, calibrations: Mapping[int, Calibration]) -> Speculation:
-    """Drafts in the calibrated depths, or where there are none in Euler's even steps; of half the evaluations at most.
-
-    Raises:
-        UserError: no such depth fits the layout.
+def draft_depths(
+    model: ModelConfig, depth: DepthConfig, calibrations: Mapping[int, Calibration]
+) -> tuple[DepthConfig, ...]:
+    """Depths to draft in: the calibrated ones, or where there are none Euler's even steps; of half the evaluations at
+    most, so there may be none.
     """
     known = [one.depth for one in calibrations.values()] or [
         DepthConfig(steps=steps, solver="euler") for steps in default_steps(model)
     ]
     known = [dataclasses.replace(one, start=depth.start, start_seed=depth.start_seed) for one in known]
     full = block_evaluations(model, depth)
-    cheap = tuple(one for one in known if 2 * block_evaluations(model, one) <= full)
+    return tuple(one for one in known if 2 * block_evaluations(model, one) <= full)
+
+
+def drafts(model: ModelConfig, depth: DepthConfig, calibrations: Mapping[int, Calibration]) -> Speculation:
+    """Drafts in `draft_depths`.
+
+    Raises:
+        UserError: there are none.
+    """
+    cheap = draft_depths(model, depth, calibrations)
     if not cheap:
         raise UserError(
-            f"speculative: no depth has half of the {full} block evaluations of what it would draft for; "
-            "calibrate fewer steps with --task calibrate, or leave it out"
+            f"speculative: no depth has half of the {block_evaluations(model, depth)} block evaluations of what it "
+            "would draft for; calibrate fewer steps with --task calibrate, or leave it out"
         )
     return Speculation(cheap)
