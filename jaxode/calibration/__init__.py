@@ -1,6 +1,6 @@
 """Fit the depth solver of a trained model, its weights frozen, so that fewer steps end where the full depth ends."""
 
-from jaxode.calibration.budget import Choice, p_value, within_flips, within_increase, within_share
+from jaxode.calibration.budget import Choice, p_value, within_error, within_flips, within_increase, within_share
 from jaxode.calibration.fit import Calibration, Fit, calibrate, calibration_batches, check_steps
 from jaxode.calibration.landing import fit_landing
 from jaxode.calibration.magnitude import magnitude_matching, match_magnitude
@@ -22,6 +22,7 @@ __all__ = [
     "p_value",
     "save",
     "with_calibrations",
+    "within_error",
     "within_flips",
     "within_increase",
     "within_share",

@@ -17,7 +17,7 @@ from jaxode.checkpoint import takes_params
 from jaxode.config import DepthConfig, ModelConfig, UserError, require
 from jaxode.data import Batch
 from jaxode.evaluation.loss import batch_segments, row_loss
-from jaxode.model import SequenceClassifier, block_evaluations
+from jaxode.model import SequenceClassifier, block_evaluations, normalised
 from jaxode.model.parameters import Architecture, Parameters
 
 FULL_DEPTH = DepthConfig(solver="euler")
@@ -137,6 +137,59 @@ def within_flips(
     )
 
 
+@takes_params
+def within_error(
+    architecture: Architecture,
+    params: Parameters,
+    batches: Iterable[Batch],
+    depths: Sequence[DepthConfig],
+    limit: float,
+    *,
+    confidence: float = 0.95,
+) -> Choice:
+    """The fewest steps at which the relative error of an encoder's states is below `limit`, with `confidence`.
+
+    The same test as that of `within_increase`, on the mean squared error of every sequence's states over their
+    variance at full depth, against `limit` squared. A loaded model may stand for architecture and params.
+
+    Raises:
+        UserError: not even the dearest depth passes; the message names the error that it reached.
+    """
+    require(0.0 < limit < 1.0, f"max_error = {limit}: a relative error, above 0 and below 1")
+    model, batches = architecture.bind(params), list(batches)
+    full = [_states(params, batch, architecture=architecture, depth=FULL_DEPTH) for batch in batches]
+    real = [np.asarray(batch.segments) > 0 for batch in batches]
+    every = np.concatenate([np.asarray(states)[kept] for states, kept in zip(full, real, strict=True)])
+    variance = float(np.mean(np.sum(np.square(every - every.mean(axis=0)), axis=-1)))
+
+    def errors(depth: DepthConfig) -> np.ndarray:
+        found = []
+        for batch, states, kept in zip(batches, full, real, strict=True):
+            short = _states(params, batch, architecture=architecture, depth=depth)
+            missed = np.sum(np.square(np.asarray(short) - np.asarray(states)), axis=-1)
+            rows = kept.any(axis=1)
+            found.append(((missed * kept).sum(axis=1)[rows] / kept.sum(axis=1)[rows]) / variance)
+        return np.concatenate(found)
+
+    return _within(
+        model,
+        depths,
+        limit**2,
+        confidence,
+        measure=errors,
+        name="max_error",
+        told=lambda mean: f"relative error {math.sqrt(mean):.4f}",
+        shown=limit,
+    )
+
+
+@partial(jax.jit, static_argnames=("architecture", "depth"))
+def _states(params: Parameters, batch: Batch, *, architecture: Architecture, depth: DepthConfig) -> Any:
+    model = architecture.bind(params)
+    segments = jnp.minimum(jnp.asarray(batch.segments), 1)
+    return normalised(model, model.hidden(jnp.asarray(batch.tokens), depth, segments=segments).state)
+
+
 def _within(
     bound: Any,
     depths: Sequence[DepthConfig],
@@ -146,8 +199,13 @@ def _within(
     measure: Callable[[DepthConfig], np.ndarray],
     name: str,
     told: Callable[[float], str],
+    shown: float | None = None,
 ) -> Choice:
-    """The last depth, from the dearest down, of which `measure`, a number a sequence, is below `limit` in the mean."""
+    """The last depth, from the dearest down, of which `measure`, a number a sequence, is below `limit` in the mean.
+
+    The messages call the limit `shown`, where that is another number.
+    """
+    bar = limit if shown is None else shown
     require(0.0 < confidence < 1.0, f"confidence = {confidence}: must lie between 0 and 1")
     model: ModelConfig = bound.config
     depths = [bound.resolve(depth) for depth in depths]
@@ -160,9 +218,9 @@ def _within(
         if evidence > 1 - confidence:
             reached = f"{found}, which leaves a chance of {min(evidence, 1.0):.2g} that the true mean is above"
             break
-        chosen = Choice(depth, f"{found}, below {limit:g} with confidence {confidence:g}")
+        chosen = Choice(depth, f"{found}, below {bar:g} with confidence {confidence:g}")
     if chosen is None:
-        raise UserError(f"{name} = {limit:g} cannot be promised with confidence {confidence:g}: {reached}")
+        raise UserError(f"{name} = {bar:g} cannot be promised with confidence {confidence:g}: {reached}")
     return chosen
 
 

@@ -14,7 +14,7 @@ from jaxode.config import DepthConfig, require
 from jaxode.data import Batch
 from jaxode.depth import Coefficients
 from jaxode.evaluation.loss import LossSums, batch_segments, kl_divergence, token_loss
-from jaxode.model import CausalLM, MaskedLM, SequenceClassifier
+from jaxode.model import Encoder, SequenceClassifier
 from jaxode.model.parameters import Architecture, Parameters
 from jaxode.types import Scalar
 
@@ -28,18 +28,21 @@ class Reference:
     """Positions that hold text, not padding."""
     states: Float[np.ndarray, "N_plus_1 rows D"]
     """The trajectory of these positions."""
-    log_probabilities: Float[Array, "B choices classes"]
-    """Of every choice, in half precision: every batch of a fit holds its own."""
+    target: Float[Array, "B choices numbers"]
+    """The states that an encoder ends in; or log probabilities of every choice, in half precision: every batch of a fit
+    holds its own."""
     nats: float
     tokens: float
 
 
 @dataclass(frozen=True)
 class Distance:
-    """A short solve against the full one, summed over the predicted tokens of a batch."""
+    """A short solve against the full one, summed over the predicted tokens of a batch, or all tokens of an encoder."""
 
-    kl: float
+    gap: float
+    """KL(full || short), nats; of an encoder, the squared error over the variance of the full solve's states."""
     rise: float
+    """Of the loss, nats; of an encoder, the gap again."""
     tokens: float
 
 
@@ -48,30 +51,26 @@ class Comparison:
 
     A language model is compared token by token. A classifier is compared sequence by sequence, one of several labels
     label by label (yes against no); for want of labels its loss is that of the classes which the full depth finds
-    likeliest.
+    likeliest. An encoder is compared by the states that it ends in.
 
     Raises:
-        UserError: a model that predicts nothing or numbers only, a batch without a token to predict, or weights with
-            which the full solve is not finite.
+        UserError: a model that predicts numbers, a batch without a token to predict, or weights with which the full
+            solve is not finite.
     """
 
     def __init__(self, architecture: Architecture, params: Parameters, steps: int, document_mask: bool):
         """Compile on first use; the coefficients stay arguments."""
         self._params = params
         model = architecture.bind(params)
-        self._classifies = isinstance(model, SequenceClassifier)
-        require(
-            isinstance(model, CausalLM | MaskedLM | SequenceClassifier),
-            f"{type(model).__name__} predicts nothing: take the language model or the classifier of the same weights",
-        )
+        self._classifies, self._encodes = isinstance(model, SequenceClassifier), isinstance(model, Encoder)
         self._problem_type = getattr(model, "problem_type", None)
         require(
             self._problem_type != "regression",
             'problem_type = "regression": solves are compared by their probabilities, and this model gives numbers; '
             "run it at full depth, or in fewer steps of another solver",
         )
-        # a classifier pools: it has to know where padding begins
-        kind = "masked" if self._classifies else model.config.kind
+        # who pools, or is compared state by state, has to know where padding begins
+        kind = "masked" if self._classifies or self._encodes else model.config.kind
         short_depth = DepthConfig(steps=steps, solver="calibrated", adjoint="remat")
 
         def run(params: Parameters, batch: Batch, depth: DepthConfig, coefficients: Any, trace: bool) -> Any:
@@ -81,29 +80,39 @@ class Comparison:
 
         def full(params: Parameters, batch: Batch) -> tuple[Any, Any, LossSums]:
             out = run(params, batch, DepthConfig(solver="euler"), None, True)
-            logits = self._choices(out.logits)
-            predicted = jax.nn.log_softmax(logits).astype(jnp.float16)
-            return out.trace.states, predicted, self._judged(logits, batch, predicted)[1]
+            found = self._compared(out)
+            target = found if self._encodes else jax.nn.log_softmax(found).astype(jnp.float16)
+            return out.trace.states, target, self._judged(found, batch, target)[1]
 
         def short(params: Parameters, coefficients: Coefficients, batch: Batch, target: Any) -> tuple[Scalar, LossSums]:
-            logits = self._choices(run(params, batch, short_depth, coefficients, False).logits)
-            kl, loss = self._judged(logits, batch, target)
-            return kl / loss.tokens, loss
+            found = self._compared(run(params, batch, short_depth, coefficients, False))
+            gap, loss = self._judged(found, batch, target)
+            return gap / loss.tokens, loss
 
         self._full = jax.jit(full)
         self._short = jax.jit(short)
         self._states = jax.jit(lambda params, c, batch: run(params, batch, short_depth, c, True).trace.states)
         self._gradient = jax.jit(jax.grad(lambda c, params, batch, target: short(params, c, batch, target)[0]))
 
-    def _choices(self, logits: Any) -> Any:
-        """Of a classifier [B choices classes]: one choice among its labels, or no against yes for each of several."""
+    def _compared(self, out: Any) -> Any:
+        """[B choices numbers]: an encoder's states, or logits.
+
+        Of a classifier, one choice among its labels, or no against yes for each of several.
+        """
+        if self._encodes:
+            return out.state
+        logits = out.logits
         if self._problem_type == "multi_label_classification":
             # softmax(0, z) is (1 - sigmoid(z), sigmoid(z))
             return jnp.stack([jnp.zeros_like(logits), logits], axis=-1)
         return logits[:, None] if self._classifies else logits
 
-    def _judged(self, logits: Any, batch: Batch, reference: Any) -> tuple[Scalar, LossSums]:
-        """KL(reference || logits) and the loss, summed over what is predicted."""
+    def _judged(self, found: Any, batch: Batch, reference: Any) -> tuple[Scalar, LossSums]:
+        """The gap between what was found and the reference, and the loss, summed over what is predicted."""
+        if self._encodes:
+            gap, tokens = squared_error(reference, found, jnp.asarray(batch.segments) > 0)
+            return gap, LossSums(gap, tokens)
+        logits = found
         targets, weights = jnp.asarray(batch.targets), jnp.asarray(batch.weights)
         if self._classifies:
             targets = jnp.argmax(reference, axis=-1)
@@ -114,29 +123,40 @@ class Comparison:
     def reference(self, batch: Batch) -> Reference:
         """Solve a batch at full depth."""
         require(
-            bool(np.any(np.asarray(batch.segments if self._classifies else batch.weights) > 0)),
+            bool(np.any(np.asarray(batch.segments if self._classifies or self._encodes else batch.weights) > 0)),
             "a batch of the calibration text holds no token to predict: leave it out",
         )
-        states, log_probabilities, loss = self._full(self._params, batch)
+        states, target, loss = self._full(self._params, batch)
         require(
             bool(np.isfinite(loss.nats)),
             "the solve at full depth is not finite on the calibration text: the weights are damaged, or diverged in "
             "training",
         )
         real = np.asarray(batch.segments) > 0
-        return Reference(
-            batch, real, np.asarray(states)[:, real], log_probabilities, float(loss.nats), float(loss.tokens)
-        )
+        return Reference(batch, real, np.asarray(states)[:, real], target, float(loss.nats), float(loss.tokens))
 
     def states(self, coefficients: Coefficients, reference: Reference) -> Float[np.ndarray, "n_plus_1 rows D"]:
         """The short solve's trajectory, at the positions of the reference's."""
         return np.asarray(self._states(self._params, coefficients, reference.batch))[:, reference.real]
 
     def distance(self, coefficients: Coefficients, reference: Reference) -> Distance:
-        """KL(full || short), and the loss of the short solve over the full one's."""
-        kl, loss = self._short(self._params, coefficients, reference.batch, reference.log_probabilities)
-        return Distance(float(kl) * reference.tokens, float(loss.nats) - reference.nats, reference.tokens)
+        """What separates the short solve from the full one."""
+        gap, loss = self._short(self._params, coefficients, reference.batch, reference.target)
+        return Distance(float(gap) * reference.tokens, float(loss.nats) - reference.nats, reference.tokens)
 
     def gradient(self, coefficients: Coefficients, reference: Reference) -> Coefficients:
-        """Of the KL per predicted token."""
-        return self._gradient(coefficients, self._params, reference.batch, reference.log_probabilities)
+        """Of the gap per token."""
+        return self._gradient(coefficients, self._params, reference.batch, reference.target)
+
+
+def squared_error(
+    reference: Float[Array, "B L D"], found: Float[Array, "B L D"], real: Bool[Array, "B L"]
+) -> tuple[Scalar, Scalar]:
+    """Sum over real positions of |found - reference|^2, over the variance of the reference there; and how many."""
+    reference, real = reference.astype(jnp.float32), real[..., None]
+    count = jnp.maximum(jnp.sum(real), 1)
+    kept = jnp.where(real, reference, 0.0)
+    mean = jnp.sum(kept, axis=(0, 1)) / count
+    variance = jnp.sum(jnp.where(real, jnp.square(reference - mean), 0.0)) / count
+    missed = jnp.sum(jnp.where(real, jnp.square(found - reference), 0.0))
+    return missed / jnp.maximum(variance, 1e-30), count.astype(jnp.float32)

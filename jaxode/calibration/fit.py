@@ -25,7 +25,7 @@ from jaxode.checkpoint import takes_model
 from jaxode.config import DepthConfig, ModelConfig, require
 from jaxode.data import Batch
 from jaxode.depth import Coefficients, secant
-from jaxode.model import Transformer, plan
+from jaxode.model import Encoder, Transformer, plan
 from jaxode.model.gains import Gains
 from jaxode.model.parameters import split
 
@@ -48,29 +48,44 @@ class Fit:
         rank: R, directions in which an increment may be turned; 0 leaves the correction out.
         gains: let the block's features weigh differently from step to step (`jaxode.model.gains`); fitted by gradient,
             so there are none without updates.
+        adapters: rank of low-rank changes of the block's matrices in each step (`jaxode.model.adapters`), with gains;
+            0 leaves them out.
         candidates: schedules, the best by the full trajectory, that are fitted to some of the batches to compare.
-        updates: gradient steps on KL(full depth || short solve) after that; 0 leaves them out.
-        learning_rate: of these updates, for the weights; gains move at half of it, the correction at a tenth.
+        updates: gradient steps on the gap between full depth and short solve after that; 0 leaves them out.
+        learning_rate: of these updates, for the weights; gains move at half of it, correction and adapters
+            at a tenth.
     """
 
     form: Form = "step"
     memory: int = 2
     rank: int = 32
     gains: bool = True
+    adapters: int = 0
     candidates: int = 4
     updates: int = 100
     learning_rate: float = 2e-2
 
     def __post_init__(self) -> None:
-        for name, least in (("memory", 1), ("rank", 0), ("candidates", 1), ("updates", 0)):
+        for name, least in (
+            ("memory", 1),
+            ("rank", 0),
+            ("adapters", 0),
+            ("candidates", 1),
+            ("updates", 0),
+        ):
             value = getattr(self, name)
             require(value >= least, f"calibration {name} = {value}: must be at least {least}")
         require(
             self.form in get_args(Form), f'calibration form = "{self.form}": allowed are {", ".join(get_args(Form))}'
         )
         if self.form != "step":
-            for name, nothing in (("rank", 0), ("gains", False), ("updates", 0)):
+            for name, nothing in (("rank", 0), ("gains", False), ("adapters", 0), ("updates", 0)):
                 object.__setattr__(self, name, nothing)
+        require(
+            not self.adapters or (self.gains and self.updates > 0),
+            f"calibration adapters = {self.adapters}: they are fitted with gains, by updates; let there be both, or "
+            "leave them 0",
+        )
 
 
 @dataclass(frozen=True)
@@ -82,9 +97,10 @@ class Calibration:
     schedule: tuple[int, ...]
     """Step sizes in depth-time from which the fit began."""
     coefficients: Coefficients
-    kl: float
-    """KL(full depth || calibrated), nats per predicted token; of a classifier, per sequence (and label, of several)."""
-    rise: float
+    kl: float | None
+    """KL(full depth || calibrated), nats per predicted token; of a classifier, per sequence (and label, of several);
+    None of an encoder."""
+    rise: float | None
     """Loss over the full depth's, in the same unit; of a classifier, that of the classes likeliest at full depth."""
     tokens: int
     """Predicted tokens of the fit."""
@@ -92,6 +108,8 @@ class Calibration:
     """Time it took."""
     origin: Origin | None = None
     """What it was made for, where it was read from a file."""
+    error: float | None = None
+    """Relative error of an encoder's states: the root mean square of x_n - x_N over that of x_N - mean x_N."""
 
     @property
     def depth(self) -> DepthConfig:
@@ -141,13 +159,13 @@ def calibrate(
     1. Rank whole-number schedules by how well their steps can follow the full trajectory (`search`).
     2. Step by step along the short solve's own trajectory, fit weights and correction to the full one by least squares;
        keep the schedule whose logits come nearest.
-    3. Lower KL(full || short) of the logits by gradient through the solve (Adam): weights, correction and gains
-       together.
+    3. Lower KL(full || short) of the logits, or the squared error of an encoder's states, by gradient through the solve
+       (Adam): weights, correction and gains together.
 
     Deterministic. The last `held_out` batches are not fitted on; the figures are theirs.
 
     Args:
-        model: with a head over the vocabulary, or a classifier; calibrations that it holds already are left alone.
+        model: a language model, a classifier or an encoder; calibrations that it holds already are left alone.
         batches: text like the text that the model will see, in batches of one shape.
         steps: n, in block applications.
         fit: how; None takes the defaults.
@@ -179,7 +197,8 @@ def calibrate(
     bar = tqdm(total=len(ranked) + fit.updates, desc=f"calibrating {steps} steps", disable=None if progress else True)
     few = fitted[: -(-min(len(fitted), FOLLOWED) // 4)]
     # neutral from the start, so that least squares and gradient share their compilations
-    gains = Gains.neutral(config, sum(short for _, short in groups)) if fit.gains and fit.updates else None
+    given = fit.gains and fit.updates
+    gains = Gains.neutral(config, sum(short for _, short in groups), fit.adapters) if given else None
     told = config.conditioning != "none"
 
     def followed(references: Sequence[Reference], times: tuple[tuple[int, ...], ...]) -> Coefficients:
@@ -189,26 +208,28 @@ def calibrate(
     for times in ranked:
         tried = [followed(few, times)] if fit.form == "step" else _closed_forms(times, fit.form, told)
         for coefficients in tried:
-            kl, _ = _means(comparison, coefficients, few)
-            found.append((kl if np.isfinite(kl) else np.inf, len(found), times, coefficients))
+            gap, _ = _means(comparison, coefficients, few)
+            found.append((gap if np.isfinite(gap) else np.inf, len(found), times, coefficients))
         bar.update()
     *_, times, coefficients = min(found)
     if fit.form == "step":
         coefficients = followed(fitted[:FOLLOWED], times)
     coefficients = _refine(comparison, fitted, coefficients, fit, bar.update)
     bar.close()
-    kl, rise = _means(comparison, coefficients, held)
+    gap, rise = _means(comparison, coefficients, held)
+    encodes = isinstance(model, Encoder)
     require(
-        math.isfinite(kl) and math.isfinite(rise),
-        f"calibration for {steps} steps diverged: KL {kl:g} nats per token; try more steps, a lower rank than "
-        f"{fit.rank}, or a lower learning rate than {fit.learning_rate:g}",
+        math.isfinite(gap) and math.isfinite(rise),
+        f"calibration for {steps} steps diverged: {'squared error' if encodes else 'KL'} {gap:g} per token; try more "
+        f"steps, a lower rank than {fit.rank}, or a lower learning rate than {fit.learning_rate:g}",
     )
     return Calibration(
         steps=steps,
         schedule=tuple(itertools.chain.from_iterable(sizes(part) for part in times)),
         coefficients=jax.tree.map(lambda x: np.asarray(x, np.float32), coefficients),
-        kl=kl,
-        rise=rise,
+        kl=None if encodes else gap,
+        rise=None if encodes else rise,
+        error=math.sqrt(gap) if encodes else None,
         tokens=int(sum(one.tokens for one in fitted)),
         seconds=time.perf_counter() - started,
     )
@@ -223,10 +244,10 @@ def _closed_forms(times: tuple[tuple[int, ...], ...], form: Form, told: bool) ->
 
 
 def _means(comparison: Comparison, coefficients: Coefficients, references: Sequence[Reference]) -> tuple[float, float]:
-    """KL and rise of the loss, per predicted token."""
+    """Gap and rise of the loss, per predicted token."""
     found = [comparison.distance(coefficients, reference) for reference in references]
     tokens = sum(one.tokens for one in found)
-    return sum(one.kl for one in found) / tokens, sum(one.rise for one in found) / tokens
+    return sum(one.gap for one in found) / tokens, sum(one.rise for one in found) / tokens
 
 
 def _refine(
@@ -236,18 +257,18 @@ def _refine(
     fit: Fit,
     tick: Callable[[], Any],
 ) -> Coefficients:
-    """Adam on KL(full || short), one batch an update in turn; the learning rate falls to 0 along a cosine."""
+    """Adam on the gap, one batch an update in turn; the learning rate falls to 0 along a cosine."""
     if fit.updates == 0:
         return start
     # entries before the start of a solve stay 0: their gradient is 0
     labels = dataclasses.replace(
         jax.tree.map(lambda _: "correction", start),
         weights="weights",
-        gains=jax.tree.map(lambda _: "gains", start.gains),
+        gains=_gain_labels(start.gains),
         starts=jax.tree.map(lambda _: "starts", start.starts),
     )
     # the schedule was searched for; it stays
-    rates = {"weights": 1.0, "gains": 0.5, "correction": 0.1, "starts": 0.0}
+    rates = {"weights": 1.0, "gains": 0.5, "correction": 0.1, "adapters": 0.1, "starts": 0.0}
     optimizer = optax.partition(
         {
             name: optax.adam(optax.cosine_decay_schedule(fit.learning_rate * rate, fit.updates))
@@ -268,3 +289,12 @@ def _refine(
         coefficients, state = update(gradient, state, coefficients)
         tick()
     return coefficients
+
+
+def _gain_labels(gains: Gains | None) -> Any:
+    """Gains, and the low-rank part of adapters, whose norms are gains too."""
+    if gains is None or gains.adapters is None:
+        return jax.tree.map(lambda _: "gains", gains)
+    low_rank = jax.tree.map(lambda _: "adapters", gains.adapters)
+    adapters: Any = dataclasses.replace(low_rank, scale="gains", shift="gains")
+    return dataclasses.replace(jax.tree.map(lambda _: "gains", gains), adapters=adapters)

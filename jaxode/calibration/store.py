@@ -35,6 +35,7 @@ def save(folder: Path, calibration: Calibration, origin: Origin) -> Path:
         "schedule": list(calibration.schedule),
         "kl": calibration.kl,
         "rise": calibration.rise,
+        "error": calibration.error,
         "tokens": calibration.tokens,
         "seconds": calibration.seconds,
         "origin": dataclasses.asdict(origin),
@@ -113,6 +114,7 @@ def _load(path: Path) -> Calibration:
             coefficients=fitted,
             **{name: raw[name] for name in ("kl", "rise", "tokens", "seconds")},
             origin=Origin(**raw["origin"]),
+            error=raw.get("error"),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: cannot be read as a calibration ({error}); delete it and calibrate again") from None

@@ -8,13 +8,19 @@ from typing import Literal
 from jaxode.config.checks import UserError, at_least, at_most, require, within
 from jaxode.config.fields import Place, Seed, Steps, check_fields, fit
 
-CHOICES = ("budget", "max_loss_increase", "max_label_flips")
+CHOICES = ("budget", "max_loss_increase", "max_label_flips", "max_error")
 """What chooses the depth in the place of `steps`."""
+
+ROW_FLAGS = {"batch_size": None, "truncate": False, "frame": ""}
+"""What counts where a text a line is read, and what else stands there."""
 
 MOST_SLOTS = 10_000
 """Slots of one block: more than any model has loops."""
 
-READERS = {"prompt": ("generate", "fill", "bench"), "file": ("score", "classify", "sweep", "report", "calibrate")}
+READERS = {
+    "prompt": ("generate", "fill", "bench"),
+    "file": ("score", "classify", "encode", "sweep", "report", "calibrate"),
+}
 """The tasks that read a text of each kind."""
 
 
@@ -31,29 +37,37 @@ class InferConfig:
     """N of a Hugging Face looped language model, in place of its config.json's: what counts as its full depth; more
     than it was trained with are allowed. (`steps` runs so many of them.)"""
     task: Literal[
-        "auto", "generate", "fill", "score", "classify", "sweep", "report", "calibrate", "export", "bench"
+        "auto", "generate", "fill", "score", "classify", "encode", "sweep", "report", "calibrate", "export", "bench"
     ] = "auto"
-    """auto: generate (causal) or fill (masked); score: perplexity of a file, or of each of its lines (`lines`);
-    classify: the label of every line of a file; sweep: quality and latency by steps;
+    """auto: generate (causal), fill (masked), classify or encode, by what the model is; score: perplexity of a file, or
+    of each of its lines (`lines`); classify: the label of every line of a file; encode: a vector of every line, into
+    `out`; sweep: quality and latency by steps;
     report: the same for every method of solving, at equal block evaluations, with the solves' norms along depth;
     calibrate: fit the solver to the full depth at `steps`, and keep it beside the checkpoint;
     bench: tokens a second (median and quartiles of runs in turn), time to the first token and block evaluations a
-    token, at full depth, at every calibrated depth, and with drafts; bytes of the cache a token;
+    token, at full depth, at every calibrated depth, and with drafts; bytes of the cache a token; of an encoder texts
+    of 128 tokens a second;
     export: write a finished run as a small folder, which --checkpoint and jaxode.load read, to `out`."""
     prompt: str = ""
     """Text to continue; for a masked model, text with [MASK] where a token is to be filled in."""
     chat: bool = False
     """The prompt is what a user says: it stands within the chat template of the model's tokenizer."""
     file: Place = ""
-    """Text file for score, classify, sweep, report and calibrate; the run's own text when empty (not for score and
-    classify)."""
+    """Text file for score, classify, encode, sweep, report and calibrate; the run's own text when empty (for the last
+    three). A classifier and an encoder read a text a line."""
     lines: bool = False
     """score: each line of the file is a text of its own, blank ones are passed over; a masked model gives its
     pseudo-log-likelihood, each token masked in turn."""
     batch_size: int | None = None
-    """Rows that go through the model at once, of score with `lines`, of classify (32 when absent) and of bench (1)."""
+    """Rows that go through the model at once, of score with `lines`, classify and encode (32 when absent) and of bench
+    (1)."""
     truncate: bool = False
     """Cut lines that are longer than the model reads, instead of refusing them."""
+    frame: str = ""
+    """What stands around every line: two entries of the vocabulary such as "[CLS] [SEP]", or "none"; when empty what
+    the model's own tokenizer puts there."""
+    pooling: Literal["mean", "first", "none"] = "mean"
+    """encode: the mean of a line's states, the first one, or the state of every token."""
     steps: Steps | None = None
     """Depth steps n; the model's N when absent."""
     at: str = ""
@@ -68,9 +82,12 @@ class InferConfig:
     max_label_flips: float | None = None
     """Share of a classifier's labels that may differ from those of the full depth; chooses the fewest calibrated steps
     that keep to it with `confidence`."""
+    max_error: float | None = None
+    """Relative error of an encoder's states: the root mean square of what they miss of those of the full depth, over
+    that of these about their mean; chooses the fewest calibrated steps that keep it with `confidence`."""
     bound_file: Place = ""
-    """Text that `max_loss_increase` or `max_label_flips` is tested on: lines for a classifier, other ones than it was
-    calibrated on; the run's validation text when empty."""
+    """Text that `max_loss_increase`, `max_label_flips` or `max_error` is tested on: lines for a classifier or an
+    encoder, other ones than it was calibrated on; the run's validation text when empty."""
     confidence: float = 0.95
     solver: str = "auto"
     """auto: calibrated where the run holds a calibration for `steps`, else euler; or as depth.solver in training."""
@@ -117,7 +134,8 @@ class InferConfig:
     """Batches that a sweep, a report, or a calibration on a file reads."""
     out: Place = ""
     """Folder for the CSV and PNG files of a sweep or a report; the run folder when empty. Where to export, or to
-    keep a calibration: when empty beside the weights, or for a model that jaxode did not make in the cache folder."""
+    keep a calibration: when empty beside the weights, or for a model that jaxode did not make in the cache folder. Of
+    encode the file, such as vectors.npz."""
     notes: Place = ""
     """Text file for the card of an exported model: where the text of the run comes from, and its licence."""
 
@@ -131,8 +149,8 @@ class InferConfig:
         require(len(given) <= 1, f"{' and '.join(given)} both choose the depth: give one of them")
         require(
             not self.bound_file or bool(self.bound),
-            f"bound_file = {self.bound_file}: tests max_loss_increase or max_label_flips; give one of them, or "
-            "leave it out",
+            f"bound_file = {self.bound_file}: tests max_loss_increase, max_label_flips or max_error; give one of them, "
+            "or leave it out",
         )
         for name in given:
             if name != "steps":
@@ -152,6 +170,10 @@ class InferConfig:
         require(
             self.max_label_flips is None or 0 < self.max_label_flips < 1,
             f"max_label_flips = {self.max_label_flips}: a share of the labels, above 0 and below 1",
+        )
+        require(
+            self.max_error is None or 0 < self.max_error < 1,
+            f"max_error = {self.max_error}: a relative error, above 0 and below 1",
         )
         require(0 < self.confidence < 1, f"confidence = {self.confidence}: must lie between 0 and 1")
         require(self.loops is None or self.loops >= 1, f"loops = {self.loops}: must be at least 1")
@@ -177,7 +199,9 @@ class InferConfig:
             f"notes = {self.notes} with task = {self.task}: only export writes a card; leave it out",
         )
         require(self.task != "score" or bool(self.file), "task = score needs --file: the text file to score")
-        require(self.task != "classify" or bool(self.file), "task = classify needs --file: texts, one a line")
+        for task in ("classify", "encode"):
+            require(self.task != task or bool(self.file), f"task = {task} needs --file: texts, one a line")
+        self._check_encode()
         for name, readers in READERS.items():
             value = getattr(self, name)
             require(
@@ -186,8 +210,8 @@ class InferConfig:
             )
         require(
             not self.lines or self.task == "score",
-            f"lines with task = {self.task}: score alone reads a file line by line or as a whole (classify reads lines "
-            "always); leave it out",
+            f"lines with task = {self.task}: score alone reads a file line by line or as a whole (classify and encode "
+            "read lines always); leave it out",
         )
         require(
             not self.chat or self.task in ("auto", "generate", "bench"),
@@ -195,14 +219,14 @@ class InferConfig:
             "it out",
         )
         # what "auto" stands for is checked once the model is known
-        batched = self.by_line or self.task in ("auto", "bench", "calibrate")
+        batched = self.by_line or self.task in ("auto", "bench", "calibrate", "sweep", "report")
         if not batched:
-            for name, free in (("batch_size", None), ("truncate", False)):
+            for name, free in ROW_FLAGS.items():
                 value = getattr(self, name)
                 require(
                     value == free,
-                    f"{name} = {value} with task = {self.task}: counts for classify, bench, score with --lines, and to "
-                    "calibrate a classifier; leave it out",
+                    f"{name} = {value} with task = {self.task}: counts for classify, encode, bench, score with "
+                    "--lines, and where a classifier or an encoder is measured; leave it out",
                 )
         if self.batch_size is not None:
             at_least("batch_size", self.batch_size, 1)
@@ -223,7 +247,30 @@ class InferConfig:
     @property
     def by_line(self) -> bool:
         """Whether each line of `file` is a text of its own."""
-        return self.task == "classify" or self.lines
+        return self.task in ("classify", "encode") or self.lines
+
+    @property
+    def text_frame(self) -> bool | tuple[str, str] | None:
+        """`frame` as functions on texts take it."""
+        if self.frame in ("", "none"):
+            return None if not self.frame else False
+        before, after = self.frame.split()
+        return before, after
+
+    def _check_encode(self) -> None:
+        encodes = self.task in ("auto", "encode")
+        require(
+            encodes or self.pooling == "mean",
+            f"pooling = {self.pooling} with task = {self.task}: only encode pools states; leave it out",
+        )
+        require(
+            self.task != "encode" or self.out.endswith(".npz"),
+            f'out = "{self.out}" with task = encode: name the file for the vectors, such as --out vectors.npz',
+        )
+        require(
+            self.frame in ("", "none") or len(self.frame.split()) == 2,
+            f'frame = "{self.frame}": give two entries of the vocabulary, such as "[CLS] [SEP]", or none',
+        )
 
     @property
     def at_steps(self) -> tuple[int, ...]:
@@ -282,8 +329,8 @@ class InferConfig:
         given = f"{name} = {getattr(self, name)}"
         require(
             self.task not in ("sweep", "report", "calibrate", "export"),
-            f"{given} with task = {self.task}: it chooses the depth of generate, fill, score and classify "
-            "alone; leave it out",
+            f"{given} with task = {self.task}: it chooses the depth of generate, fill, score, classify "
+            "and encode alone; leave it out",
         )
         for knob, free in (("solver", ("auto",)), ("schedule", ("auto", "even"))):
             value = getattr(self, knob)

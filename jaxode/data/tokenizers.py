@@ -152,6 +152,27 @@ class Tokenizer:
         return self.encode(self.chat_template.render(messages), allow_special=True)
 
     @cached_property
+    def unknown_id(self) -> int | None:
+        """The id that stands for what the vocabulary has not; None where it has everything."""
+        model = json.loads(self._json)["model"]
+        token = model.get("unk_token")
+        return model.get("unk_id") if token is None else self.token_id(token)
+
+    def count_unknown(self, texts: Sequence[str], ids: Sequence[Sequence[int]]) -> int:
+        """Tokens of plain texts, whose `ids` these are, that stand for what the vocabulary has not."""
+        unknown, count = self.unknown_id, 0
+        if unknown is None:
+            return 0
+        for text, own in zip(texts, ids, strict=True):
+            if unknown in own:
+                # the text may hold the unknown token itself
+                found = self._plain.encode(text, add_special_tokens=False)
+                places = [place for place, index in enumerate(found.ids) if index == unknown]
+                pieces = (text[slice(*found.offsets[place])] for place in places)
+                count += sum(piece.strip() != self.token(unknown) for piece in pieces)
+        return count
+
+    @cached_property
     def ordinary_ids(self) -> tuple[int, ...]:
         """All ids that plain text can produce, in order: what a random replacement is drawn from."""
         return tuple(sorted(set(self._prompt.get_vocab(with_added_tokens=True).values()) - self.special_ids))

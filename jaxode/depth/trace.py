@@ -30,8 +30,12 @@ class Trace:
     cosine: Float[Array, " N_minus_1"]
 
 
-def measure(states: Float[Array, " N_plus_1 *shape"], times: Sequence[float] | Float[Array, " N_plus_1"]) -> Trace:
-    """Norms along the last axis and cosines of consecutive increments."""
+def measure(
+    states: Float[Array, " N_plus_1 *shape"],
+    times: Sequence[float] | Float[Array, " N_plus_1"],
+    weights: Float[Array, " *row"] | None = None,
+) -> Trace:
+    """Norms along the last axis and cosines of consecutive increments; `weights` of positions, None: all the same."""
     at = jnp.asarray(times, jnp.float32)
     increments = jnp.diff(states, axis=0)
     sizes = jnp.linalg.norm(increments, axis=-1)
@@ -40,9 +44,9 @@ def measure(states: Float[Array, " N_plus_1 *shape"], times: Sequence[float] | F
     return Trace(
         states=states,
         times=at,
-        state_norm=_mean(jnp.linalg.norm(states, axis=-1)),
-        field_norm=_mean(sizes) / jnp.diff(at),
-        cosine=_mean(cosines),
+        state_norm=_mean(jnp.linalg.norm(states, axis=-1), weights),
+        field_norm=_mean(sizes, weights) / jnp.diff(at),
+        cosine=_mean(cosines, weights),
     )
 
 
@@ -55,5 +59,8 @@ def join(traces: Sequence[Trace]) -> Trace:
     return measure(states, times)
 
 
-def _mean(x: Array) -> Float[Array, " N"]:
-    return jnp.mean(x, axis=tuple(range(1, x.ndim)))
+def _mean(x: Array, weights: Array | None) -> Float[Array, " N"]:
+    axes = tuple(range(1, x.ndim))
+    if weights is None:
+        return jnp.mean(x, axis=axes)
+    return jnp.sum(x * weights, axis=axes) / jnp.sum(weights)

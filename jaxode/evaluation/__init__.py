@@ -22,6 +22,13 @@ if TYPE_CHECKING:
     from jaxode.evaluation.methods import Method, comparators, evaluation_counts
     from jaxode.evaluation.profiles import DepthProfile, depth_profile
     from jaxode.evaluation.report import Report, ReportRow, save_report, work_precision
+    from jaxode.evaluation.states import (
+        StateReport,
+        StateRow,
+        compare_states,
+        save_state_report,
+        save_state_sweep,
+    )
     from jaxode.evaluation.sweep import (
         SweepResult,
         SweepRow,
@@ -39,6 +46,7 @@ _HOMES = {
     "methods": ("Method", "comparators", "evaluation_counts"),
     "profiles": ("DepthProfile", "depth_profile"),
     "report": ("Report", "ReportRow", "save_report", "work_precision"),
+    "states": ("StateReport", "StateRow", "compare_states", "save_state_report", "save_state_sweep"),
     "sweep": (
         "SweepResult",
         "SweepRow",
@@ -60,10 +68,13 @@ __all__ = [
     "Method",
     "Report",
     "ReportRow",
+    "StateReport",
+    "StateRow",
     "SweepResult",
     "SweepRow",
     "batch_segments",
     "comparators",
+    "compare_states",
     "default_configs",
     "default_steps",
     "depth_profile",
@@ -76,6 +87,8 @@ __all__ = [
     "kl_divergence",
     "resolved",
     "save_report",
+    "save_state_report",
+    "save_state_sweep",
     "save_sweep",
     "token_loss",
     "work_precision",

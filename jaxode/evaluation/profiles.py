@@ -13,6 +13,7 @@ import numpy as np
 
 from jaxode.config import DepthConfig
 from jaxode.data import Batch
+from jaxode.depth import measure
 from jaxode.evaluation.figures import Panel
 from jaxode.evaluation.loss import batch_segments
 from jaxode.evaluation.methods import FULL_DEPTH, Method
@@ -21,7 +22,7 @@ from jaxode.model.parameters import Architecture, Parameters
 
 @dataclass(frozen=True)
 class DepthProfile:
-    """One solve along depth: means over all positions of the text, as in `jaxode.depth.Trace`."""
+    """One solve along depth: means over all real positions of the text."""
 
     method: str
     steps: int
@@ -39,11 +40,14 @@ class DepthProfile:
 @partial(jax.jit, static_argnames=("architecture", "depth", "document_mask"))
 def _traced(
     params: Parameters, batch: Batch, *, architecture: Architecture, depth: DepthConfig, document_mask: bool
-) -> tuple[Any, Any, Any, Any]:
+) -> tuple[Any, Any, Any, Any, Any]:
+    """Times, what a profile shows, and the number of real positions that it is a mean over."""
     model = architecture.bind(params)
     segments = batch_segments(batch, model.config.kind, document_mask)
     trace = model.hidden(jnp.asarray(batch.tokens), depth, segments=segments, trace=True).trace
-    return trace.times, trace.state_norm, trace.field_norm, trace.cosine
+    real = (jnp.asarray(batch.segments) > 0).astype(jnp.float32)
+    found = measure(trace.states, trace.times, real)
+    return found.times, found.state_norm, found.field_norm, found.cosine, jnp.sum(real)
 
 
 def depth_profile(
@@ -60,8 +64,8 @@ def depth_profile(
         out = _traced(params, batch, architecture=architecture, depth=method.depth, document_mask=document_mask)
         found.append(jax.device_get(out))
         tick()
-    # batches have one shape, so their means weigh the same
-    times, *means = (tuple(map(float, np.mean(values, axis=0))) for values in zip(*found, strict=True))
+    *values, counts = zip(*found, strict=True)
+    times, *means = (tuple(map(float, np.average(value, axis=0, weights=counts))) for value in values)
     steps = architecture.bind(params).config.steps if method.depth.steps is None else method.depth.steps
     return DepthProfile(method.name, steps, times, *means)
 

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from jaxode.inference.loading.loaded_model import LoadedModel, load
     from jaxode.inference.texts.batch_pass import Throughput
     from jaxode.inference.texts.classification import TextClass, TextClasses, classify_texts
+    from jaxode.inference.texts.encoding import TextVectors, encode_texts
     from jaxode.inference.texts.fill_mask import Candidate, FilledText, MaskFill, fill
     from jaxode.inference.texts.scoring import TextScore, TextScores, score_texts
 
@@ -39,6 +40,7 @@ _HOMES = {
     "texts.batch_pass": ("Throughput",),
     "texts.classification": ("TextClass", "TextClasses", "classify_texts"),
     "adaptive.exits": ("Confidence", "Divergence", "ExitGate"),
+    "texts.encoding": ("TextVectors", "encode_texts"),
     "texts.fill_mask": ("Candidate", "FilledText", "MaskFill", "fill"),
     "generation.cache": ("cache_bytes_per_token",),
     "generation.generate": ("Generation", "generate", "generate_batch", "warm_up"),
@@ -84,11 +86,13 @@ __all__ = [
     "TextScore",
     "TextScores",
     "TextStream",
+    "TextVectors",
     "Throughput",
     "TopK",
     "TopP",
     "cache_bytes_per_token",
     "classify_texts",
+    "encode_texts",
     "error_estimates",
     "exit_early",
     "exit_probabilities",

@@ -11,6 +11,7 @@ from jaxode.model.models import (
     SequenceClassifier,
     Transformer,
     make_model,
+    normalised,
 )
 from jaxode.model.stack import Stack
 
@@ -31,6 +32,7 @@ __all__ = [
     "block_field",
     "flops_per_token",
     "make_model",
+    "normalised",
     "plan",
     "resolve",
     "sublayer_fields",

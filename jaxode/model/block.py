@@ -15,6 +15,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from jaxode.config import ModelConfig
+from jaxode.model.adapters import Adapters
 from jaxode.model.conditioning import Conditioning
 from jaxode.model.gains import ATTENTION, FEED_FORWARD, Gains
 from jaxode.model.layers import Attention, FeedForward, Rotary, StoredScale, make_norm
@@ -113,20 +114,32 @@ class Block(nnx.Module):
     def attention_increment(self, t: Any, x: State, context: Context) -> State:
         """The attention sublayer's share of the increment."""
         gain = None if context.gains is None else jnp.asarray(context.gains.heads)
+        adapters = None if context.gains is None else context.gains.adapters
         rotary = context.rotary if context.far is None or not self.full else context.far
 
         def branch(read: State) -> State:
-            return self.attention(read, mask=context.mask, rotary=rotary, gain=gain, memory=context.memory)
+            options = {"gain": gain, "adapters": adapters, "memory": context.memory}
+            return self.attention(read, mask=context.mask, rotary=rotary, **options)
 
         source = x if self.gate is None or context.x0 is None else x + self.gate[...] * context.x0
-        rule = self._rule(self.attention_norm, self.attention_output_norm, self.attention_rate)
+        norm = self._own_norm(self.attention_norm, ATTENTION, adapters)
+        rule = self._rule(norm, self.attention_output_norm, self.attention_rate)
         return self._sublayer(ATTENTION, rule).increment(branch, t, x, context, source)
 
     def feed_forward_increment(self, t: Any, x: State, context: Context) -> State:
         """The feed-forward sublayer's share of the increment."""
         gain = None if context.gains is None else jnp.asarray(context.gains.hidden)
-        rule = self._rule(self.feed_forward_norm, self.feed_forward_output_norm, self.feed_forward_rate)
-        return self._sublayer(FEED_FORWARD, rule).increment(partial(self.feed_forward, gain=gain), t, x, context)
+        adapters = None if context.gains is None else context.gains.adapters
+        norm = self._own_norm(self.feed_forward_norm, FEED_FORWARD, adapters)
+        rule = self._rule(norm, self.feed_forward_output_norm, self.feed_forward_rate)
+        branch = partial(self.feed_forward, gain=gain, adapters=adapters)
+        return self._sublayer(FEED_FORWARD, rule).increment(branch, t, x, context)
+
+    def _own_norm(self, norm: Norm, sublayer: int, adapters: Adapters | None) -> Norm:
+        """A norm that stands behind the branch, as the step's adapters change it."""
+        if adapters is None or not self.post:
+            return norm
+        return lambda u: adapters.normed(norm(u), sublayer)
 
     def _rule(self, norm: Norm, output: Norm | None, rate: StoredScale | None) -> ResidualRule:
         if output is not None:

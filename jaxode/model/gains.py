@@ -9,6 +9,7 @@ from flax import struct
 from jaxtyping import Array, Float
 
 from jaxode.config import ModelConfig
+from jaxode.model.adapters import Adapters
 from jaxode.types import State
 
 ATTENTION, FEED_FORWARD = 0, 1
@@ -29,16 +30,18 @@ class Gains:
         shift: [.., 2, D], added to it.
         heads: [.., D], of the attention's result before its output projection.
         hidden: [.., F], of the feed-forward sublayer's hidden units.
+        adapters: low-rank changes of W and V in each step; None for none.
     """
 
     scale: Float[Array | np.ndarray, "*axes 2 D"]
     shift: Float[Array | np.ndarray, "*axes 2 D"]
     heads: Float[Array | np.ndarray, "*axes D"]
     hidden: Float[Array | np.ndarray, "*axes F"]
+    adapters: Adapters | None = None
 
     @classmethod
-    def neutral(cls, model: ModelConfig, steps: int) -> Gains:
-        """The trained block in each of `steps` solver steps."""
+    def neutral(cls, model: ModelConfig, steps: int, rank: int = 0) -> Gains:
+        """The trained block in each of `steps` solver steps, with adapters of a rank above 0."""
         # the blocks of one pass, each counted once
         axes = (steps, len(set(model.pass_blocks)))
         return cls(
@@ -46,6 +49,7 @@ class Gains:
             np.zeros((*axes, 2, model.width), np.float32),
             np.ones((*axes, model.heads * model.head_width), np.float32),
             np.ones((*axes, model.hidden_width), np.float32),
+            Adapters.neutral(model, steps, rank) if rank else None,
         )
 
     def read(self, u: State, sublayer: int) -> State:

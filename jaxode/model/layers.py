@@ -14,6 +14,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxode.config import ModelConfig
 from jaxode.depth import KEPT
+from jaxode.model.adapters import Adapters, LowRank
 from jaxode.model.kernels import attention_kernel, capability
 from jaxode.types import Key, Mask, State
 
@@ -251,14 +252,18 @@ class Attention(nnx.Module):
         mask: Mask | None,
         rotary: Rotary | None,
         gain: Float[Array, "*B HK"] | None = None,
+        adapters: Adapters | None = None,
         memory: Any = None,
     ) -> State:
         """Softmax(q k / sqrt(K)) v, the softmax in float32; `gain` scales the heads, for all rows or by row.
 
+        `adapters` change the projections.
+
         With a `Memory` (jaxode.model.memory) the queries also read what earlier tokens left there.
         """
         batch, length, width = x.shape
-        fused = checkpoint_name(self.qkv(x.reshape(batch * length, width)), KEPT)
+        fused = _adapted(self.qkv, x.reshape(batch * length, width), None if adapters is None else adapters.qkv)
+        fused = checkpoint_name(fused, KEPT)
         q, k, v, gate = self._parts(fused, batch, length)
         if rotary is not None:
             q, k = rotate(q, rotary, self.pairs), rotate(k, rotary, self.pairs)
@@ -274,7 +279,7 @@ class Attention(nnx.Module):
             out = (out * jax.nn.sigmoid(gate)).astype(out.dtype)
         if self.output_norm is not None:
             out = self.output_norm(out)
-        return self.output(out).reshape(batch, length, width)
+        return _adapted(self.output, out, None if adapters is None else adapters.output).reshape(batch, length, width)
 
     def _parts(self, fused: Float[Array, "rows F"], batch: int, length: int) -> tuple[Any, Any, Any, Any]:
         """Queries, keys and values by head, before the rotation, and what the gate is read from."""
@@ -315,9 +320,11 @@ class FeedForward(nnx.Module):
         self.factor = config.width**0.5
         self.output_norm = Unit(config.norm_epsilon) if sphere else None
 
-    def __call__(self, x: State, *, gain: Float[Array, "*B F"] | None = None) -> State:
-        """Position by position; `gain` scales the hidden units, for all rows or by row."""
-        hidden = self.inner(x.reshape(-1, x.shape[-1]))
+    def __call__(
+        self, x: State, *, gain: Float[Array, "*B F"] | None = None, adapters: Adapters | None = None
+    ) -> State:
+        """Position by position; `gain` scales the hidden units, for all rows or by row; `adapters` change both."""
+        hidden = _adapted(self.inner, x.reshape(-1, x.shape[-1]), None if adapters is None else adapters.inner)
         if self.inner_scale is not None:
             hidden = (hidden * (self.inner_scale[...] * self.factor)).astype(hidden.dtype)
         if self.kind == "swiglu":
@@ -328,7 +335,12 @@ class FeedForward(nnx.Module):
         hidden = _scaled(hidden, gain)
         if self.output_norm is not None:
             hidden = self.output_norm(hidden)
-        return self.output(hidden).reshape(x.shape)
+        return _adapted(self.output, hidden, None if adapters is None else adapters.outer).reshape(x.shape)
+
+
+def _adapted(linear: nnx.Linear, rows: Float[Array, "rows E"], change: LowRank | None) -> Float[Array, "rows F"]:
+    out = linear(rows)
+    return out if change is None else out + change(rows.astype(out.dtype))
 
 
 def _scaled(features: Float[Array, "rows F"], gain: Float[Array, "*B F"] | None) -> Float[Array, "rows F"]:

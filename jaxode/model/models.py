@@ -362,6 +362,12 @@ def make_model(config: ModelConfig, *, seed: int = 0, dtype: DTypeLike = jnp.flo
     return kind(config, rngs=nnx.Rngs(check_seed(seed)), dtype=dtype)
 
 
+def normalised(model: Transformer, state: State) -> State:
+    """A state after the coda as its head reads it: behind the final norm, where there is one."""
+    norm = getattr(getattr(model, "head", None), "norm", None)
+    return state if norm is None else norm(state).astype(state.dtype)
+
+
 def prefix_mask(token_types: TokenTypes) -> Mask:
     """True where a query may look at a key: at every earlier one, and within the tokens of type 1 both ways."""
     place, first = jnp.arange(token_types.shape[1]), token_types == 1

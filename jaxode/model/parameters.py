@@ -11,16 +11,16 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from flax.serialization import to_state_dict
-from flax.traverse_util import flatten_dict
+from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.typing import DTypeLike
 
 from jaxode.config import UserError
 from jaxode.depth import Coefficients
+from jaxode.model.adapters import Adapters, LowRank
 from jaxode.model.gains import Gains
 
 Parameters = dict[str, Any]  # arrays, on a device or on the host
 CALIBRATION = "calibration."
-GAINS = "gains."
 
 
 @dataclass(frozen=True)
@@ -53,9 +53,15 @@ def named(coefficients: Coefficients) -> Parameters:
 
 def coefficients(arrays: Mapping[str, Any]) -> Coefficients:
     """What `named` took apart."""
-    gains = {name.removeprefix(GAINS): value for name, value in arrays.items() if name.startswith(GAINS)}
-    rest = {name: value for name, value in arrays.items() if not name.startswith(GAINS)}
-    return Coefficients(**rest, gains=Gains(**gains) if gains else None)
+    nested = unflatten_dict({tuple(name.split(".")): value for name, value in arrays.items()})
+    gains = nested.pop("gains", None)
+    if gains is not None:
+        changes = gains.pop("adapters", None)
+        if changes is not None:
+            pairs: Any = {name: LowRank(**part) if isinstance(part, dict) else part for name, part in changes.items()}
+            gains["adapters"] = Adapters(**pairs)
+        gains = Gains(**gains)
+    return Coefficients(**nested, gains=gains)
 
 
 def calibration_parameters(steps: int, coefficients: Coefficients) -> Parameters:

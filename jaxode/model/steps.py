@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any, no_type_check
 
@@ -12,6 +13,7 @@ from flax import struct
 from jaxtyping import Array, Float, Int
 
 from jaxode.depth import Coefficients, Schedule
+from jaxode.model.adapters import wider
 from jaxode.model.gains import Gains
 
 
@@ -65,9 +67,11 @@ class StepsByRow:
         schedules: Sequence[Schedule],
         coefficients: Sequence[Coefficients | None],
         which: Int[Array, " B"],
-        neutral: Callable[[int], Gains],
+        neutral: Callable[[int, int], Gains],
     ) -> StepsByRow:
-        """Of several solves; where any has gains, one without gets the `neutral` ones of its number of steps."""
+        """Of several solves; where any has gains, one without gets the `neutral` ones of its number of steps and the
+        rank of the others' adapters.
+        """
         most = max(schedule.steps for schedule in schedules)
 
         def pad(table: Any, value: float = 0.0) -> Any:
@@ -79,8 +83,9 @@ class StepsByRow:
         given = [None if own is None else own.gains for own in coefficients]
         gains = None
         if any(own is not None for own in given):
+            rank = max(0 if own is None or own.adapters is None else own.adapters.rank for own in given)
             whole = [
-                neutral(schedule.steps) if own is None else own for own, schedule in zip(given, schedules, strict=True)
+                _whole(own, neutral(schedule.steps, rank), rank) for own, schedule in zip(given, schedules, strict=True)
             ]
             gains = jax.tree.map(lambda *tables: jnp.stack([pad(table) for table in tables]), *whole)
         return cls(
@@ -97,6 +102,14 @@ class StepsByRow:
         # of gains, blocks first, then rows of the batch
         gains = jax.tree.map(lambda table: jnp.moveaxis(table[self.which, index], 1, 0), self.gains)
         return StepsByRow(self.starts[self.which, index], self.sizes[self.which, index], self.which, gains)
+
+
+def _whole(own: Gains | None, neutral: Gains, rank: int) -> Gains:
+    """Gains with adapters of this rank, those that are missing from the neutral ones."""
+    if own is None or not rank:
+        return neutral if own is None else own
+    adapters = neutral.adapters if own.adapters is None else wider(own.adapters, rank)
+    return dataclasses.replace(own, adapters=adapters)
 
 
 def _times(schedule: Schedule, coefficients: Coefficients | None) -> tuple[Array, Array]:

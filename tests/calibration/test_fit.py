@@ -13,7 +13,7 @@ from jaxode.config import DepthConfig, ModelConfig, UserError
 from jaxode.data import Batch
 from jaxode.depth import secant
 from jaxode.evaluation import evaluate
-from jaxode.model import SequenceClassifier, make_model
+from jaxode.model import Encoder, SequenceClassifier, make_model
 from jaxode.model.parameters import split
 
 MODEL = ModelConfig(vocab_size=31, width=16, heads=2, length=8, steps=6)
@@ -127,6 +127,21 @@ def test_a_field_that_a_short_solve_can_follow_is_recovered():
     np.testing.assert_allclose(np.cumsum(done.coefficients.weights[:, 0])[-1], 6.0, rtol=1e-3)
     np.testing.assert_allclose(done.coefficients.weights[:, 0], done.schedule, rtol=1e-3)
     assert done.kl < 1e-4
+
+
+def test_an_encoder_that_a_short_solve_can_follow_is_recovered():
+    """As above, by its states; padding is not among them."""
+    architecture, params = split(Encoder(dataclasses.replace(MODEL, kind="masked"), rngs=nnx.Rngs(0)))
+    params = {name: jnp.zeros_like(value) if name.endswith("kernel") else value for name, value in params.items()} | {
+        "stack.looped.0.feed_forward.output.bias": jnp.linspace(-1.0, 1.0, 16)
+    }
+    text = batches()
+    for batch in text:
+        batch.segments[: len(batch.segments) // 2, 5:] = 0
+    done = calibrate(architecture.bind(params), text, 2, Fit(memory=1, rank=0, updates=0))
+    np.testing.assert_allclose(done.coefficients.weights[:, 0], done.schedule, rtol=1e-3)
+    assert done.error < 1e-2
+    assert (done.kl, done.rise) == (None, None)
 
 
 def test_gradient_updates_lower_the_divergence():

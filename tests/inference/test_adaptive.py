@@ -153,17 +153,19 @@ def test_exits_of_tokens_in_a_causal_model_look_at_the_past_only(models):
 
 
 def calibrated(model):
-    """The model with made-up calibrations for 2 steps (with a correction and gains) and 3 (a memory of two)."""
+    """The model with made-up calibrations for 2 steps (correction, gains, adapters) and 3 (memory, other adapters)."""
     rng = np.random.default_rng(0)
     architecture, params = split(model)
 
     def random(*shape):
         return (0.3 * rng.normal(size=shape)).astype(np.float32)
 
-    gains = jax.tree.map(lambda table: table + random(*table.shape), Gains.neutral(model.config, 2))
+    def gains(steps, rank):
+        return jax.tree.map(lambda table: table + random(*table.shape), Gains.neutral(model.config, steps, rank))
+
     for steps, own in {
-        2: Coefficients(1 + random(2, 2), random(2, 2, 16, 3), random(2, 3, 16), gains),
-        3: Coefficients(1 + random(3, 3)),
+        2: Coefficients(1 + random(2, 2), random(2, 2, 16, 3), random(2, 3, 16), gains(2, 2)),
+        3: Coefficients(1 + random(3, 3), gains=gains(3, 1)),
     }.items():
         params = params | calibration_parameters(steps, own)
     return architecture.bind(params)

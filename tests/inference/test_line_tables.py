@@ -142,6 +142,16 @@ def test_too_many_rows_for_memory(infer, runs, file, monkeypatch):
         (("--batch-size", 4), "batch_size = 4 with task = generate"),
         (("--truncate",), "truncate = True with task = generate"),
         (("--task", "classify", "--file", "a", "--batch-size", 0), "batch_size = 0: must be at least 1"),
+        (("--task", "sweep", "--truncate"), "truncate = True with task = sweep"),
+        (("--task", "report", "--frame", "a b"), "frame = a b with task = report"),
+        (("--task", "calibrate", "--steps", 2, "--batch-size", 4), "batch_size = 4 with task = calibrate"),
+        (("--task", "bench", "--frame", "none"), "frame = none with task = bench"),
+        (("--task", "score", "--file", "a", "--pooling", "first"), "pooling = first with task = score"),
+        (("--task", "encode", "--file", "a"), "task = encode: name the file for the vectors"),
+        (
+            ("--task", "encode", "--file", "a", "--out", "v.npz", "--frame", "a b c"),
+            "give two entries of the vocabulary",
+        ),
     ],
 )
 def test_flags_of_another_task(infer, flags, message):

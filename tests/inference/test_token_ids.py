@@ -10,7 +10,7 @@ from tiny_runs import TOKENIZER
 from jaxode.config import UserError
 from jaxode.data import Tokenizer
 from jaxode.data.tokenizers import Template
-from jaxode.inference.texts.token_ids import as_texts, encode_texts
+from jaxode.inference.texts.token_ids import as_texts, token_rows
 
 END, PAD, MASK = TOKENIZER.end_id, TOKENIZER.pad_id, TOKENIZER.mask_id
 
@@ -46,35 +46,56 @@ def test_the_frame_is_the_tokenizers_own_unless_said(framing):
         (own, None, True),
         (own, False, False),
     ):
-        ids = encode_texts(tokenizer, bare, 8, frame=frame).ids
+        ids = token_rows(tokenizer, bare, 8, frame=frame).ids
         assert ids == (framed if want else (tuple(framing.encode("abc")),))
 
 
 def test_framed_and_cut(framing):
-    done = encode_texts(framing, ["abc", "abcdefgh"], 8, frame=True, truncate=True)
+    done = token_rows(framing, ["abc", "abcdefgh"], 8, frame=True, truncate=True)
     assert done.ids == tuple((END, PAD, *TOKENIZER.encode(text), END) for text in ("abc", "abcde"))
     assert (done.before, done.after, done.truncated) == (2, 1, 1)
     assert done.lengths.tolist() == [6, 8]
     assert done.own.tolist() == [3, 5]
-    bare = encode_texts(framing, ["abcdefgh"], 8)
+    bare = token_rows(framing, ["abcdefgh"], 8)
     assert (bare.ids, bare.truncated) == ((tuple(TOKENIZER.encode("abcdefgh")),), 0)
 
 
+def test_two_named_tokens_are_a_frame(framing):
+    for tokenizer in (framing, TOKENIZER):
+        done = token_rows(tokenizer, ["abcdef"], 6, frame=("[MASK]", "<|pad|>"), truncate=True)
+        assert done.ids == ((MASK, *TOKENIZER.encode("abcd"), PAD),)
+        assert (done.before, done.after) == (1, 1)
+    with pytest.raises(UserError, match=r'frame: tokenizer bytes has no token "\[CLS\]": name two that it has'):
+        token_rows(TOKENIZER, ["a"], 8, frame=("[CLS]", "<|pad|>"))
+
+
+def test_what_a_tokenizer_does_not_know_is_counted():
+    """One token stands for the unknown, for padding, and for itself, as in phonemes of a speech model."""
+    model = hf.Tokenizer(hf.models.WordLevel({"$": 0, "a": 1, "b": 2}, unk_token="$"))
+    model.pre_tokenizer = hf.pre_tokenizers.Split("", "isolated")
+    letters = Tokenizer(model, "letters", 0, None, 0)
+    done = token_rows(letters, ["ab", "axyb", "$a$", "x"], 8)
+    assert done.ids == ((1, 2), (1, 0, 0, 2), (0, 1, 0), (0,))
+    assert done.unknown == 3
+    assert (letters.unknown_id, TOKENIZER.unknown_id) == (0, None)
+    assert token_rows(TOKENIZER, ["\u20ac"], 8).unknown == 0
+
+
 def test_special_tokens_written_out_are_plain_text():
-    assert encode_texts(TOKENIZER, ["[MASK]"], 8).own.tolist() == [6]
+    assert token_rows(TOKENIZER, ["[MASK]"], 8).own.tolist() == [6]
 
 
 def test_bad_texts_are_named(framing):
     with pytest.raises(UserError, match="no texts: give at least one"):
-        encode_texts(TOKENIZER, [], 8)
+        token_rows(TOKENIZER, [], 8)
     with pytest.raises(UserError, match="text 2 holds no token that tokenizer bytes knows"):
-        encode_texts(TOKENIZER, ["a", ""], 8)
+        token_rows(TOKENIZER, ["a", ""], 8)
     with pytest.raises(
         UserError, match=r"^text 2 has 9 tokens, the model reads at most model.length = 8; 2 of 3 texts are too long"
     ):
-        encode_texts(TOKENIZER, ["a", "a" * 9, "b" * 10], 8)
+        token_rows(TOKENIZER, ["a", "a" * 9, "b" * 10], 8)
     with pytest.raises(UserError, match=r"^f: line 7 has 9 tokens, 3 of them around every text, the model reads"):
-        encode_texts(framing, ["a" * 6], 8, frame=True, names=["f: line 7"])
+        token_rows(framing, ["a" * 6], 8, frame=True, names=["f: line 7"])
 
 
 @pytest.mark.usefixtures("untyped")
@@ -106,12 +127,12 @@ def test_what_is_no_list_of_texts_is_refused(texts, why):
 @pytest.mark.parametrize("make", [list, tuple, iter, np.array, lambda texts: (text for text in texts)])
 def test_several_texts_come_in_any_order_that_they_have(make):
     assert as_texts(make(["ab", "c"])) == ["ab", "c"]
-    assert encode_texts(TOKENIZER, make(["ab", "c"]), 8) == encode_texts(TOKENIZER, ["ab", "c"], 8)
+    assert token_rows(TOKENIZER, make(["ab", "c"]), 8) == token_rows(TOKENIZER, ["ab", "c"], 8)
 
 
 @pytest.mark.usefixtures("untyped")
 def test_texts_that_are_none_are_called_by_their_names():
     with pytest.raises(UserError, match=r"^f: line 9 is of type bytes: give a string$"):
-        encode_texts(TOKENIZER, ["a", b"b"], 8, names=["f: line 7", "f: line 9"])
+        token_rows(TOKENIZER, ["a", b"b"], 8, names=["f: line 7", "f: line 9"])
     with pytest.raises(UserError, match=r"^names: 1 of them for 2 texts"):
-        encode_texts(TOKENIZER, ["a", "b"], 8, names=["f: line 7"])
+        token_rows(TOKENIZER, ["a", "b"], 8, names=["f: line 7"])

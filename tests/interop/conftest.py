@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import pytest
 from flax import nnx
 
-from jaxode import from_pretrained, save_pretrained
+from jaxode import from_pretrained, load, save_pretrained
 from jaxode.checkpoint import Checkpoints, RunFolder, load_run
 from jaxode.config import Config, DataConfig, ModelConfig
 from jaxode.data import byte_tokenizer
@@ -53,6 +53,12 @@ def exported(run, tmp_path):
     template = {"type": "TemplateProcessing", "single": pieces, "pair": pieces, "special_tokens": ids}
     path.write_text(json.dumps(json.loads(path.read_text()) | {"post_processor": template}))
     return folder
+
+
+@pytest.fixture
+def encoder(exported, tmp_path):
+    """Its weights without a head."""
+    return load(exported, task="encoder").save(tmp_path / "encoder")
 
 
 @pytest.fixture

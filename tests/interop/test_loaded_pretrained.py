@@ -35,12 +35,6 @@ def lines(tmp_path):
     return path
 
 
-@pytest.fixture
-def encoder(exported, tmp_path):
-    """Its weights without a head."""
-    return load(exported, task="encoder").save(tmp_path / "encoder")
-
-
 def triple(loaded):
     return loaded.architecture, loaded.params, loaded.tokenizer
 
@@ -80,11 +74,13 @@ CANNOT = [
     ("classifier", ("--task", "report", "--file", "a"), "has no head over the vocabulary; it is a classifier"),
     ("classifier", ("--task", "score", "--file", "a"), "has no head over the vocabulary; it is a classifier"),
     ("classifier", (), "task = classify needs --file"),
-    ("encoder", (), "can do none of the tasks; it is an encoder without a head: it gives states, in Python alone"),
-    ("encoder", ("--prompt", "a"), "can do none of the tasks; it is an encoder"),
-    ("encoder", ("--task", "bench"), "cannot continue text; it is an encoder"),
-    ("encoder", ("--task", "calibrate", "--steps", 2, "--file", "a"), "predicts nothing; it is an encoder"),
-    ("encoder", ("--task", "sweep", "--file", "a"), "has no head over the vocabulary; it is an encoder"),
+    ("encoder", (), "task = encode needs --file"),
+    ("encoder", ("--file", "a"), "task = encode: name the file for the vectors, such as --out vectors.npz"),
+    ("encoder", ("--prompt", "a"), "reads no prompt; it is an encoder without a head: use task encode"),
+    ("encoder", ("--task", "classify", "--file", "a"), "has no classifier head"),
+    ("encoder", ("--task", "score", "--file", "a"), "has no head over the vocabulary; it is an encoder"),
+    ("encoder", ("--task", "encode", "--file", "a", "--out", "v.npz", "--frame", "a"), "give two entries"),
+    ("encoder", ("--task", "calibrate", "--steps", 4, "--file", "a"), "must be from 1 to N - 1 = 3"),
 ]
 
 

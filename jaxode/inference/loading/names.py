@@ -119,18 +119,22 @@ def _folder(name: Path | str) -> Path:
 
 
 TASKS: dict[Task, tuple[str, ...]] = {
-    "causal": ("generate", "score", "sweep", "report", "calibrate", "export", "bench"),
-    "masked": ("fill", "score", "sweep", "report", "calibrate", "export"),
-    "classifier": ("classify", "calibrate"),
-    "encoder": (),
+    "causal": ("generate", "score", "encode", "sweep", "report", "calibrate", "export", "bench"),
+    "masked": ("fill", "score", "encode", "sweep", "report", "calibrate", "export"),
+    "classifier": ("classify", "encode", "calibrate"),
+    "encoder": ("encode", "sweep", "report", "calibrate", "bench"),
 }
 """What each kind of model can do in infer.py; the first is what it does where no task is named."""
+
+LINE_TASKS = ("classifier", "encoder")
+"""Models that read a text a line wherever they are measured."""
 
 _KINDS: dict[Task, str] = {
     "causal": "a causal model: use task generate, which continues text (--prompt TEXT)",
     "masked": "a masked model: use task fill, which fills in [MASK] (--prompt TEXT)",
     "classifier": "a classifier: use task classify, which labels the lines of a file (--task classify --file FILE)",
-    "encoder": "an encoder without a head: it gives states, in Python alone (jaxode.load(FOLDER).model(tokens))",
+    "encoder": "an encoder without a head: use task encode, which gives vectors of the lines of a file (--task encode "
+    "--file FILE --out vectors.npz)",
 }
 _VOCABULARY = "has no head over the vocabulary"
 _LACKS = {
@@ -141,9 +145,7 @@ _LACKS = {
     "score": _VOCABULARY,
     "sweep": _VOCABULARY,
     "report": _VOCABULARY,
-    "calibrate": "predicts nothing",
     "export": "is no run; copy its folder, or use save() of the model in Python",
-    "auto": "can do none of the tasks",
 }
 
 
@@ -159,10 +161,14 @@ def check_task(folder: ModelFolder, task: str, prompt: str = "") -> str:
         UserError: it cannot; the message says what the model is and which task it can do.
     """
     able = TASKS[folder.task]
-    if task == "auto" and able:
+    if task == "auto":
         reads = not prompt or able[0] in READERS["prompt"]
         require(reads, f'prompt = "{prompt}": {folder.path} reads no prompt; it is {_KINDS[folder.task]}')
         return able[0]
-    wanted = "" if task == "auto" else f"task = {task}: "
-    require(task in able, f"{wanted}{folder.path} {_LACKS[task]}; it is {_KINDS[folder.task]}")
+    require(
+        not prompt or folder.task != "encoder",
+        f'prompt = "{prompt}": {folder.path} reads none; it is {_KINDS["encoder"]}',
+    )
+    if task not in able:
+        raise UserError(f"task = {task}: {folder.path} {_LACKS[task]}; it is {_KINDS[folder.task]}")
     return task

@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 
-from jaxode.calibration import Calibration, Choice, within_flips, within_increase, within_share
+from jaxode.calibration import Calibration, Choice, within_error, within_flips, within_increase, within_share
 from jaxode.config import DepthConfig, InferConfig, ModelConfig, require
 from jaxode.depth import get_solver
 from jaxode.evaluation import default_configs
 from jaxode.evaluation.methods import EXACT
 from jaxode.inference.loading.loaded_model import LoadedModel
-from jaxode.inference.tasks.classifier_text import bound_batches
+from jaxode.inference.tasks.line_text import bound_batches
 from jaxode.model import flops_per_token, plan, resolve
 
 
@@ -121,14 +121,20 @@ def _sizes(model: ModelConfig, depth: DepthConfig) -> list[float]:
 
 
 def choose_depth(loaded: LoadedModel, config: InferConfig) -> Choice:
-    """What `budget`, `max_loss_increase` or `max_label_flips` allows."""
+    """What `budget`, `max_loss_increase`, `max_label_flips` or `max_error` allows."""
     depths = [begun(config, calibration.depth) for calibration in loaded.calibrations.values()]
     if config.budget is not None:
         return within_share(loaded.config.model, depths, config.budget)
     batches = bound_batches(loaded, config)
     if config.max_label_flips is not None:
         return within_flips(loaded, batches, depths, config.max_label_flips, confidence=config.confidence)
+    if config.max_error is not None:
+        return within_error(loaded, batches, depths, config.max_error, confidence=config.confidence)
     assert config.max_loss_increase is not None
+    require(
+        loaded.task != "encoder",
+        f"max_loss_increase = {config.max_loss_increase}: an encoder has no loss; bound its states with max_error",
+    )
     return within_increase(loaded, batches, depths, config.max_loss_increase, confidence=config.confidence)
 
 

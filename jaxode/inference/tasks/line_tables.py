@@ -89,14 +89,14 @@ def score_lines(
     done = score_texts(
         loaded,
         lines.texts,
-        **_common(lines, config, depth, "score"),
+        **line_settings(lines, config, depth, "score"),
     )
     rows = [
         (number, score.tokens, _number(score.nats), _number(score.nats_per_token))
         for number, score in zip(lines.numbers, done.scores, strict=True)
     ]
     write(_csv(("line", "tokens", "nats", "nats_per_token"), rows))
-    _tell(lines, done.truncated, done.throughput, note)
+    tell(lines, done.truncated, done.unknown, done.throughput, note)
     return done.throughput
 
 
@@ -128,7 +128,7 @@ def classify_lines(
     done = classify_texts(
         loaded,
         lines.texts,
-        **_common(lines, config, depth, "classify"),
+        **line_settings(lines, config, depth, "classify"),
     )
     if done.problem_type == "regression":
         header = ("score",) if len(labels) == 1 else tuple(f"score({label})" for label in labels)
@@ -145,25 +145,30 @@ def classify_lines(
         ]
     rows = [(number, *cells) for number, cells in zip(lines.numbers, columns, strict=True)]
     write(_csv(("line", *header), rows))
-    _tell(lines, done.truncated, done.throughput, note)
+    tell(lines, done.truncated, done.unknown, done.throughput, note)
     return done.throughput
 
 
-def _common(lines: Lines, config: InferConfig, depth: DepthConfig, name: str) -> dict[str, Any]:
+def line_settings(lines: Lines, config: InferConfig, depth: DepthConfig, name: str) -> dict[str, Any]:
+    """The arguments of functions on texts that the flags stand for."""
     return {
         "depth": depth,
         "batch_size": BATCH_SIZE if config.batch_size is None else config.batch_size,
+        "frame": config.text_frame,
         "truncate": config.truncate,
         "names": lines.names,
         "progress": name,
     }
 
 
-def _tell(lines: Lines, truncated: int, throughput: Throughput, note: Write) -> None:
+def tell(lines: Lines, truncated: int, unknown: int, throughput: Throughput, note: Write) -> None:
+    """What happened to the lines, and how long it took."""
     if lines.blank:
         note(f"blank lines passed over: {lines.blank}")
     if truncated:
         note(f"texts cut to the length that the model reads: {truncated}")
+    if unknown:
+        note(f"pieces of text that the tokenizer does not know, read as its unknown token: {unknown}")
     note(
         f"{throughput.texts_per_second:.4g} texts/s: {throughput.texts} texts, {throughput.rows} rows, "
         f"{throughput.seconds:.1f} s, of which {throughput.seconds_first:.1f} s in the first batch of every length, "

@@ -9,14 +9,21 @@ from pathlib import Path
 from jaxode.calibration import calibrate, calibration_batches, check_steps, save
 from jaxode.config import DepthConfig, InferConfig
 from jaxode.data import Batch
-from jaxode.evaluation import depth_sweep, evaluate, save_sweep
+from jaxode.evaluation import (
+    Method,
+    compare_states,
+    depth_sweep,
+    evaluate,
+    save_state_report,
+    save_state_sweep,
+    save_sweep,
+)
 from jaxode.evaluation.figures import table
 from jaxode.inference.generation.generate import generate
 from jaxode.inference.loading.export import export
 from jaxode.inference.loading.loaded_model import LoadedModel, load_folder
-from jaxode.inference.loading.names import check_task
+from jaxode.inference.loading.names import LINE_TASKS, check_task
 from jaxode.inference.programs import keep_compiled
-from jaxode.inference.tasks.classifier_text import label_batches
 from jaxode.inference.tasks.comparison import bench, compare
 from jaxode.inference.tasks.depths import (
     asked_depth,
@@ -35,10 +42,12 @@ from jaxode.inference.tasks.generation import (
     compared_depths,
     generation_settings,
 )
-from jaxode.inference.tasks.line_tables import classify_lines, read_lines, score_lines
+from jaxode.inference.tasks.line_tables import Lines, classify_lines, read_lines, score_lines
+from jaxode.inference.tasks.line_text import line_batches
 from jaxode.inference.tasks.measured_text import Text, file_text, needed_corpus, validation_text
 from jaxode.inference.tasks.report import report_methods, write_report
-from jaxode.inference.tasks.requested_model import check_places, requested_model, wants_calibrations
+from jaxode.inference.tasks.requested_model import check_places, check_rows, requested_model, wants_calibrations
+from jaxode.inference.tasks.vectors import encode_lines, encoder_bench
 from jaxode.inference.texts.fill_mask import fill
 from jaxode.model import plan, resolve
 
@@ -59,6 +68,7 @@ def run(config: InferConfig, write: Write, note: Write) -> None:
     folder, name = requested_model(config)
     task = check_task(folder, config.task, config.prompt)
     config = dataclasses.replace(config, task=task)  # refuses what belongs to another task
+    check_rows(config, task, folder)
     check_places(config, task, folder)
     model, labelled = folder.config, folder.task == "classifier"
     # what does not fit is refused before any weight is read
@@ -69,7 +79,7 @@ def run(config: InferConfig, write: Write, note: Write) -> None:
         check_steps(model, config.steps)
     elif task == "report":
         report_methods(model, config, named, {})
-    by_line = config.by_line or (labelled and task == "calibrate")
+    by_line = config.by_line or (folder.task in LINE_TASKS and bool(config.file))
     lines = read_lines(config.file, folder.text_key, classified=labelled) if by_line else None
     keep_compiled(config.compiled, note)
     kind = None if config.dtype == "auto" else config.dtype
@@ -81,7 +91,7 @@ def run(config: InferConfig, write: Write, note: Write) -> None:
     compared = compared_depths(model, config, calibrations)
     source = "Hugging Face model" if folder.origin == "huggingface" else f"step {loaded.step}"
     note(
-        f"{name}, {source}: {'classifier' if labelled else model.kind}, "
+        f"{name}, {source}: {folder.task}, "
         f"{loaded.model.num_parameters:,} parameters, tokenizer {loaded.own_tokenizer.name}"
     )
     # what is fitted, compared or copied says more than the depth that was named
@@ -96,12 +106,19 @@ def run(config: InferConfig, write: Write, note: Write) -> None:
         note(f"chosen: {choice.reason}")
     if task in ("generate", "bench") and (line := chat_note(loaded, config)) is not None:
         note(line)
-    if task == "bench":
+    if task == "bench" and folder.task == "encoder":
+        write(encoder_bench(loaded, config, depth, note))
+    elif task == "bench":
         check_prompt(model, config, task)
         write(bench(loaded, config, depth, note))
     elif task == "calibrate":
-        batches = None if lines is None else label_batches(loaded, lines, config)
+        batches = None if lines is None else line_batches(loaded, lines, config)
         _calibrate(loaded, config, batches, write, note)
+    elif task == "encode":
+        assert lines is not None  # InferConfig refuses it
+        note(cost(model, depth, encode_lines(loaded, lines, config, depth, note).block_evaluations))
+    elif lines is not None and task in ("sweep", "report"):
+        _compare_states(loaded, lines, config, depths, methods, write, note)
     elif compared:
         check_prompt(model, config, task)
         compare(loaded, config, compared, write, note)
@@ -192,6 +209,30 @@ def _sweep(
     note(f"{result.tokens} tokens predicted; written: {folder / 'sweep.csv'}, {folder / 'sweep.png'}")
 
 
+def _compare_states(
+    loaded: LoadedModel,
+    lines: Lines,
+    config: InferConfig,
+    depths: tuple[DepthConfig, ...],
+    methods: tuple[Method, ...],
+    write: Write,
+    note: Write,
+) -> None:
+    """Sweep or report of an encoder: errors of its states in the place of losses."""
+    folder, reports = Path(config.out) if config.out else loaded.run.path, bool(methods)
+    compared = methods or tuple(Method(f"{one.solver}, {one.schedule}", one) for one in depths)
+    found = compare_states(
+        loaded,
+        line_batches(loaded, lines, config),
+        compared,
+        profiles=reports,
+        progress="report" if reports else "sweep",
+    )
+    write((save_state_report if reports else save_state_sweep)(folder, found) + "\n")
+    names = ("report.csv", "report.png", "trace.csv", "trace.png") if reports else ("sweep.csv", "sweep.png")
+    note(f"{found.tokens} tokens compared; written: {', '.join(str(folder / name) for name in names)}")
+
+
 def _calibrate(
     loaded: LoadedModel, config: InferConfig, batches: Sequence[Batch] | None, write: Write, note: Write
 ) -> None:
@@ -205,17 +246,14 @@ def _calibrate(
     done = calibrate(loaded, batches, config.steps, progress=True)
     folder = Path(config.out) if config.out else loaded.calibration_folder
     path = save(folder, done, loaded.calibration_origin)
-    row = {
-        "steps": done.steps,
-        "schedule": ",".join(map(str, done.schedule)),
-        "kl": done.kl,
-        "rise": done.rise,
-        "tokens": done.tokens,
-        "seconds": done.seconds,
-    }
+    encodes = loaded.task == "encoder"
+    quality = {"error": done.error} if encodes else {"kl": done.kl, "rise": done.rise}
+    row = {"steps": done.steps, "schedule": ",".join(map(str, done.schedule)), **quality}
+    row |= {"tokens": done.tokens, "seconds": done.seconds}
     write(table([row], list(row)) + "\n")
     unit = "sequence" if loaded.task == "classifier" else "token"
-    note(f"kl and rise in nats per {unit} over the full depth, on text held out of the fit; written: {path}")
+    what = "relative error of the states to those of" if encodes else f"kl and rise in nats per {unit} over"
+    note(f"{what} the full depth, on text held out of the fit; written: {path}")
 
 
 def _tell(text: Text, note: Write) -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from jaxode.checkpoint import RUNS, newest_run
 from jaxode.config import InferConfig, require
+from jaxode.config.inference import ROW_FLAGS
 from jaxode.data.tokenizers import MASK
-from jaxode.inference.loading.names import DEFAULTS, ModelFolder, resolve, shipped
+from jaxode.inference.loading.names import DEFAULTS, LINE_TASKS, ModelFolder, resolve, shipped
 
 
 def requested_model(config: InferConfig) -> tuple[ModelFolder, str]:
@@ -56,6 +57,22 @@ def check_places(config: InferConfig, task: str, folder: ModelFolder) -> None:
         f"task = calibrate: nothing is written beside a shipped model; copy {folder.path} and name the copy with "
         "--checkpoint, or name a folder for the calibration with --out",
     )
+
+
+def check_rows(config: InferConfig, task: str, folder: ModelFolder) -> None:
+    """Flags about texts a line do not stand where none are read.
+
+    Raises:
+        UserError: one that would be passed over.
+    """
+    if config.by_line or folder.task in LINE_TASKS:
+        return
+    for name, free in ROW_FLAGS.items():
+        value = getattr(config, name)
+        require(
+            value == free or (task, name) == ("bench", "batch_size"),
+            f"{name} = {value} with task = {task}: {folder.path} reads its text as a whole there; leave it out",
+        )
 
 
 def wants_calibrations(config: InferConfig) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.typing import DTypeLike
 from jaxtyping import Int
 from tqdm import tqdm
 
@@ -47,7 +48,7 @@ class Throughput:
 
 @dataclass(frozen=True)
 class Solved:
-    """What a compiled function gave for every row, in the order of the input."""
+    """What a compiled function gave for every row, or for every token of the rows, in the order of the input."""
 
     values: np.ndarray
     throughput: Throughput
@@ -93,6 +94,8 @@ class BatchPass:
         *,
         texts: int,
         predicted: int | None,
+        by_token: bool = False,
+        dtype: DTypeLike = np.float64,
     ) -> Solved:
         """Run a compiled function over all rows.
 
@@ -102,6 +105,9 @@ class BatchPass:
             lengths: tokens of every row.
             texts: how many the rows stand for.
             predicted: positions of a row that get logits over the vocabulary; None is all.
+            by_token: the function gives a row's numbers token by token; they are kept without the padding, the rows one
+                after the other.
+            dtype: in which the numbers are kept.
 
         Raises:
             UserError: the largest batch does not fit into memory.
@@ -111,7 +117,7 @@ class BatchPass:
         config, depth = model.config, model.resolve(self.depth)
         batches = bucketed(lengths, self.batch_size, config.length)
         check_memory(config, batches[0], predicted)
-        values, seen = None, set()
+        values, seen, ends = None, set(), np.cumsum(lengths)
         started, first = time.perf_counter(), 0.0
         bar = tqdm(
             total=sum(batch.size * batch.length for batch in batches),
@@ -130,13 +136,18 @@ class BatchPass:
                 if not np.isfinite(found).all():
                     raise diverged("a prediction", self.architecture, self.params, given[0], given[1], depth)
                 if values is None:
-                    values = np.empty((len(lengths), *found.shape[1:]))
-                values[batch.rows] = found
+                    kept = (ends[-1], *found.shape[2:]) if by_token else (len(lengths), *found.shape[1:])
+                    values = np.empty(kept, dtype)
+                if by_token:
+                    for place, row in zip(batch.rows, found, strict=True):
+                        values[ends[place] - lengths[place] : ends[place]] = row[: lengths[place]]
+                else:
+                    values[batch.rows] = found
                 if batch.length not in seen:
                     seen.add(batch.length)
                     first += time.perf_counter() - start
                 bar.update(batch.size * batch.length)
-        assert values is not None  # encode_texts refuses an empty input
+        assert values is not None  # token_rows refuses an empty input
         evaluations = block_evaluations(config, depth)
         seconds = time.perf_counter() - started
         return Solved(values, Throughput(texts, len(lengths), len(seen), evaluations, depth.solver, seconds, first))

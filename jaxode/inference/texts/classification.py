@@ -15,7 +15,7 @@ from jaxode.config import DepthConfig, UserError
 from jaxode.data import Tokenizer
 from jaxode.inference.texts.batch_pass import BatchPass, Throughput
 from jaxode.inference.texts.batching import RowBatch, padded, real_tokens
-from jaxode.inference.texts.token_ids import check_vocabulary, encode_texts
+from jaxode.inference.texts.token_ids import Frame, check_vocabulary, token_rows
 from jaxode.model import SequenceClassifier
 from jaxode.model.heads import ProblemType
 from jaxode.model.parameters import Architecture, Parameters
@@ -45,6 +45,8 @@ class TextClasses:
     """What the model's outputs are."""
     truncated: int
     """Texts that were cut to the model's length."""
+    unknown: int
+    """Tokens of the texts that stand for what the tokenizer does not know."""
     throughput: Throughput
 
     @property
@@ -74,7 +76,7 @@ def classify_texts(
     *,
     depth: DepthConfig | None = None,
     batch_size: int = 32,
-    frame: bool | None = None,
+    frame: Frame = None,
     truncate: bool = False,
     names: Sequence[str] = (),
     progress: str | None = None,
@@ -105,7 +107,7 @@ def classify_texts(
     if not isinstance(model, SequenceClassifier):
         raise UserError(f"{type(model).__name__} has no classifier head: give a SequenceClassifier")
     check_vocabulary(model.config, tokenizer)
-    encoded = encode_texts(tokenizer, texts, model.config.length, frame=frame, truncate=truncate, names=names)
+    encoded = token_rows(tokenizer, texts, model.config.length, frame=frame, truncate=truncate, names=names)
 
     def inputs(batch: RowBatch) -> tuple[np.ndarray, ...]:
         rows = [encoded.ids[i] for i in batch.rows]
@@ -113,7 +115,7 @@ def classify_texts(
 
     solved = solve(class_outputs, inputs, encoded.lengths, texts=len(encoded.ids), predicted=0)
     classes = tuple(_text_class(row, model.problem_type) for row in solved.values)
-    return TextClasses(classes, model.problem_type, encoded.truncated, solved.throughput)
+    return TextClasses(classes, model.problem_type, encoded.truncated, encoded.unknown, solved.throughput)
 
 
 def _text_class(row: np.ndarray, problem_type: ProblemType) -> TextClass:

@@ -17,7 +17,7 @@ from jaxode.data import Tokenizer
 from jaxode.evaluation.loss import row_loss
 from jaxode.inference.texts.batch_pass import BatchPass, Solved, Throughput
 from jaxode.inference.texts.batching import RowBatch, padded, real_tokens
-from jaxode.inference.texts.token_ids import EncodedTexts, check_vocabulary, encode_texts
+from jaxode.inference.texts.token_ids import Frame, TokenRows, check_vocabulary, token_rows
 from jaxode.model import CausalLM, MaskedLM
 from jaxode.model.parameters import Architecture, Parameters
 from jaxode.types import Segments, Tokens
@@ -45,6 +45,8 @@ class TextScores:
     scores: tuple[TextScore, ...]
     truncated: int
     """Texts that were cut to the model's length."""
+    unknown: int
+    """Tokens of the texts that stand for what the tokenizer does not know."""
     throughput: Throughput
 
     @property
@@ -98,7 +100,7 @@ def score_texts(
     depth: DepthConfig | None = None,
     batch_size: int = 32,
     document_mask: bool = False,
-    frame: bool | None = None,
+    frame: Frame = None,
     truncate: bool = False,
     names: Sequence[str] = (),
     progress: str | None = None,
@@ -139,10 +141,14 @@ def score_texts(
     )
     check_vocabulary(model.config, tokenizer)
     masked = isinstance(model, MaskedLM)
+    require(
+        masked or not frame,
+        f"frame = {frame}: a causal model reads a text behind what its own tokenizer opens texts with; leave it out",
+    )
     opening = () if masked else tokenizer.opening or (tokenizer.end_id,)
     # the first token takes the place of the last, which predicts nothing here
     length = model.config.length - max(0, len(opening) - 1)
-    encoded = encode_texts(tokenizer, texts, length, frame=frame if masked else False, truncate=truncate, names=names)
+    encoded = token_rows(tokenizer, texts, length, frame=frame if masked else False, truncate=truncate, names=names)
     given = 1 if document_mask and not masked else 0
     if given and encoded.own.min() == 1:
         first = int(encoded.own.argmin())
@@ -154,10 +160,10 @@ def score_texts(
     solved = _pseudo(solve, encoded, tokenizer) if masked else _causal(solve, encoded, tokenizer, opening, given)
     both = zip(solved.values, encoded.own - given, strict=True)
     scores = tuple(TextScore(float(nats), int(count)) for nats, count in both)
-    return TextScores(scores, encoded.truncated, solved.throughput)
+    return TextScores(scores, encoded.truncated, encoded.unknown, solved.throughput)
 
 
-def _pseudo(solve: BatchPass, encoded: EncodedTexts, tokenizer: Tokenizer) -> Solved:
+def _pseudo(solve: BatchPass, encoded: TokenRows, tokenizer: Tokenizer) -> Solved:
     """-sum log p of every text, from one row for each of its own tokens."""
     mask_id = tokenizer.mask_id
     if mask_id is None:
@@ -180,9 +186,7 @@ def _pseudo(solve: BatchPass, encoded: EncodedTexts, tokenizer: Tokenizer) -> So
     return Solved(np.bincount(text, weights=solved.values), solved.throughput)
 
 
-def _causal(
-    solve: BatchPass, encoded: EncodedTexts, tokenizer: Tokenizer, opening: tuple[int, ...], given: int
-) -> Solved:
+def _causal(solve: BatchPass, encoded: TokenRows, tokenizer: Tokenizer, opening: tuple[int, ...], given: int) -> Solved:
     """-log p of every text but its first `given` tokens: a row each, behind `opening`, of every token but the last."""
     opening = () if given else opening
     unpredicted = (-1,) * (len(opening) - 1)

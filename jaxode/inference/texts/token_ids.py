@@ -11,18 +11,24 @@ from jaxtyping import Int
 from jaxode.config import ModelConfig, UserError, require
 from jaxode.data import Tokenizer
 
+Frame = bool | tuple[str, str] | None
+"""Whether texts stand within the tokenizer's template, or between which two entries of its vocabulary; None: within
+the template where the tokenizer's own model reads them so."""
+
 
 @dataclass(frozen=True)
-class EncodedTexts:
-    """Token ids of texts, each within the tokenizer's template where they are framed."""
+class TokenRows:
+    """Token ids of texts, each within its frame."""
 
     ids: tuple[tuple[int, ...], ...]
     before: int
-    """Tokens of the template before a text's own."""
+    """Tokens of the frame before a text's own."""
     after: int
     """The same after them."""
     truncated: int
     """Texts that were cut to the model's length."""
+    unknown: int
+    """Tokens that stand for what the tokenizer does not know."""
 
     @property
     def lengths(self) -> Int[np.ndarray, " texts"]:
@@ -56,22 +62,22 @@ def as_texts(texts: Iterable[str], names: Sequence[str] = ()) -> list[str]:
     return items
 
 
-def encode_texts(
+def token_rows(
     tokenizer: Tokenizer,
     texts: Iterable[str],
     length: int,
     *,
-    frame: bool | None = None,
+    frame: Frame = None,
     truncate: bool = False,
     names: Sequence[str] = (),
-) -> EncodedTexts:
+) -> TokenRows:
     """Token ids of texts that a model of `length` reads.
 
     Args:
         tokenizer: the model's own.
         texts: in an order; special tokens written out in them are plain text.
         length: tokens that a row may have, frame included.
-        frame: put each text within the tokenizer's template; None does where the tokenizer's own model reads it so.
+        frame: what to put around each text.
         truncate: cut longer texts to their first tokens instead of refusing them.
         names: what errors call the texts; "text 1", "text 2", .. when empty.
 
@@ -83,8 +89,7 @@ def encode_texts(
     require(bool(texts), "no texts: give at least one")
     require(not names or len(names) == len(texts), f"names: {len(names)} of them for {len(texts)} texts; give one each")
     names = names or [f"text {i}" for i in range(1, len(texts) + 1)]
-    framed = tokenizer.framed if frame is None else frame
-    before, after = (tokenizer.template.before, tokenizer.template.after) if framed else ((), ())
+    before, after = around_text(tokenizer, frame)
     around = len(before) + len(after)
     own = tokenizer.encode_batch(texts)
     for name, ids in zip(names, own, strict=True):
@@ -97,7 +102,27 @@ def encode_texts(
             f"= {length}; {len(long)} of {len(own)} texts are too long: shorten them, or cut them with --truncate"
         )
     rows = tuple((*before, *ids[: length - around], *after) for ids in own)
-    return EncodedTexts(rows, len(before), len(after), len(long))
+    return TokenRows(rows, len(before), len(after), len(long), tokenizer.count_unknown(texts, own))
+
+
+def around_text(tokenizer: Tokenizer, frame: Frame) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The ids that a frame puts before and after a text.
+
+    Raises:
+        UserError: a named token that the vocabulary has not.
+    """
+    if isinstance(frame, tuple):
+        before, after = (_named(tokenizer, token) for token in frame)
+        return (before,), (after,)
+    framed = tokenizer.framed if frame is None else frame
+    return (tokenizer.template.before, tokenizer.template.after) if framed else ((), ())
+
+
+def _named(tokenizer: Tokenizer, token: str) -> int:
+    index = tokenizer.token_id(token)
+    if index is None:
+        raise UserError(f'frame: tokenizer {tokenizer.name} has no token "{token}": name two that it has')
+    return index
 
 
 def check_vocabulary(model: ModelConfig, tokenizer: Tokenizer) -> None:

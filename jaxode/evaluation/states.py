@@ -1,0 +1,289 @@
+"""Encoders in fewer steps: how far their states end from those of the full depth, and what that saves."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, no_type_check
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+from jaxtyping import Array, Bool, Float
+from tqdm import tqdm
+
+from jaxode.checkpoint import takes_params
+from jaxode.config import DepthConfig, UserError, require
+from jaxode.data import Batch
+from jaxode.depth import get_solver
+from jaxode.evaluation.divergence import diverged
+from jaxode.evaluation.figures import Panel, line_figure, panel_figure, table, write_csv
+from jaxode.evaluation.methods import FULL_DEPTH, Method, check_shared
+from jaxode.evaluation.profiles import DepthProfile, depth_profile, profile_panels, profile_rows
+from jaxode.evaluation.sweep import resolved
+from jaxode.evaluation.timing import median_times
+from jaxode.model import block_evaluations, normalised, plan
+from jaxode.model.parameters import CALIBRATION, Architecture, Parameters
+from jaxode.types import Segments, State
+
+
+@dataclass(frozen=True)
+class StateRow:
+    """One way to solve an encoder, measured. A solve that diverged has an infinite error."""
+
+    method: str
+    solver: str
+    schedule: str
+    steps: int | None
+    """Solver steps; None for an adaptive solver, which chooses them."""
+    block_evaluations: int | float
+    """Applications of a block in one forward pass, prelude and coda included; a mean for an adaptive solver."""
+    error: float
+    """Relative error of the states at real tokens: the root mean square of x_n - x_N over that of x_N - mean x_N."""
+    cosine: float | None
+    """Between x_n and x_N, the mean over real tokens."""
+    pooled_error: float | None
+    """Relative error of the pooled vectors; None without a pooler."""
+    milliseconds: float
+    """Median latency of the forward pass of one batch, compiled and warmed up."""
+    relative_time: float
+    """milliseconds over the full depth's."""
+
+
+@dataclass(frozen=True)
+class StateReport:
+    """Rows and profiles in the order asked for; the full depth stands first."""
+
+    rows: tuple[StateRow, ...]
+    profiles: tuple[DepthProfile, ...]
+    tokens: int
+    """Real tokens behind every error."""
+
+
+@takes_params
+def compare_states(
+    architecture: Architecture,
+    params: Parameters,
+    batches: Iterable[Batch],
+    methods: Sequence[Method],
+    *,
+    profiles: bool = False,
+    rounds: int = 7,
+    progress: str | None = None,
+) -> StateReport:
+    """Measure the full depth and `methods` on the same batches, then time them side by side on the first batch.
+
+    Args:
+        architecture: an encoder without its numbers; or another model, whose states are compared behind its final norm.
+        params: its numbers.
+        batches: texts, one a row; `segments` is 0 at padding.
+        methods: what to compare; several of one name make one line of a figure.
+        profiles: also follow every even solve by Euler's method along depth.
+        rounds: timings of each method, of which the median counts.
+        progress: name of a bar, shown where standard error is a terminal; None shows none.
+
+    Raises:
+        UserError: an unshared model, a method that does not fit the layout, or no token.
+        Diverged: the states at full depth are not finite.
+    """
+    bound = architecture.bind(params)
+    check_shared(bound.config)
+    weights = {name: value for name, value in params.items() if not name.startswith(CALIBRATION)}
+    full = DepthConfig(steps=bound.config.steps, solver="euler", schedule="even")
+    others = [
+        dataclasses.replace(method, depth=architecture.bind(params | method.parameters).resolve(method.depth))
+        for method in methods
+    ]
+    # the full depth under another name is no other method
+    measured = [Method(FULL_DEPTH, full), *(one for one in others if resolved(bound.config, one.depth) != full)]
+    for method in measured:
+        plan(bound.config, method.depth)
+    held = {name: value for name, value in params.items() if name.startswith(CALIBRATION)}
+    # a method's own calibration takes the place of one that the model came with
+    measured = [
+        dataclasses.replace(method, parameters=jax.device_put(method.parameters or held)) for method in measured
+    ]
+    batches = list(batches)
+    solve = partial(_solve, architecture, weights)
+    sums = [_Sums() for _ in measured]
+    followed = [one for one in measured if profiles and (one.depth.solver, one.depth.schedule) == ("euler", "even")]
+    total = len(batches) * (len(measured) + len(followed)) + rounds * len(measured)
+    bar = tqdm(total=total, desc=progress, unit="solve", leave=False, disable=True if progress is None else None)
+    with bar:
+        for batch in batches:
+            reference = solve(measured[0], batch)
+            if not jnp.isfinite(reference.state).all():
+                segments = real_segments(batch)
+                raise diverged("the state", architecture, params, batch.tokens, segments, full)
+            for method, found in zip(measured, sums, strict=True):
+                found.add(reference, solve(method, batch), batch)
+                bar.update()
+        require(sums[0].states.count > 0, "nothing to compare: the text holds no token; give more text")
+        traces = tuple(depth_profile(architecture, weights, batches, one, False, bar.update) for one in followed)
+        first = jax.device_put(batches[0])
+        times = median_times(
+            {number: partial(solve, method, first) for number, method in enumerate(measured)}, rounds, bar.update
+        )
+    rows = tuple(
+        _row(bound.config, method, found, times[number], times[0])
+        for number, (method, found) in enumerate(zip(measured, sums, strict=True))
+    )
+    return StateReport(rows, traces, round(sums[0].states.count))
+
+
+def real_segments(batch: Batch) -> Segments:
+    """1 for a real token, 0 for padding."""
+    return jnp.minimum(jnp.asarray(batch.segments), 1)
+
+
+@no_type_check  # JAX rebuilds pytrees with leaves of any kind
+@struct.dataclass
+class Solved:
+    """States behind the final norm, what the model pools from them, and the evaluations made."""
+
+    state: State
+    pooled: Float[Array, "B D"] | None
+    evaluations: Any
+
+
+@partial(jax.jit, static_argnames=("architecture", "depth"))
+def solve_step(params: Parameters, batch: Batch, *, architecture: Architecture, depth: DepthConfig) -> Solved:
+    """The compiled forward pass that is measured and timed."""
+    model = architecture.bind(params)
+    out = model.hidden(jnp.asarray(batch.tokens), depth, segments=real_segments(batch))
+    pool = getattr(getattr(model, "head", None), "pool", None)
+    pooled = None if pool is None else pool(out.state, real_segments(batch))
+    return Solved(normalised(model, out.state), pooled, out.block_evaluations)
+
+
+def _solve(architecture: Architecture, weights: Parameters, method: Method, batch: Batch) -> Solved:
+    return solve_step(weights | method.parameters, batch, architecture=architecture, depth=method.depth)
+
+
+class _Sums:
+    """What one method adds up over batches, in float64."""
+
+    def __init__(self) -> None:
+        self.states, self.pooled = _Squares(), _Squares()
+        self.evaluations, self.batches = 0.0, 0
+
+    def add(self, reference: Solved, found: Solved, batch: Batch) -> None:
+        real = np.asarray(batch.segments) > 0
+        self.states.add(reference.state, found.state, real)
+        if reference.pooled is not None:
+            self.pooled.add(reference.pooled, found.pooled, np.asarray(real.any(axis=1)))
+        self.evaluations += float(found.evaluations)
+        self.batches += 1
+
+
+class _Squares:
+    """Vectors against their references."""
+
+    def __init__(self) -> None:
+        self.missed = self.square = self.cosine = self.count = 0.0
+        self.total: Any = 0.0
+
+    def add(self, reference: Any, found: Any, real: Bool[np.ndarray, " *rows"]) -> None:
+        missed, square, total, cosine = (np.asarray(one, np.float64) for one in _compared(reference, found, real))
+        self.missed, self.square, self.cosine = self.missed + missed, self.square + square, self.cosine + cosine
+        self.total, self.count = self.total + total, self.count + float(real.sum())
+
+    @property
+    def error(self) -> float:
+        """sqrt(sum |y - x|^2 / sum |x - mean|^2)."""
+        about_mean = self.square - float(np.sum(np.square(self.total))) / self.count
+        return math.sqrt(self.missed / about_mean) if math.isfinite(self.missed) and about_mean > 0 else math.inf
+
+
+@jax.jit
+def _compared(
+    reference: Float[Array, "*rows D"], found: Float[Array, "*rows D"], real: Bool[Array, "*rows"]
+) -> tuple[Array, Array, Array, Array]:
+    """Sums over real rows: |y - x|^2, |x|^2, x, and the cosine of x and y."""
+
+    def kept(values: Array) -> Array:
+        return jnp.where(real.reshape(real.shape + (1,) * (values.ndim - real.ndim)), values, 0.0)
+
+    lengths = jnp.linalg.norm(reference, axis=-1) * jnp.linalg.norm(found, axis=-1)
+    cosine = jnp.sum(reference * found, axis=-1) / jnp.maximum(lengths, 1e-30)
+    rows = tuple(range(reference.ndim - 1))
+    return (
+        jnp.sum(kept(jnp.square(found - reference))),
+        jnp.sum(kept(jnp.square(reference))),
+        jnp.sum(kept(reference), axis=rows),
+        jnp.sum(kept(cosine)),
+    )
+
+
+def _row(model: Any, method: Method, found: _Sums, time: float, full_time: float) -> StateRow:
+    depth, adaptive = method.depth, get_solver(method.depth.solver).adaptive
+    states, pooled = found.states, found.pooled
+    return StateRow(
+        method=method.name,
+        solver=depth.solver,
+        schedule=depth.schedule,
+        steps=None if adaptive else depth.steps or model.steps,
+        block_evaluations=found.evaluations / found.batches if adaptive else block_evaluations(model, depth),
+        error=states.error,
+        cosine=float(states.cosine / states.count) if math.isfinite(states.cosine) else None,
+        pooled_error=pooled.error if pooled.count else None,
+        milliseconds=time,
+        relative_time=time / full_time,
+    )
+
+
+def save_state_sweep(folder: Path | str, report: StateReport) -> str:
+    """Write sweep.csv and sweep.png (error against block evaluations); return the table for the terminal.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    folder = Path(folder)
+    panel = _errors(report, "block_evaluations", "block evaluations")
+    try:
+        write_csv(folder / "sweep.csv", [dataclasses.asdict(row) for row in report.rows])
+        line_figure(folder / "sweep.png", panel.series, panel.xlabel, panel.ylabel, "Error against depth")
+    except OSError as error:
+        raise UserError(f"{folder}: the sweep cannot be written there: {error.strerror or error}") from None
+    return _table(report)
+
+
+def save_state_report(folder: Path | str, report: StateReport) -> str:
+    """Write report.csv, report.png, trace.csv and trace.png into `folder`; return the table for the terminal.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    folder = Path(folder)
+    try:
+        write_csv(folder / "report.csv", [dataclasses.asdict(row) for row in report.rows])
+        write_csv(folder / "trace.csv", [row for profile in report.profiles for row in profile_rows(profile)])
+        panels = [
+            _errors(report, "block_evaluations", "block evaluations"),
+            _errors(report, "milliseconds", "milliseconds a batch"),
+        ]
+        panel_figure(folder / "report.png", panels, "Relative error of the states, against work")
+        panel_figure(folder / "trace.png", profile_panels(report.profiles), "Along depth")
+    except OSError as error:
+        raise UserError(f"{folder}: the report cannot be written there: {error.strerror or error}") from None
+    return _table(report)
+
+
+def _errors(report: StateReport, work: str, label: str) -> Panel:
+    """The error against a column of the rows, one line a method; what diverged has no place."""
+    lines: dict[str, list[tuple[Any, float]]] = {}
+    for row in report.rows:
+        if math.isfinite(row.error):
+            lines.setdefault(row.method, []).append((getattr(row, work), row.error))
+    series = {name: ([x for x, _ in sorted(points)], [y for _, y in sorted(points)]) for name, points in lines.items()}
+    return Panel(series, label, "relative error", logx=True, yscale="symlog")
+
+
+def _table(report: StateReport) -> str:
+    rows = [dataclasses.asdict(row) for row in report.rows]
+    return table(rows, [name for name in rows[0] if any(row[name] is not None for row in rows)])

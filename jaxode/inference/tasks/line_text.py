@@ -1,0 +1,42 @@
+"""Texts of a classifier or an encoder in batches, and what a bound on a short solve is tested on."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from jaxode.checkpoint import TrainedModel
+from jaxode.config import InferConfig
+from jaxode.data import Batch
+from jaxode.inference.loading.names import LINE_TASKS
+from jaxode.inference.tasks.line_tables import BATCH_SIZE, Lines, read_lines
+from jaxode.inference.tasks.measured_text import file_text, validation_text
+from jaxode.inference.texts.batching import bucketed, padded, real_tokens
+from jaxode.inference.texts.token_ids import token_rows
+
+
+def line_batches(trained: TrainedModel, lines: Lines, config: InferConfig) -> list[Batch]:
+    """The first `config.batches` batches of texts, one a row, in few shapes; in an order of their own, so that the last
+    batches are like all others.
+    """
+    tokenizer, length = trained.own_tokenizer, trained.config.model.length
+    size = config.batch_size or BATCH_SIZE
+    texts, names = lines.texts[: config.batches * size], lines.names[: config.batches * size]
+    encoded = token_rows(tokenizer, texts, length, frame=config.text_frame, truncate=config.truncate, names=names)
+    found = []
+    for batch in bucketed(encoded.lengths, size, length):
+        rows = [encoded.ids[i] for i in batch.rows]
+        tokens, real = padded(rows, batch, tokenizer.pad_id), real_tokens(rows, batch)
+        found.append(Batch(tokens, tokens, real.astype(np.float32), real))
+    return [found[i] for i in np.random.default_rng(config.seed).permutation(len(found))]
+
+
+def bound_batches(trained: TrainedModel, config: InferConfig) -> list[Batch]:
+    """The text that a bound on the loss or on changed labels is tested on."""
+    if trained.task in LINE_TASKS:
+        return line_batches(
+            trained, read_lines(config.bound_file, trained.config.data.text_key, classified=True), config
+        )
+    if config.bound_file:
+        return list(file_text(trained, config.bound_file, config.batches).batches)
+    remedy = "name one with --bound-file, or choose the depth with --steps or --budget"
+    return list(validation_text(trained, config.batches, remedy).batches)
