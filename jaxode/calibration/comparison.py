@@ -26,13 +26,19 @@ class Reference:
     batch: Batch
     real: Bool[np.ndarray, "B L"]
     """Positions that hold text, not padding."""
-    states: Float[np.ndarray, "N_plus_1 rows D"]
-    """The trajectory of these positions."""
+    trajectory: Float[np.ndarray, "N_plus_1 rows D"] | None
+    """Of these positions, where it was asked for."""
     target: Float[Array, "B choices numbers"]
     """The states that an encoder ends in; or log probabilities of every choice, in half precision: every batch of a fit
     holds its own."""
     nats: float
     tokens: float
+
+    @property
+    def states(self) -> Float[np.ndarray, "N_plus_1 rows D"]:
+        """The trajectory, for those who follow it."""
+        assert self.trajectory is not None  # whoever solved the batch was told to keep it
+        return self.trajectory
 
 
 @dataclass(frozen=True)
@@ -120,8 +126,8 @@ class Comparison:
             weights = jnp.broadcast_to(real, targets.shape).astype(jnp.float32)
         return kl_divergence(reference, logits, weights), token_loss(logits, targets, weights)
 
-    def reference(self, batch: Batch) -> Reference:
-        """Solve a batch at full depth."""
+    def reference(self, batch: Batch, trajectory: bool = True) -> Reference:
+        """Solve a batch at full depth, and keep its trajectory or what it leads to alone."""
         require(
             bool(np.any(np.asarray(batch.segments if self._classifies or self._encodes else batch.weights) > 0)),
             "a batch of the calibration text holds no token to predict: leave it out",

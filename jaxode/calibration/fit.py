@@ -33,7 +33,10 @@ FOLLOWED = 8
 """Batches that the least squares read; more text tells them little, and the gradient reads all."""
 
 
-Form = Literal["step", "global", "schedule"]
+KEPT = 20
+"""Batches whose whole trajectories are kept, for ranking schedules and for least squares."""
+
+Form = Literal["step", "unit", "global", "schedule"]
 GAINS_OF_SECANT = {"global": tuple(g / 8 for g in range(25)), "schedule": (0.0,)}
 
 
@@ -42,8 +45,10 @@ class Fit:
     """How to calibrate.
 
     Attributes:
-        form: of the weights. "step": K of their own in each step. "global": those of solver "secant" with one gain for
-            all steps. "schedule": the step sizes alone. The last two fit nothing else and leave the rest unread.
+        form: of the weights. "step": K of their own in each step. "unit": the same, but instead of a schedule and least
+            squares the fit begins at the trained block itself, applied n times, and has no correction; for networks
+            that turn along depth, with adapters. "global": those of solver "secant" with one gain for all steps.
+            "schedule": the step sizes alone. The last two fit nothing else and leave the rest unread.
         memory: K, evaluations that a step combines; 1 is a fitted step size alone.
         rank: R, directions in which an increment may be turned; 0 leaves the correction out.
         gains: let the block's features weigh differently from step to step (`jaxode.model.gains`); fitted by gradient,
@@ -78,7 +83,9 @@ class Fit:
         require(
             self.form in get_args(Form), f'calibration form = "{self.form}": allowed are {", ".join(get_args(Form))}'
         )
-        if self.form != "step":
+        if self.form == "unit":
+            object.__setattr__(self, "rank", 0)
+        elif self.form != "step":
             for name, nothing in (("rank", 0), ("gains", False), ("adapters", 0), ("updates", 0)):
                 object.__setattr__(self, name, nothing)
         require(
@@ -191,10 +198,19 @@ def calibrate(
         f"{len(batches)} batches to calibrate on: at least {held_out + 1} needed; give more text",
     )
     comparison = Comparison(architecture, params, steps, document_mask)
-    references = [comparison.reference(batch) for batch in batches]
-    fitted, held = references[: len(batches) - held_out], references[len(batches) - held_out :]
-    ranked = candidates([one.states for one in fitted], groups, fit.candidates)
-    bar = tqdm(total=len(ranked) + fit.updates, desc=f"calibrating {steps} steps", disable=None if progress else True)
+    unit, count = fit.form == "unit", len(batches) - held_out
+    bar = tqdm(
+        total=len(batches) + (0 if unit else fit.candidates) + fit.updates,
+        desc=f"calibrating {steps} steps",
+        disable=None if progress else True,
+    )
+    references = []
+    for number, batch in enumerate(batches):
+        references.append(comparison.reference(batch, trajectory=not unit and number < min(count, KEPT)))
+        bar.update()
+    fitted, held = references[:count], references[count:]
+    ranked = [] if unit else candidates([one.states for one in fitted[:KEPT]], groups, fit.candidates)
+    bar.total = len(batches) + len(ranked) + fit.updates
     few = fitted[: -(-min(len(fitted), FOLLOWED) // 4)]
     # neutral from the start, so that least squares and gradient share their compilations
     given = fit.gains and fit.updates
@@ -211,9 +227,13 @@ def calibrate(
             gap, _ = _means(comparison, coefficients, few)
             found.append((gap if np.isfinite(gap) else np.inf, len(found), times, coefficients))
         bar.update()
-    *_, times, coefficients = min(found)
-    if fit.form == "step":
-        coefficients = followed(fitted[:FOLLOWED], times)
+    if unit:
+        schedule, coefficients = _unit(groups, fit.memory, gains, told)
+    else:
+        *_, times, coefficients = min(found)
+        schedule = tuple(itertools.chain.from_iterable(sizes(part) for part in times))
+        if fit.form == "step":
+            coefficients = followed(fitted[:FOLLOWED], times)
     coefficients = _refine(comparison, fitted, coefficients, fit, bar.update)
     bar.close()
     gap, rise = _means(comparison, coefficients, held)
@@ -225,7 +245,7 @@ def calibrate(
     )
     return Calibration(
         steps=steps,
-        schedule=tuple(itertools.chain.from_iterable(sizes(part) for part in times)),
+        schedule=schedule,
         coefficients=jax.tree.map(lambda x: np.asarray(x, np.float32), coefficients),
         kl=None if encodes else gap,
         rise=None if encodes else rise,
@@ -233,6 +253,17 @@ def calibrate(
         tokens=int(sum(one.tokens for one in fitted)),
         seconds=time.perf_counter() - started,
     )
+
+
+def _unit(
+    groups: Sequence[tuple[int, int]], memory: int, gains: Gains | None, told: bool
+) -> tuple[tuple[int, ...], Coefficients]:
+    """The trained block applied n times; a block that is told hears of even times."""
+    steps = sum(short for _, short in groups)
+    weights = np.zeros((steps, memory), np.float32)
+    weights[:, 0] = 1.0
+    at = np.concatenate([np.arange(short, dtype=np.float32) * (full / short) for full, short in groups])
+    return (1,) * steps, Coefficients(weights, gains=gains, starts=at if told else None)
 
 
 def _closed_forms(times: tuple[tuple[int, ...], ...], form: Form, told: bool) -> list[Coefficients]:

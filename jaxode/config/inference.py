@@ -132,6 +132,11 @@ class InferConfig:
     """Candidates listed for each mask."""
     batches: int = 32
     """Batches that a sweep, a report, or a calibration on a file reads."""
+    adapters: int = 0
+    """calibrate: rank of low-rank changes of the block's matrices in each step, its weights frozen; 0 for none. Of a
+    post-norm model the fit then begins at the trained block applied n times."""
+    updates: int = 100
+    """calibrate: updates by gradient, a batch each in turn."""
     out: Place = ""
     """Folder for the CSV and PNG files of a sweep or a report; the run folder when empty. Where to export, or to
     keep a calibration: when empty beside the weights, or for a model that jaxode did not make in the cache folder. Of
@@ -179,6 +184,7 @@ class InferConfig:
         require(self.loops is None or self.loops >= 1, f"loops = {self.loops}: must be at least 1")
         for name in ("max_new_tokens", "top", "batches"):
             at_least(name, getattr(self, name), 1)
+        self._check_fit()
         at_least("temperature", self.temperature, 0.0)
         for name in ("top_k", "cache_share"):
             at_least(name, getattr(self, name), 0)
@@ -281,6 +287,20 @@ class InferConfig:
     def compare_steps(self) -> tuple[int, ...]:
         """`compare` as numbers."""
         return _counts(self.compare)
+
+    def _check_fit(self) -> None:
+        for name, free in (("adapters", 0), ("updates", 100)):
+            value = getattr(self, name)
+            at_least(name, value, 0)
+            at_most(name, value, 65_536, "more would not fit in any model or day")
+            require(
+                value == free or self.task == "calibrate",
+                f"{name} = {value} with task = {self.task}: only calibrate fits them; leave it out",
+            )
+        require(
+            not self.adapters or self.updates > 0,
+            f"adapters = {self.adapters} with updates = 0: they are fitted by updates; give some, or leave them out",
+        )
 
     def _check_at(self) -> None:
         name = f'at = "{self.at}"'

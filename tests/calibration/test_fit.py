@@ -144,6 +144,39 @@ def test_an_encoder_that_a_short_solve_can_follow_is_recovered():
     assert (done.kl, done.rise) == (None, None)
 
 
+@pytest.mark.parametrize("layout", ["post", "sequence", "cycle"])
+def test_a_fit_can_begin_at_the_trained_block_itself(layout):
+    architecture, params = model(**LAYOUTS[layout])
+    steps = architecture.bind(params).config.steps // 3
+    done = calibrate(architecture.bind(params), batches(), steps, Fit("unit", memory=2, gains=False, updates=0))
+    bound = architecture.bind(with_calibrations(params, {steps: done}))
+    tokens = jnp.asarray(batches()[0].tokens)
+    truncated = bound(tokens, DepthConfig(steps=steps, solver="euler", schedule="unit"))
+    np.testing.assert_allclose(bound(tokens, done.depth).logits, truncated.logits, rtol=1e-4, atol=1e-5)
+    assert set(done.schedule) == {1}
+    assert done.coefficients.down is None
+
+
+def test_adapters_follow_what_gains_cannot():
+    """A post-norm network in two applications of its block."""
+    architecture, params = model(norm_position="post", kind="masked")
+    kinds = {"without": Fit("unit", memory=1, updates=60), "with": Fit("unit", memory=1, adapters=4, updates=60)}
+    done = {name: calibrate(architecture.bind(params), batches(), 2, fit) for name, fit in kinds.items()}
+    assert done["with"].kl < 0.95 * done["without"].kl
+    assert done["with"].coefficients.gains.adapters.rank == 4
+    # kept with the numbers of a model, and found again
+    bound = architecture.bind(with_calibrations(params, {2: done["with"]}))
+    np.testing.assert_array_equal(
+        bound.calibrations[2].gains.adapters.qkv.up, done["with"].coefficients.gains.adapters.qkv.up
+    )
+
+
+@pytest.mark.parametrize("changes", [{"gains": False}, {"updates": 0}])
+def test_adapters_without_what_fits_them_are_refused(changes):
+    with pytest.raises(UserError, match="calibration adapters = 2: they are fitted with gains, by updates"):
+        Fit(adapters=2, **changes)
+
+
 def test_gradient_updates_lower_the_divergence():
     architecture, params = model()
     before = calibrate(architecture.bind(params), batches(), 2, Fit(memory=1, rank=0, updates=0), held_out=1)

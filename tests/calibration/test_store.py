@@ -20,17 +20,19 @@ def half(array):
     return array.astype(np.float16).astype(np.float32)
 
 
-def stored(rank=2, gains=True):
+def stored(rank=2, gains=True, adapters=0):
     rng = np.random.default_rng(0)
     halves = (half(rng.normal(size=(3, 2, 16, rank))), half(rng.normal(size=(3, rank, 16)))) if rank else (None, None)
     weights = rng.normal(size=(3, 2)).astype(np.float32)
-    own = Gains.neutral(MODEL, 3) if gains else None
+    own = jax.tree.map(half, Gains.neutral(MODEL, 3, adapters)) if gains else None
     return Calibration(3, (1, 2, 3), Coefficients(weights, *halves, own), kl=0.1, rise=0.05, tokens=64, seconds=1.0)
 
 
-@pytest.mark.parametrize(("rank", "gains"), [(0, False), (2, False), (0, True), (2, True)])
-def test_a_calibration_comes_back_from_its_file(tmp_path, rank, gains):
-    calibration = stored(rank, gains)
+@pytest.mark.parametrize(
+    ("rank", "gains", "adapters"), [(0, False, 0), (2, False, 0), (0, True, 0), (2, True, 0), (2, True, 3)]
+)
+def test_a_calibration_comes_back_from_its_file(tmp_path, rank, gains, adapters):
+    calibration = dataclasses.replace(stored(rank, gains, adapters), kl=None, rise=None, error=0.3)
     path = save(tmp_path, calibration, ORIGIN)
     assert path.name == "calibration-3.json"
     (back,) = load_all(tmp_path).values()

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from jaxode.calibration import calibrate, calibration_batches, check_steps, save
+from jaxode.calibration import Fit, calibrate, calibration_batches, check_steps, save
 from jaxode.config import DepthConfig, InferConfig
 from jaxode.data import Batch
 from jaxode.evaluation import (
@@ -243,7 +243,10 @@ def _calibrate(
         batches = list(text.batches)
     elif batches is None:
         batches = calibration_batches(needed_corpus(loaded), config.seed)
-    done = calibrate(loaded, batches, config.steps, progress=True)
+    # a post-norm network turns along depth: what follows its path starts far from where it ends
+    turns = config.adapters > 0 and loaded.config.model.norm_position == "post"
+    fit = Fit(form="unit" if turns else "step", adapters=config.adapters, updates=config.updates)
+    done = calibrate(loaded, batches, config.steps, fit, progress=True)
     folder = Path(config.out) if config.out else loaded.calibration_folder
     path = save(folder, done, loaded.calibration_origin)
     encodes = loaded.task == "encoder"
