@@ -161,6 +161,10 @@ class Config:
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    init: Place = ""
+    """A language model to train on from: a run, an exported or shipped model, or a Hugging Face folder or name. Its
+    weights, its tokenizer and its architecture are the run's; settings of model that contradict it are refused, but for
+    dropout, steps, conditioning, clock, and with rotary positions length."""
     out: Place = ""
     """Run folder; runs/DATE-TIME when empty."""
     resume: bool = False

@@ -26,6 +26,7 @@ from jaxode.model import make_model, plan
 from jaxode.model.parameters import Architecture, Parameters, split
 from jaxode.tracking import JsonlTracker, ProgressBar, TensorBoardTracker, Tracker, Trackers, WandbTracker
 from jaxode.training.curriculum import Cost, Curriculum, Solves, cost
+from jaxode.training.initial import read_initial
 from jaxode.training.memory import check_memory
 from jaxode.training.optimizer import learning_rate, make_optimizer
 from jaxode.training.parallel import Parallel, make_parallel
@@ -67,6 +68,9 @@ def train(config: Config) -> TrainResult:
         UserError: whatever cannot work, before anything compiles; later, a loss that is not finite (the last good
             checkpoint stays).
     """
+    initial = read_initial(config) if config.init and not config.resume else None
+    if initial is not None:
+        config = dataclasses.replace(config, model=initial.model)
     plan(config.model, config.depth)
     curriculum = Curriculum(config)
     parallel = make_parallel(config.train)
@@ -80,9 +84,8 @@ def train(config: Config) -> TrainResult:
     else:
         run.check_free()
     stored = run.config() if config.resume else None
-    data = prepare(
-        config.data, config.model.length, config.model.kind, tokenizer=run.tokenizer() if config.resume else None
-    )
+    given = initial.tokenizer if initial is not None else run.tokenizer() if config.resume else None
+    data = prepare(config.data, config.model.length, config.model.kind, tokenizer=given)
     batches = data.train(config.train.batch_size, config.train.seed)
     config = dataclasses.replace(config, out=str(run.path), model=_with_vocabulary(config.model, data))
     check_memory(config, len(parallel.devices))  # now with the tokenizer's vocabulary
@@ -91,6 +94,7 @@ def train(config: Config) -> TrainResult:
 
     dtype = jnp.dtype(config.train.precision)
     architecture, params = split(make_model(config.model, seed=config.train.seed, dtype=dtype))
+    params = params if initial is None else initial.params
     optimizer = make_optimizer(config.optimizer, config.train.updates)
     state = parallel.place_state(init_state(params, optimizer))
 

@@ -1,0 +1,153 @@
+"""Training on from a model that exists."""
+
+import dataclasses
+import json
+import shutil
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from small_runs import change, stop_after
+
+from jaxode import Encoder, SequenceClassifier, from_pretrained, save_pretrained
+from jaxode.checkpoint import load_run
+from jaxode.config import Config, DepthConfig, ModelConfig, OptimizerConfig, UserError
+from jaxode.data import byte_tokenizer
+from jaxode.interop import Pretrained
+from jaxode.model import make_model
+from jaxode.model.parameters import split
+from jaxode.training import train
+from jaxode.training.initial import read_initial
+
+ALBERT = ModelConfig(
+    kind="masked",
+    vocab_size=259,
+    width=16,
+    heads=2,
+    length=16,
+    steps=4,
+    embedding_width=8,
+    norm_position="post",
+    positions="learned",
+    token_types=2,
+    embedding_norm=True,
+)
+TOKENS = jnp.asarray(np.random.default_rng(0).integers(0, 256, (2, 16)), jnp.int32)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory, lively):
+    """A Hugging Face ALBERT with a head over the vocabulary, one with classes, and one without a head."""
+    root, made = tmp_path_factory.mktemp("alberts"), {}
+    models = {
+        "masked": make_model(ALBERT),
+        "classifier": SequenceClassifier(ALBERT, 3, rngs=nnx.Rngs(0)),
+        "encoder": Encoder(ALBERT, rngs=nnx.Rngs(0)),
+    }
+    for task, model in models.items():
+        architecture, params = split(lively(model))
+        trained = Pretrained(model, architecture, params, Config(model=ALBERT), byte_tokenizer(), task)
+        made[task] = save_pretrained(trained, root / task)
+    return made
+
+
+@pytest.fixture
+def begun(config, folders):
+    """A run that begins with the ALBERT; nothing of the model is named."""
+    data = dataclasses.replace(config.data, tokenizer="bpe")
+    return dataclasses.replace(config, model=ModelConfig(), data=data, init=str(folders["masked"]))
+
+
+@pytest.mark.parametrize("changes", [{}, {"conditioning": "step"}, {"conditioning": "time", "dropout": 0.1}])
+def test_a_run_begins_as_the_model_itself(begun, folders, changes):
+    initial = read_initial(dataclasses.replace(begun, model=ModelConfig(**changes)))
+    own = from_pretrained(folders["masked"])
+    architecture, _ = split(make_model(initial.model))
+    for depth in (DepthConfig(), DepthConfig(steps=2, solver="euler")):
+        want = own.model(TOKENS, depth).logits
+        np.testing.assert_allclose(architecture.bind(initial.params)(TOKENS, depth).logits, want, rtol=1e-6, atol=1e-6)
+    assert dataclasses.replace(initial.model, conditioning="none", dropout=own.config.model.dropout) == own.config.model
+    assert initial.tokenizer.fingerprint == own.own_tokenizer.fingerprint
+
+
+def test_a_run_from_an_albert_goes_back_to_one(begun, folders, tmp_path):
+    result = train(begun)
+    trained, own = load_run(result.run.path), from_pretrained(folders["masked"])
+    assert trained.config.model == own.config.model
+    assert trained.config.init == str(folders["masked"])
+    moved = [name for name, value in trained.params.items() if not np.array_equal(value, own.params[name])]
+    assert "stack.looped.0.attention.qkv.kernel" in moved
+    again = from_pretrained(save_pretrained(trained, tmp_path / "albert"))
+    np.testing.assert_allclose(again.model(TOKENS).logits, trained.model(TOKENS).logits, rtol=1e-5, atol=1e-5)
+
+
+def test_without_learning_nothing_changes(begun, folders):
+    still = change(dataclasses.replace(begun, optimizer=OptimizerConfig(learning_rate=1e-30)), updates=2)
+    result, own = train(still), from_pretrained(folders["masked"])
+    for name, value in result.params.items():
+        np.testing.assert_allclose(value, own.params[name], atol=1e-7, err_msg=name)
+
+
+def test_a_run_of_ours_is_trained_on(config, tmp_path):
+    first = train(config)
+    more = dataclasses.replace(config, model=ModelConfig(steps=6), init=str(first.run.path), out=str(tmp_path / "more"))
+    second = train(more)
+    assert second.config.model == dataclasses.replace(first.config.model, steps=6)
+    records = [json.loads(line) for line in (second.run.path / "metrics.jsonl").read_text().splitlines()]
+    begun = [json.loads(line) for line in (first.run.path / "metrics.jsonl").read_text().splitlines()]
+    assert records[0]["loss"] < begun[0]["loss"]
+
+
+def test_it_is_continued_without_the_model_that_it_began_with(begun, folders, tmp_path, monkeypatch):
+    own = shutil.copytree(folders["masked"], tmp_path / "own")
+    begun = dataclasses.replace(begun, init=str(own))
+    whole = train(begun)
+    halved = dataclasses.replace(begun, out=str(tmp_path / "halved"))
+    with monkeypatch.context() as patch:
+        stop_after(patch, 5, 15)
+        train(halved)
+    shutil.rmtree(own)
+    stored = load_run(tmp_path / "halved").config
+    second = train(dataclasses.replace(stored, out=str(tmp_path / "halved"), resume=True))
+    for name, value in whole.params.items():
+        np.testing.assert_array_equal(second.params[name], value, err_msg=name)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"width": 32}, r"model\.width = 32: the model in init = .*masked has 16; leave it out"),
+        ({"kind": "causal", "heads": 8}, r"model\.heads = 8: .* has 2"),
+        ({"norm_position": "branch"}, r'model\.norm_position = "branch": .* has "post"'),
+        ({"length": 64}, r"model\.length = 64: .* has 16"),
+        ({"conditioning": "loopformer"}, r'model\.conditioning = "loopformer": .* has "none", and would not begin'),
+    ],
+)
+def test_settings_that_contradict_the_model_are_refused(begun, changes, message):
+    with pytest.raises(UserError, match=message):
+        train(dataclasses.replace(begun, model=ModelConfig(**changes)))
+
+
+@pytest.mark.parametrize(("task", "named"), [("classifier", "a classifier"), ("encoder", "an encoder")])
+def test_what_predicts_no_tokens_is_refused(begun, folders, task, named):
+    with pytest.raises(UserError, match=f"is {named}, which predicts no tokens"):
+        train(dataclasses.replace(begun, init=str(folders[task])))
+
+
+def test_another_tokenizer_is_refused(begun, tmp_path):
+    folder = tmp_path / "other"
+    byte_tokenizer().save_model(folder)
+    text = (folder / "tokenizer.json").read_text().replace('"[MASK]"', '"[HOLE]"')
+    (folder / "tokenizer.json").write_text(text)
+    (folder / "tokenizer_config.json").write_text(
+        json.dumps({"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<|endoftext|>"})
+    )
+    data = dataclasses.replace(begun.data, tokenizer=str(folder))
+    with pytest.raises(UserError, match=r"data\.tokenizer = .*other.* \(fingerprint .*\): the model in init"):
+        train(dataclasses.replace(begun, data=data))
+
+
+def test_a_model_that_does_not_exist_is_named(begun):
+    with pytest.raises(UserError, match="nowhere-at-all: no such run folder"):
+        train(dataclasses.replace(begun, init="./nowhere-at-all"))
