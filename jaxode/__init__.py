@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     )
     from jaxode.inference import load as from_pretrained
     from jaxode.interop import Pretrained, save_pretrained
-    from jaxode.model import Block, CausalLM, Encoder, MaskedLM, SequenceClassifier, make_model
+    from jaxode.model import Block, CausalLM, Encoder, MaskedLM, SequenceClassifier, TokenClassifier, make_model
 
 _HOMES = {
     "jaxode.calibration": ("calibrate", "fit_landing"),
@@ -63,7 +63,7 @@ _HOMES = {
         "warm_up",
     ),
     "jaxode.interop": ("Pretrained", "save_pretrained"),
-    "jaxode.model": ("Block", "CausalLM", "Encoder", "MaskedLM", "SequenceClassifier", "make_model"),
+    "jaxode.model": ("Block", "CausalLM", "Encoder", "MaskedLM", "SequenceClassifier", "TokenClassifier", "make_model"),
 }
 _ALIASES = {"from_pretrained": "load"}
 """Names that are kept for who knows them from other libraries."""
@@ -90,6 +90,7 @@ __all__ = [
     "SequenceClassifier",
     "StateChange",
     "StepError",
+    "TokenClassifier",
     "TrainConfig",
     "UserError",
     "__version__",

@@ -14,7 +14,7 @@ from jaxode.config import DepthConfig, require
 from jaxode.data import Batch
 from jaxode.depth import Coefficients
 from jaxode.evaluation.loss import LossSums, batch_segments, kl_divergence, token_loss
-from jaxode.model import Encoder, SequenceClassifier
+from jaxode.model import Encoder, SequenceClassifier, TokenClassifier
 from jaxode.model.parameters import Architecture, Parameters
 from jaxode.types import Scalar
 
@@ -57,7 +57,7 @@ class Comparison:
 
     A language model is compared token by token. A classifier is compared sequence by sequence, one of several labels
     label by label (yes against no); for want of labels its loss is that of the classes which the full depth finds
-    likeliest. An encoder is compared by the states that it ends in.
+    likeliest. An encoder, and a classifier of tokens, is compared by the states that it ends in.
 
     Raises:
         UserError: a model that predicts numbers, a batch without a token to predict, or weights with which the full
@@ -68,7 +68,10 @@ class Comparison:
         """Compile on first use; the coefficients stay arguments."""
         self._params = params
         model = architecture.bind(params)
-        self._classifies, self._encodes = isinstance(model, SequenceClassifier), isinstance(model, Encoder)
+        self._classifies, self._encodes = (
+            isinstance(model, SequenceClassifier),
+            isinstance(model, Encoder | TokenClassifier),
+        )
         self._problem_type = getattr(model, "problem_type", None)
         require(
             self._problem_type != "regression",

@@ -25,7 +25,7 @@ from jaxode.checkpoint import takes_model
 from jaxode.config import DepthConfig, ModelConfig, require
 from jaxode.data import Batch
 from jaxode.depth import Coefficients, secant
-from jaxode.model import Encoder, Transformer, plan
+from jaxode.model import Encoder, TokenClassifier, Transformer, plan
 from jaxode.model.gains import Gains
 from jaxode.model.parameters import split
 
@@ -172,7 +172,8 @@ def calibrate(
     Deterministic. The last `held_out` batches are not fitted on; the figures are theirs.
 
     Args:
-        model: a language model, a classifier or an encoder; calibrations that it holds already are left alone.
+        model: a language model, a classifier, one of tokens or an encoder (the last two by their states); calibrations
+            that it holds already are left alone.
         batches: text like the text that the model will see, in batches of one shape.
         steps: n, in block applications.
         fit: how; None takes the defaults.
@@ -237,7 +238,7 @@ def calibrate(
     coefficients = _refine(comparison, fitted, coefficients, fit, bar.update)
     bar.close()
     gap, rise = _means(comparison, coefficients, held)
-    encodes = isinstance(model, Encoder)
+    encodes = isinstance(model, Encoder | TokenClassifier)
     require(
         math.isfinite(gap) and math.isfinite(rise),
         f"calibration for {steps} steps diverged: {'squared error' if encodes else 'KL'} {gap:g} per token; try more "

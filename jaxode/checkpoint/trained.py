@@ -15,12 +15,13 @@ from jaxode.checkpoint.folder import RunFolder
 from jaxode.checkpoint.steps import Checkpoints
 from jaxode.config import Config, UserError, require
 from jaxode.data import Tokenizer
-from jaxode.model import CausalLM, Encoder, MaskedLM, SequenceClassifier, make_model
+from jaxode.model import CausalLM, Encoder, MaskedLM, SequenceClassifier, TokenClassifier, make_model
 from jaxode.model.parameters import Architecture, Parameters, matmul_type, split
 from jaxode.weights import WEIGHTS, Weights, read_weights
 
-Task = Literal["causal", "masked", "classifier", "encoder"]
-"""What a model predicts: the next token, masked tokens, labels of a sequence, or nothing but states."""
+Task = Literal["causal", "masked", "classifier", "token_classifier", "question_answering", "encoder"]
+"""What a model predicts: the next token, masked tokens, labels of a sequence or of its tokens, where the answer to a
+question begins and ends, or nothing but states."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class TrainedModel:
     `dataclasses.replace(trained, params=...)` carries other numbers.
     """
 
-    model: CausalLM | MaskedLM | SequenceClassifier | Encoder
+    model: CausalLM | MaskedLM | SequenceClassifier | TokenClassifier | Encoder
     architecture: Architecture
     params: Parameters
     config: Config

@@ -9,7 +9,8 @@ from typing import Any, Literal, get_args
 from jaxode.config import ModelConfig, UserError, require
 from jaxode.model.heads import ProblemType
 
-Task = Literal["masked", "classifier", "encoder"]
+Task = Literal["masked", "classifier", "token_classifier", "question_answering", "encoder"]
+LABELLED: tuple[Task, ...] = ("classifier", "token_classifier")
 
 # what an absent field of config.json means
 DEFAULTS = {
@@ -42,6 +43,8 @@ ARCHITECTURES: dict[str, Task] = {
     "AlbertForMaskedLM": "masked",
     "AlbertForPreTraining": "masked",
     "AlbertForSequenceClassification": "classifier",
+    "AlbertForTokenClassification": "token_classifier",
+    "AlbertForQuestionAnswering": "question_answering",
     "AlbertModel": "encoder",
 }
 # what a model must be to be an ALBERT

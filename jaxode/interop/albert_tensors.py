@@ -101,3 +101,5 @@ def _pairs(model: ModelConfig, params: Collection[str], head_bias: str) -> Itera
         yield from _linear("head.pooler", "pooler")
     if "head.classifier.kernel" in params:
         yield from _linear("head.classifier", "classifier")
+    if "head.span.kernel" in params:
+        yield from _linear("head.span", "qa_outputs")

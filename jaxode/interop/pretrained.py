@@ -35,7 +35,7 @@ from jaxode.interop.files import CONFIG, locate, read_config
 from jaxode.interop.shard_writer import MAX_SHARD_BYTES, write_shards
 from jaxode.interop.tensor_files import open_tensors
 from jaxode.interop.tensor_table import TensorTable
-from jaxode.model import CausalLM, Encoder, MaskedLM, SequenceClassifier
+from jaxode.model import CausalLM, Encoder, MaskedLM, SequenceClassifier, TokenClassifier
 from jaxode.model.heads import ProblemType
 from jaxode.model.parameters import Parameters, matmul_type, split, without_calibrations
 
@@ -101,7 +101,8 @@ def class_names(folder: Path | str) -> tuple[str, ...]:
     raw, source = read_config(Path(folder)), str(Path(folder) / CONFIG)
     if raw.get("model_type") in FAMILIES:
         return ()
-    return albert_config.class_names(raw, source) if albert_config.default_task(raw, source) == "classifier" else ()
+    labelled = albert_config.default_task(raw, source) in albert_config.LABELLED
+    return albert_config.class_names(raw, source) if labelled else ()
 
 
 def from_pretrained(
@@ -118,8 +119,9 @@ def from_pretrained(
             pytorch_model.bin (whole or in parts; the latter needs torch) and the tokenizer are read: tokenizer.json,
             spiece.model, or the vocab.txt of the class that tokenizer_config.json or config.json names.
         task: masked (a head over the vocabulary), classifier (of the config's `problem_type`: a label a sequence,
-            several, or numbers) or encoder (states, and a pooled vector where the file holds a pooler); None takes it
-            from the config's `architectures`.
+            several, or numbers), token_classifier (labels of tokens), question_answering (where an answer begins and
+            ends) or encoder (states, and a pooled vector where the file holds a pooler); None takes it from the
+            config's `architectures`.
         dtype: float32 or bfloat16, of the weights and of the matmuls (norms, softmax and the state stay float32); None
             is float32 for an ALBERT, which is small, and what its files hold for a looped language model.
         loops: N of a looped language model, in place of its config.json's; more than it was trained with are allowed.
@@ -138,9 +140,11 @@ def from_pretrained(
         return _looped(family, folder, raw, source, dtype, loops)
     require(loops is None, f"loops = {loops}: {source} is of an ALBERT, whose number of steps is DepthConfig(steps=..)")
     config = albert_config.model_config(raw, source)
-    classes, problem_type = 0, None
+    classes, problem_type = 2, None
+    if chosen in albert_config.LABELLED:
+        classes = albert_config.num_classes(raw, source)
     if chosen == "classifier":
-        classes, problem_type = albert_config.num_classes(raw, source), albert_config.problem_type(raw, source)
+        problem_type = albert_config.problem_type(raw, source)
     tokenizer = _tokenizer(folder, config)
     _check_not_quantised(raw, source)
     files = albert_tensors.plain(open_tensors(folder))
@@ -167,7 +171,7 @@ def from_pretrained(
         task=chosen,
         source=raw,
         folder=folder,
-        labels=albert_config.class_names(raw, source) if chosen == "classifier" else (),
+        labels=albert_config.class_names(raw, source) if chosen in albert_config.LABELLED else (),
     )
 
 
@@ -222,7 +226,7 @@ def save_pretrained(trained: TrainedModel, folder: Path | str, *, max_shard_byte
         return _write(trained, folder, config, family.table(model, ()), params, max_shard_bytes)
     task = "masked" if trained.task == "causal" else trained.task  # what is causal is refused by its kind
     config = albert_config.write(model, task, trained.source) | {"dtype": kind}
-    if task == "classifier":
+    if task in albert_config.LABELLED:
         _write_classes(config, params["head.classifier.bias"].shape[0], trained.model)
     table = albert_tensors.written(model, params, prefix="" if task == "encoder" else "albert.")
     return _write(trained, folder, config, table, params, max_shard_bytes)
@@ -257,8 +261,10 @@ def _build(
     problem_type: ProblemType | None,
     pooler: bool,
     dtype: DTypeLike = jnp.float32,
-) -> MaskedLM | SequenceClassifier | Encoder:
+) -> MaskedLM | SequenceClassifier | TokenClassifier | Encoder:
     rngs = nnx.Rngs(0)
+    if task in ("token_classifier", "question_answering"):
+        return TokenClassifier(config, classes, spans=task == "question_answering", rngs=rngs, dtype=dtype)
     if task == "masked":
         return MaskedLM(config, rngs=rngs, dtype=dtype)
     if problem_type is not None:
@@ -280,6 +286,8 @@ def _write_classes(config: dict[str, Any], classes: int, model: Any) -> None:
     if len(config.get("id2label") or ()) != classes:
         config["id2label"] = {str(i): f"LABEL_{i}" for i in range(classes)}
         config["label2id"] = {label: int(i) for i, label in config["id2label"].items()}
+    if not isinstance(model, SequenceClassifier):
+        return
     if config.get("problem_type") is None and albert_config.problem_type(config) != model.problem_type:
         config["problem_type"] = model.problem_type
 

@@ -101,3 +101,25 @@ class ClassifierHead(PoolerHead):
     def __call__(self, x: State, segments: Segments | None) -> Float[Array, "B classes"]:
         """Class logits in float32."""
         return self.classifier(self.pool(x, segments)).astype(jnp.float32)
+
+
+class TokenHead(nnx.Module):
+    """norm(x) W_c at every token: labels of tokens, or with `spans` the logits of where a span begins and ends."""
+
+    def __init__(
+        self, config: ModelConfig, outputs: int, *, spans: bool, rngs: nnx.Rngs, dtype: DTypeLike = jnp.float32
+    ):
+        """W_c [D, outputs]."""
+        self.norm = None if config.ends_normalised else make_norm(config, config.width, rngs, config.final_norm)
+        linear = nnx.Linear(config.width, outputs, dtype=dtype, rngs=rngs)
+        self.span = linear if spans else None
+        self.classifier = None if spans else linear
+
+    def __call__(self, x: State) -> Float[Array, "B L outputs"]:
+        """Logits in float32."""
+        rows = x.reshape(-1, x.shape[-1])
+        if self.norm is not None:
+            rows = self.norm(rows)
+        linear = self.classifier if self.span is None else self.span
+        assert linear is not None
+        return linear(rows).astype(jnp.float32).reshape(*x.shape[:-1], -1)

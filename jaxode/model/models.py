@@ -1,4 +1,4 @@
-"""Whole models: embedding -> looped stack over depth -> head. CausalLM, MaskedLM, SequenceClassifier, Encoder."""
+"""Whole models: embedding -> looped stack over depth -> head: language models, classifiers, encoders."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from jaxode.depth import Coefficients, Trace
 from jaxode.model import cost
 from jaxode.model.block import Context
 from jaxode.model.embedding import Embedding
-from jaxode.model.heads import ClassifierHead, PoolerHead, ProblemType, VocabularyHead
+from jaxode.model.heads import ClassifierHead, PoolerHead, ProblemType, TokenHead, VocabularyHead
 from jaxode.model.layers import rotary_angles
 from jaxode.model.room import check_memory
 from jaxode.model.stack import Stack, StackOutput
@@ -32,7 +32,7 @@ class ModelOutput:
     """What a forward pass returns.
 
     Attributes:
-        logits: [B, L, V], or [B, classes] for a classifier; float32.
+        logits: [B, L, V], or [B, classes] for a classifier, [B, L, classes] for one of tokens; float32.
         state: x(N), [B, L, D], before the head.
         block_evaluations: applications of a block that were made (an array for adaptive solvers).
         solver: the one that ran.
@@ -312,6 +312,56 @@ class SequenceClassifier(Transformer):
     def read_out(self, state: State, segments: Segments | None = None) -> Float[Array, "B classes"]:
         """Class logits of a state after the coda."""
         return self.head(state, segments)
+
+
+class TokenClassifier(Transformer):
+    """`classes` logits a token; or with `spans` two, of where the answer to a question begins and ends."""
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        classes: int,
+        *,
+        spans: bool = False,
+        rngs: nnx.Rngs,
+        dtype: DTypeLike = jnp.float32,
+    ):
+        """`classes` labels of every token; 2 with `spans`."""
+        require(
+            classes >= 2 and (not spans or classes == 2),
+            f"classes = {classes}, spans = {spans}: a token classifier needs at least 2, a finder of spans just 2",
+        )
+        super().__init__(config, rngs=rngs, dtype=dtype)
+        self.spans = spans
+        self.head = TokenHead(config, classes, spans=spans, rngs=rngs, dtype=dtype)
+        self._share_norm(self.head.norm)
+
+    def __call__(
+        self,
+        tokens: Tokens,
+        depth: DepthConfig = FULL_DEPTH,
+        *,
+        segments: Segments | None = None,
+        token_types: TokenTypes | None = None,
+        key: Key | None = None,
+        coefficients: Coefficients | None = None,
+        trace: bool = False,
+    ) -> ModelOutput:
+        """Logits of every token; arguments as for `hidden`."""
+        out = self.hidden(
+            tokens,
+            depth,
+            segments=segments,
+            token_types=token_types,
+            key=key,
+            coefficients=coefficients,
+            trace=trace,
+        )
+        return ModelOutput(self.read_out(out.state), out.state, out.block_evaluations, out.solver, out.trace)
+
+    def read_out(self, state: State, segments: Segments | None = None) -> Float[Array, "B L classes"]:
+        """Logits of a state after the coda; every position reads its own, so `segments` change nothing."""
+        return self.head(state)
 
 
 class Encoder(Transformer):

@@ -8,7 +8,8 @@ from shapes import CLASSES, LABELS, probe
 def make(config, task, seed=0):
     """A model with noise on every tensor, so that biases and norms count; values that half precision holds exactly."""
     torch.manual_seed(seed)
-    made = transformers.AlbertConfig(**config, num_labels=LABELS, attn_implementation="eager")
+    labels = 2 if task == "question_answering" else LABELS
+    made = transformers.AlbertConfig(**config, num_labels=labels, attn_implementation="eager")
     model = getattr(transformers, CLASSES[task])(made).eval()
     with torch.no_grad():
         for value in model.parameters():
@@ -21,6 +22,8 @@ def run(model, tokens, mask, types):
     """Logits; states and pooled vector for a bare encoder."""
     given = {"input_ids": tokens, "attention_mask": mask, "token_type_ids": types}
     out = model(**{name: torch.tensor(value, dtype=torch.long) for name, value in given.items()})
+    if hasattr(out, "start_logits"):
+        return (torch.stack([out.start_logits, out.end_logits], dim=-1),)
     return (out.last_hidden_state, out.pooler_output) if hasattr(out, "pooler_output") else (out.logits,)
 
 

@@ -30,7 +30,13 @@ BASE = {
     "max_position_embeddings": 64,
 }
 LARGE = BASE | {"hidden_size": 1024, "num_attention_heads": 16, "intermediate_size": 4096, "num_hidden_layers": 24}
-CLASSES = {"masked": "AlbertForMaskedLM", "classifier": "AlbertForSequenceClassification", "encoder": "AlbertModel"}
+CLASSES = {
+    "masked": "AlbertForMaskedLM",
+    "classifier": "AlbertForSequenceClassification",
+    "token_classifier": "AlbertForTokenClassification",
+    "question_answering": "AlbertForQuestionAnswering",
+    "encoder": "AlbertModel",
+}
 LABELS = 3
 
 

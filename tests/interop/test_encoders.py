@@ -9,11 +9,11 @@ import pytest
 from flax import nnx
 
 import jaxode
-from jaxode import DepthConfig, Encoder, UserError
+from jaxode import DepthConfig, Encoder, TokenClassifier, UserError
 from jaxode.calibration import Fit, calibrate, within_error
 from jaxode.data import Batch
 from jaxode.evaluation import Method, compare_states
-from jaxode.interop import from_pretrained, save_pretrained
+from jaxode.interop import Pretrained, from_pretrained, save_pretrained
 from jaxode.model.parameters import split
 
 LINES = ["a bad film", "good", "so, so good a film", "dull", "what a film", "bad, bad", "good film", "a"] * 3
@@ -157,3 +157,49 @@ def test_bench_counts_texts_at_every_depth(infer, encoder, lines):
     rows = [row.split() for row in ran.out.splitlines()[2:]]
     assert [row[:4] for row in rows] == [["full", "euler", "3", "24"], ["2", "calibrated", "3", "24"]]
     assert 'prompt = "a"' in infer("--checkpoint", encoder, "--task", "bench", "--prompt", "a").err
+
+
+@pytest.fixture(params=["token_classifier", "question_answering"])
+def labelled(request, run, exported, lively, tmp_path):
+    spans = request.param == "question_answering"
+    model = lively(TokenClassifier(run.config.model, 2 if spans else 3, spans=spans, rngs=nnx.Rngs(0)))
+    tokenizer, source = from_pretrained(exported).tokenizer, {"id2label": {"0": "O", "1": "PER", "2": "LOC"}}
+    parts = (run.config, tokenizer, request.param, {} if spans else source, exported)
+    return save_pretrained(Pretrained(model, *split(model), *parts), tmp_path / "labelled")
+
+
+def test_heads_that_read_every_token(infer, labelled, lines, tmp_path):
+    loaded = jaxode.load(labelled)
+    spans = loaded.task == "question_answering"
+    assert loaded.labels == (() if spans else ("O", "PER", "LOC"))
+    ids = jnp.asarray([loaded.own_tokenizer.encode(LINES[0], frame=True)], jnp.int32)
+    out, head = loaded.model(ids), "span" if spans else "classifier"
+    kernel, bias = loaded.params[f"head.{head}.kernel"], loaded.params[f"head.{head}.bias"]
+    np.testing.assert_allclose(out.logits, out.state @ kernel + bias, rtol=1e-4, atol=1e-5)
+    again = jaxode.load(save_pretrained(loaded, tmp_path / "again"))
+    np.testing.assert_array_equal(again.model(ids).logits, out.logits)
+    assert (again.task, again.labels) == (loaded.task, loaded.labels)
+    about = ("--checkpoint", labelled, "--file", lines, "--batch-size", 8)
+    ran = infer(*about, "--task", "calibrate", "--steps", 2)
+    assert ran.code == 0, ran.err
+    ran = infer(*about, "--task", "encode", "--out", tmp_path / "v.npz", "--steps", 2)
+    assert "steps 2 (calibrated): 2 block evaluations" in ran.err
+    assert "use task encode" in infer("--checkpoint", labelled, "--prompt", "a").err
+
+
+def test_exits_by_predictions_of_tokens_but_not_of_spans(labelled):
+    loaded = jaxode.load(labelled)
+    ids = jnp.asarray([loaded.own_tokenizer.encode(LINES[0], frame=True)], jnp.int32)
+    assert jaxode.exit_early(loaded, ids, jaxode.StateChange(0.0)).steps.tolist() == [[4] * ids.shape[1]]
+    rule = jaxode.Confidence(0.0)
+    if loaded.task == "question_answering":
+        with pytest.raises(UserError, match="where an answer begins and ends is no choice"):
+            jaxode.exit_early(loaded, ids, rule)
+    else:
+        assert jaxode.exit_early(loaded, ids, rule).steps.tolist() == [[1] * ids.shape[1]]
+
+
+@pytest.mark.parametrize(("classes", "spans"), [(1, False), (3, True)])
+def test_as_many_outputs_as_there_can_be(run, classes, spans):
+    with pytest.raises(UserError, match=f"classes = {classes}, spans = {spans}"):
+        TokenClassifier(run.config.model, classes, spans=spans, rngs=nnx.Rngs(0))

@@ -42,7 +42,7 @@ from jaxode.inference.adaptive.readouts import (
     start,
     weights_of,
 )
-from jaxode.model import Encoder, SequenceClassifier, Transformer, plan
+from jaxode.model import Encoder, SequenceClassifier, TokenClassifier, Transformer, plan
 from jaxode.model.block import Context
 from jaxode.model.gains import Gains
 from jaxode.model.steps import StepsByRow
@@ -129,6 +129,11 @@ def exit_early(
     require(
         not (judges and rule.granularity == "token" and isinstance(model, SequenceClassifier)),
         f'{type(rule).__name__}: granularity = "token": a classifier predicts once a sequence; use "sequence"',
+    )
+    require(
+        not (judges and isinstance(model, TokenClassifier) and model.spans),
+        f"{type(rule).__name__}: where an answer begins and ends is no choice among a token's labels to judge by; use "
+        "StateChange or StepError",
     )
     problem_type = model.problem_type if isinstance(model, SequenceClassifier) else None
     require(

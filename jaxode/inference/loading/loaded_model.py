@@ -98,7 +98,8 @@ def load(
     Args:
         name: the path of a run folder, an exported model or a Hugging Face folder; or the name of a shipped model or of
             a Hugging Face model in the cache or on the hub.
-        task: of a Hugging Face model: masked, classifier or encoder; None takes it from its config.json.
+        task: of a Hugging Face model: masked, classifier, token_classifier, question_answering or encoder; None takes
+            it from its config.json.
         dtype: of a Hugging Face model's weights and matmuls: float32 or bfloat16; None is the default of its family.
             Calibrations hold for weights of one type; those of another are left out, and standard error says so.
         loops: N of a Hugging Face looped language model, in place of its config.json's: what counts as its full depth,

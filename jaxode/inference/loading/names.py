@@ -52,7 +52,8 @@ def resolve(name: Path | str, task: str | None = None, loops: int | None = None)
 
     Args:
         name: a path, or a name.
-        task: of a Hugging Face model, where its config.json shall not decide: masked, classifier or encoder.
+        task: of a Hugging Face model, where its config.json shall not decide: masked, classifier, token_classifier,
+            question_answering or encoder.
         loops: N of a Hugging Face looped language model, in place of its config.json's.
 
     Raises:
@@ -122,17 +123,26 @@ TASKS: dict[Task, tuple[str, ...]] = {
     "causal": ("generate", "score", "encode", "sweep", "report", "calibrate", "export", "bench"),
     "masked": ("fill", "score", "encode", "sweep", "report", "calibrate", "export"),
     "classifier": ("classify", "encode", "calibrate"),
+    "token_classifier": ("encode", "sweep", "report", "calibrate", "bench"),
+    "question_answering": ("encode", "sweep", "report", "calibrate", "bench"),
     "encoder": ("encode", "sweep", "report", "calibrate", "bench"),
 }
 """What each kind of model can do in infer.py; the first is what it does where no task is named."""
 
-LINE_TASKS = ("classifier", "encoder")
+STATE_TASKS = ("token_classifier", "question_answering", "encoder")
+"""Models that are measured by their states."""
+
+LINE_TASKS = ("classifier", *STATE_TASKS)
 """Models that read a text a line wherever they are measured."""
 
 _KINDS: dict[Task, str] = {
     "causal": "a causal model: use task generate, which continues text (--prompt TEXT)",
     "masked": "a masked model: use task fill, which fills in [MASK] (--prompt TEXT)",
     "classifier": "a classifier: use task classify, which labels the lines of a file (--task classify --file FILE)",
+    "token_classifier": "a classifier of tokens: it labels them in Python (load(FOLDER).model(tokens).logits); here "
+    "use task encode, which gives vectors of the lines of a file (--task encode --file FILE --out vectors.npz)",
+    "question_answering": "a model that answers questions: in Python (load(FOLDER).model(tokens).logits); here use "
+    "task encode, which gives vectors of the lines of a file (--task encode --file FILE --out vectors.npz)",
     "encoder": "an encoder without a head: use task encode, which gives vectors of the lines of a file (--task encode "
     "--file FILE --out vectors.npz)",
 }
@@ -166,8 +176,8 @@ def check_task(folder: ModelFolder, task: str, prompt: str = "") -> str:
         require(reads, f'prompt = "{prompt}": {folder.path} reads no prompt; it is {_KINDS[folder.task]}')
         return able[0]
     require(
-        not prompt or folder.task != "encoder",
-        f'prompt = "{prompt}": {folder.path} reads none; it is {_KINDS["encoder"]}',
+        not prompt or folder.task not in STATE_TASKS,
+        f'prompt = "{prompt}": {folder.path} reads none; it is {_KINDS[folder.task]}',
     )
     if task not in able:
         raise UserError(f"task = {task}: {folder.path} {_LACKS[task]}; it is {_KINDS[folder.task]}")

@@ -22,7 +22,7 @@ from jaxode.evaluation.figures import table
 from jaxode.inference.generation.generate import generate
 from jaxode.inference.loading.export import export
 from jaxode.inference.loading.loaded_model import LoadedModel, load_folder
-from jaxode.inference.loading.names import LINE_TASKS, check_task
+from jaxode.inference.loading.names import LINE_TASKS, STATE_TASKS, check_task
 from jaxode.inference.programs import keep_compiled
 from jaxode.inference.tasks.comparison import bench, compare
 from jaxode.inference.tasks.depths import (
@@ -91,7 +91,7 @@ def run(config: InferConfig, write: Write, note: Write) -> None:
     compared = compared_depths(model, config, calibrations)
     source = "Hugging Face model" if folder.origin == "huggingface" else f"step {loaded.step}"
     note(
-        f"{name}, {source}: {folder.task}, "
+        f"{name}, {source}: {folder.task.replace('_', ' ')}, "
         f"{loaded.model.num_parameters:,} parameters, tokenizer {loaded.own_tokenizer.name}"
     )
     # what is fitted, compared or copied says more than the depth that was named
@@ -106,7 +106,7 @@ def run(config: InferConfig, write: Write, note: Write) -> None:
         note(f"chosen: {choice.reason}")
     if task in ("generate", "bench") and (line := chat_note(loaded, config)) is not None:
         note(line)
-    if task == "bench" and folder.task == "encoder":
+    if task == "bench" and folder.task in STATE_TASKS:
         write(encoder_bench(loaded, config, depth, note))
     elif task == "bench":
         check_prompt(model, config, task)
@@ -249,7 +249,7 @@ def _calibrate(
     done = calibrate(loaded, batches, config.steps, fit, progress=True)
     folder = Path(config.out) if config.out else loaded.calibration_folder
     path = save(folder, done, loaded.calibration_origin)
-    encodes = loaded.task == "encoder"
+    encodes = loaded.task in STATE_TASKS
     quality = {"error": done.error} if encodes else {"kl": done.kl, "rise": done.rise}
     row = {"steps": done.steps, "schedule": ",".join(map(str, done.schedule)), **quality}
     row |= {"tokens": done.tokens, "seconds": done.seconds}
