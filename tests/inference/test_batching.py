@@ -41,6 +41,18 @@ def test_every_row_goes_once_in_few_shapes(lengths, batch_size):
     assert sum(batch.length for batch in batches) <= apart
 
 
+@given(st.lists(st.integers(1, 500), min_size=1, max_size=80), st.integers(1, 40), st.integers(1, 6))
+def test_as_few_shapes_as_asked(lengths, batch_size, shapes):
+    batches = bucketed(lengths, batch_size, 500, shapes)
+    np.testing.assert_array_equal(np.sort(np.concatenate([batch.rows for batch in batches])), np.arange(len(lengths)))
+    assert len({batch.length for batch in batches}) <= shapes
+    for batch in batches:
+        assert max(lengths[i] for i in batch.rows) <= batch.length <= 500
+    # no row is padded by more than a step
+    step = -(-max(lengths) // (16 * shapes)) * 16
+    assert all(batch.length - max(lengths[i] for i in batch.rows) < step for batch in batches)
+
+
 def test_arrays_of_a_batch():
     (batch,) = bucketed([2, 3], 4, 5)
     rows = [(7, 8, 9), (4, 5)]

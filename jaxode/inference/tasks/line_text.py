@@ -13,6 +13,9 @@ from jaxode.inference.tasks.measured_text import file_text, validation_text
 from jaxode.inference.texts.batching import bucketed, padded, real_tokens
 from jaxode.inference.texts.token_ids import token_rows
 
+SHAPES = 4
+"""Lengths of batches that a fit or a comparison compiles for."""
+
 
 def line_batches(trained: TrainedModel, lines: Lines, config: InferConfig) -> list[Batch]:
     """The first `config.batches` batches of texts, one a row, in few shapes; in an order of their own, so that the last
@@ -23,7 +26,7 @@ def line_batches(trained: TrainedModel, lines: Lines, config: InferConfig) -> li
     texts, names = lines.texts[: config.batches * size], lines.names[: config.batches * size]
     encoded = token_rows(tokenizer, texts, length, frame=config.text_frame, truncate=config.truncate, names=names)
     found = []
-    for batch in bucketed(encoded.lengths, size, length):
+    for batch in bucketed(encoded.lengths, size, length, SHAPES):
         rows = [encoded.ids[i] for i in batch.rows]
         tokens, real = padded(rows, batch, tokenizer.pad_id), real_tokens(rows, batch)
         found.append(Batch(tokens, tokens, real.astype(np.float32), real))

@@ -35,7 +35,9 @@ def bucket(length: int) -> int:
     return -(-length // step) * step
 
 
-def bucketed(lengths: Sequence[int] | Int[np.ndarray, " rows"], batch_size: int, longest: int) -> tuple[RowBatch, ...]:
+def bucketed(
+    lengths: Sequence[int] | Int[np.ndarray, " rows"], batch_size: int, longest: int, shapes: int | None = None
+) -> tuple[RowBatch, ...]:
     """Batches of rows of like length, the longest first, so that what does not fit fails at once.
 
     Sorted by length and cut every `batch_size` rows, each batch padded to the bucket of its longest row. So there are
@@ -46,6 +48,8 @@ def bucketed(lengths: Sequence[int] | Int[np.ndarray, " rows"], batch_size: int,
         lengths: tokens of every row, from 1 to `longest`.
         batch_size: B.
         longest: what the model reads.
+        shapes: the most lengths that batches may have, in even steps up to the longest row, where compiling costs more
+            than padding; None takes those of `bucket`.
 
     Raises:
         UserError: a batch size below 1.
@@ -55,8 +59,13 @@ def bucketed(lengths: Sequence[int] | Int[np.ndarray, " rows"], batch_size: int,
     assert lengths.size == 0 or 1 <= lengths.min() <= lengths.max() <= longest
     order = np.argsort(-lengths, kind="stable")
     size = min(batch_size, len(order))
+    step = 0 if shapes is None else -(-int(lengths.max()) // (SHORTEST * shapes)) * SHORTEST
+
+    def padded_to(length: int) -> int:
+        return min(-(-length // step) * step if step else bucket(length), longest)
+
     groups = [order[start : start + size] for start in range(0, len(order), max(size, 1))]
-    return tuple(RowBatch(rows, size, min(bucket(int(lengths[rows[0]])), longest)) for rows in groups)
+    return tuple(RowBatch(rows, size, padded_to(int(lengths[rows[0]]))) for rows in groups)
 
 
 def padded(rows: Sequence[Sequence[int]], batch: RowBatch, pad_id: int) -> Int[np.ndarray, "B L"]:
