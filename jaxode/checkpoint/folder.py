@@ -39,6 +39,11 @@ class RunFolder:
         return self.path / "metrics.jsonl"
 
     @property
+    def init(self) -> Path:
+        """Which weights a run began with, as JSON; of one that began anew there is none."""
+        return self.path / "init.json"
+
+    @property
     def exported(self) -> bool:
         """Whether the folder holds an exported model: its weights alone, and no run to continue."""
         return (self.path / WEIGHTS).is_file() and not self.checkpoints.exists()
@@ -102,7 +107,8 @@ class RunFolder:
         with suppress(OSError):  # not empty: a checkpoint, or the tokenizer's folder, which may have been the user's
             if self.checkpoints.exists():
                 self.checkpoints.rmdir()
-            self.metrics.unlink(missing_ok=True)
+            for file in (self.metrics, self.init):
+                file.unlink(missing_ok=True)
             (self.path / "config.toml").unlink()
             self.path.rmdir()
 

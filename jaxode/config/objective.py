@@ -22,10 +22,10 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class ObjectiveConfig:
-    """loss(main) + short_loss loss(short) + distil KL(main || short) + match |x_short - x_main|^2 + exits + collinear.
+    """main_loss loss(main) + short_loss loss(short) + distil KL(main || short) + match |x_short - x_main|^2 + others.
 
     Each update solves a batch once (`steps`), and a second time in fewer steps where `short` says so. What compares the
-    two sends no gradient into the main solve.
+    two sends no gradient into the main solve. With a `teacher` both are compared with that.
     """
 
     name: Literal["fixed", "grow", "random", "poisson", "exits", "loopformer", "distil", "collinear"] = "fixed"
@@ -51,8 +51,13 @@ class ObjectiveConfig:
     "uniform:3,4,6"."""
     short_solver: Literal["auto", "euler", "secant"] = "auto"
     """Of the second solve. auto: the name's, or euler; secant remembers the evaluation before."""
+    main_loss: float = 1.0
+    """Weight of the main solve's own loss."""
     short_loss: float = 0.0
     """Weight of the second solve's own loss."""
+    teacher: Literal["main", "init"] = "main"
+    """Whom `distil` and `match` compare with. main: the second solve with the main one. init: every solve with the
+    model that the run began with (`init`), frozen, at its full depth."""
     distil: float = 0.0
     """Weight of KL(main || short) between the predictions, nats per token."""
     match: float = 0.0
@@ -80,7 +85,7 @@ class ObjectiveConfig:
         return ObjectiveConfig(**whole)
 
     def _check(self) -> None:
-        for key in ("short_loss", "distil", "match", "exit_loss", "collinear"):
+        for key in ("main_loss", "short_loss", "distil", "match", "exit_loss", "collinear"):
             at_least(f"objective.{key}", getattr(self, key), 0)
         _check_counts("steps", self.steps, ("grow", "widen", "uniform", "inverse", "poisson"))
         _check_counts("short", self.short, ("uniform", "inverse", "poisson"))
@@ -93,11 +98,25 @@ class ObjectiveConfig:
             f'objective.widen_after = {self.widen_after:g} with objective.steps = "{self.steps}": only "widen" '
             "has sets that step counts join; leave it 0",
         )
-        compared = self.short_loss + self.distil + self.match
+        compared, taught = self.distil + self.match, self.teacher == "init"
         require(
-            bool(self.short) == (compared > 0),
+            not taught or compared > 0,
+            f'objective.teacher = "init" with objective.distil = {self.distil:g}, objective.match = {self.match:g}: '
+            "give one of them a weight, or leave the teacher out",
+        )
+        require(
+            self.main_loss + self.short_loss + (compared if taught or self.short else 0.0) > 0,
+            f"objective.main_loss = {self.main_loss:g}: nothing is left to minimise",
+        )
+        require(
+            taught or bool(self.short) == (self.short_loss + compared > 0),
             f'objective.short = "{self.short}" with objective.short_loss = {self.short_loss:g}, objective.distil = '
             f"{self.distil:g}, objective.match = {self.match:g}: a second solve and a weight of it, or neither",
+        )
+        require(
+            bool(self.short) or self.short_loss == 0,
+            f'objective.short = "" with objective.short_loss = {self.short_loss:g}: there is no second solve; name its '
+            "steps, or leave the weight 0",
         )
         require(
             bool(self.exits) == (self.exit_loss > 0),

@@ -174,6 +174,10 @@ class Config:
         check_fields(self)
         tokens = self.train.batch_size * self.model.length
         at_most("train.batch_size * model.length", tokens, COUNT.value, COUNT.why)
+        require(
+            self.objective.resolved.teacher == "main" or bool(self.init),
+            'objective.teacher = "init" without init: name the model that the run begins with, which teaches it',
+        )
         require(not self.resume or bool(self.out), "resume without out: name the run folder to continue with --out")
         require(
             self.resume or not self.data.edited,

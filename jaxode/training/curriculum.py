@@ -87,7 +87,7 @@ class Cost:
     block_evaluations: int
     """Applications of a block in the forward solves."""
     flops: int
-    """Per token: three times the forward pass."""
+    """Per token: three times the forward pass, and once that of a teacher."""
 
 
 @cache
@@ -99,6 +99,9 @@ def cost(model: ModelConfig, depth: DepthConfig, objective: ObjectiveConfig, sol
     evaluations = sum(block_evaluations(model, one) for one in each)
     flops = sum(flops_per_token(model, one).total for one in each)
     flops += len(objective.exit_shares) * flops_per_token(model).head
+    if objective.teacher == "init":  # forward alone
+        taught = flops_per_token(model, DepthConfig()).total
+        return Cost(evaluations + block_evaluations(model, DepthConfig()), 3 * flops + taught)
     return Cost(evaluations, 3 * flops)
 
 

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 import jax.numpy as jnp
 
+from jaxode.checkpoint import RunFolder
 from jaxode.config import Config, ModelConfig, UserError, require
 from jaxode.data import Tokenizer, byte_tokenizer
 from jaxode.data.tokenizers import from_pretrained
 from jaxode.inference import load
 from jaxode.model import make_model
-from jaxode.model.parameters import Parameters, check_fit, split, without_calibrations
+from jaxode.model.parameters import Parameters, check_fit, fingerprint, split, without_calibrations
 
 FREE = ("model.dropout", "model.steps", "model.conditioning", "model.clock.")
 """What may differ from the model that a run begins with; of rotary positions the length as well."""
@@ -29,6 +32,15 @@ class Initial:
     params: Parameters
     """float32; what the settings add to the model (`model.conditioning`) is fresh, and changes nothing at first."""
     tokenizer: Tokenizer
+    own: ModelConfig
+    """The model that was named, without what the settings add."""
+    weights: Parameters
+    """Its numbers, float32."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Of its numbers."""
+        return fingerprint(self.weights)
 
 
 def read_initial(config: Config) -> Initial:
@@ -60,7 +72,33 @@ def read_initial(config: Config) -> Initial:
     added = {key: value for key, value in fresh.items() if key not in own and told}
     params = own | added
     check_fit(fresh, params, f"init = {name}", "the settings of model do not fit its weights; leave them out")
-    return Initial(model, {key: params[key] for key in fresh}, _tokenizer(config, loaded.tokenizer))
+    params = {key: params[key] for key in fresh}
+    return Initial(model, params, _tokenizer(config, loaded.tokenizer), loaded.config.model, own)
+
+
+def read_teacher(config: Config) -> Initial:
+    """The same for a run that is continued: it must still be the model that the run began with.
+
+    Raises:
+        UserError: it cannot be read, or has other weights.
+    """
+    initial = read_initial(config)
+    kept = RunFolder(Path(config.out)).init
+    try:
+        begun = json.loads(kept.read_text(encoding="utf-8"))["fingerprint"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{kept}: cannot be read ({error}); copy it again") from None
+    require(
+        begun == initial.fingerprint,
+        f"init = {config.init}: has other weights (fingerprint {initial.fingerprint}) than the run began with "
+        f"({begun}), which teach it; put those back",
+    )
+    return initial
+
+
+def record(run: RunFolder, initial: Initial) -> None:
+    """Keep in a run's folder which weights it began with."""
+    run.init.write_text(json.dumps({"fingerprint": initial.fingerprint}) + "\n", encoding="utf-8")
 
 
 def _merged(given: T, own: T, default: T, source: str, prefix: str = "model") -> T:

@@ -16,6 +16,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax import nnx
 from tqdm import tqdm
 
 from jaxode.checkpoint import RUNS, Checkpoints, RunFolder
@@ -26,7 +27,7 @@ from jaxode.model import make_model, plan
 from jaxode.model.parameters import Architecture, Parameters, split
 from jaxode.tracking import JsonlTracker, ProgressBar, TensorBoardTracker, Tracker, Trackers, WandbTracker
 from jaxode.training.curriculum import Cost, Curriculum, Solves, cost
-from jaxode.training.initial import read_initial
+from jaxode.training.initial import read_initial, read_teacher, record
 from jaxode.training.memory import check_memory
 from jaxode.training.optimizer import learning_rate, make_optimizer
 from jaxode.training.parallel import Parallel, make_parallel
@@ -68,8 +69,9 @@ def train(config: Config) -> TrainResult:
         UserError: whatever cannot work, before anything compiles; later, a loss that is not finite (the last good
             checkpoint stays).
     """
-    initial = read_initial(config) if config.init and not config.resume else None
-    if initial is not None:
+    initial, taught = None, config.objective.resolved.teacher == "init"
+    if config.init and (taught or not config.resume):
+        initial = read_teacher(config) if config.resume else read_initial(config)
         config = dataclasses.replace(config, model=initial.model)
     plan(config.model, config.depth)
     curriculum = Curriculum(config)
@@ -84,7 +86,7 @@ def train(config: Config) -> TrainResult:
     else:
         run.check_free()
     stored = run.config() if config.resume else None
-    given = initial.tokenizer if initial is not None else run.tokenizer() if config.resume else None
+    given = run.tokenizer() if config.resume else None if initial is None else initial.tokenizer
     data = prepare(config.data, config.model.length, config.model.kind, tokenizer=given)
     batches = data.train(config.train.batch_size, config.train.seed)
     config = dataclasses.replace(config, out=str(run.path), model=_with_vocabulary(config.model, data))
@@ -96,7 +98,12 @@ def train(config: Config) -> TrainResult:
     architecture, params = split(make_model(config.model, seed=config.train.seed, dtype=dtype))
     params = params if initial is None else initial.params
     optimizer = make_optimizer(config.optimizer, config.train.updates)
-    state = parallel.place_state(init_state(params, optimizer))
+    state, teacher = init_state(params, optimizer), None
+    if taught and initial is not None:
+        teacher, _ = split(nnx.eval_shape(lambda: make_model(initial.own, dtype=dtype)))
+        # buffers of its own: those of the parameters are given away
+        state = dataclasses.replace(state, teacher=jax.tree.map(jnp.copy, initial.weights))
+    state = parallel.place_state(state)
 
     @cache  # one program for each of a fixed, small set of step counts
     def step(solves: Solves) -> TrainStep:
@@ -110,11 +117,14 @@ def train(config: Config) -> TrainResult:
                 accumulate=config.train.accumulate,
                 document_mask=config.data.document_mask,
                 axis=axis,
+                teacher=teacher,
             )
         )
 
     if stored is None:
         run.create(config, data.tokenizer)
+        if initial is not None:
+            record(run, initial)
     with run.held(new=stored is None), Checkpoints(run, config.train.keep) as checkpoints, StopRequest() as stop:
         if stored is not None:
             state = _restored(checkpoints, state, batches, parallel)
@@ -136,7 +146,7 @@ def _restored(checkpoints: Checkpoints, state: TrainState, batches: Any, paralle
     if restored is not None:
         batches.set_state(restored.position)
         step = jnp.asarray(restored.step, jnp.int32)
-        state = parallel.place_state(TrainState(step, restored.params, restored.optimizer))
+        state = parallel.place_state(TrainState(step, restored.params, restored.optimizer, state.teacher))
     checkpoints.set_aside(after=int(state.step))
     return state
 

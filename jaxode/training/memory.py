@@ -15,8 +15,9 @@ from jaxode.model.room import check_memory as check_model
 def update_bytes(config: Config, devices: int) -> int:
     """Bytes that an update holds on each device at the very least.
 
-    Parameters, their gradient and one momentum; the batch; and of the rows that a device solves at once the logits, the
-    state at every step, and one block's attention scores where they are written out.
+    Parameters, their gradient, one momentum, and the teacher's where there is one; the batch; and of the rows that a
+    device solves at once the logits, the state at every step, and one block's attention scores where they are written
+    out.
 
     Args:
         config: of the run; a vocabulary of 0 has no logits.
@@ -31,7 +32,8 @@ def update_bytes(config: Config, devices: int) -> int:
     scores = 0 if kernel == "cudnn" else model.heads * model.length
     token = model.vocab_size + model.steps * model.width + scores
     batch = 4 * train.batch_size // devices * model.length
-    return 4 * (3 * num_parameters(model) + batch + rows * model.length * token)
+    sets = 3 + (config.objective.resolved.teacher == "init")
+    return 4 * (sets * num_parameters(model) + batch + rows * model.length * token)
 
 
 def check_memory(config: Config, devices: int) -> None:

@@ -61,6 +61,7 @@ def objective_terms(
     document_mask: bool,
     key: Key | None,
     schedule_key: Key,
+    teacher: Any = None,
 ) -> Terms:
     """The objective on a part of a batch; traceable and differentiable.
 
@@ -74,6 +75,7 @@ def objective_terms(
         document_mask: keep attention within documents.
         key: of dropout; None turns it off.
         schedule_key: of drawn schedules; the same for all parts of a batch.
+        teacher: the model that teaches, with its parameters, where the objective names one.
     """
     # weights in training hold no calibration
     objective, depth = objective.resolved, resolve(model.config, depth)
@@ -101,18 +103,22 @@ def objective_terms(
             others["exit_loss"] = _exit_loss(model, states, objective.exit_shares, nats, segments)
         if objective.collinear:
             others["collinear"] = _turning(states, real) / counts.positions
-    if solves.short is not None:
-        short = solve(solves.short, objective.short_solver, keys[1])
-        reference = jax.lax.stop_gradient(main)
-        if objective.short_loss:
-            others["short_loss"] = nats(short.logits)
-        if objective.distil:
-            expected = jax.nn.log_softmax(reference.logits)
-            others["distil"] = kl_divergence(expected, short.logits, weights) / counts.tokens
-        if objective.match:
-            distance = jnp.mean(jnp.square(short.state - reference.state), axis=-1)
-            others["match"] = jnp.sum(jnp.where(real, distance, 0.0)) / counts.positions
-    total = loss + sum(getattr(objective, name) * term for name, term in others.items())
+    short = None if solves.short is None else solve(solves.short, objective.short_solver, keys[1])
+    if short is not None and objective.short_loss:
+        others["short_loss"] = nats(short.logits)
+    taught = objective.teacher == "init"
+    reference = teacher(jnp.asarray(batch.tokens), segments=segments) if taught else main
+    reference = jax.lax.stop_gradient(reference)
+    learners = [one for one in (main if taught else None, short) if one is not None]
+    if learners and objective.distil:
+        expected = jax.nn.log_softmax(reference.logits)
+        found = [kl_divergence(expected, one.logits, weights) / counts.tokens for one in learners]
+        others["distil"] = jnp.mean(jnp.stack(found))
+    if learners and objective.match:
+        distances = [jnp.mean(jnp.square(one.state - reference.state), axis=-1) for one in learners]
+        found = [jnp.sum(jnp.where(real, distance, 0.0)) / counts.positions for distance in distances]
+        others["match"] = jnp.mean(jnp.stack(found))
+    total = objective.main_loss * loss + sum(getattr(objective, name) * term for name, term in others.items())
     return Terms(total=total, loss=loss, others=others)
 
 

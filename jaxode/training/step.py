@@ -21,11 +21,19 @@ from jaxode.types import Key, Scalar
 @no_type_check  # JAX rebuilds pytrees with leaves of any kind
 @struct.dataclass
 class TrainState:
-    """What an update changes, and all that a checkpoint must hold besides the data position."""
+    """What an update changes, and all that a checkpoint must hold besides the data position; and who teaches.
+
+    Attributes:
+        step: updates made.
+        params: of the model.
+        optimizer: its state.
+        teacher: parameters of the model that the run began with, where the objective learns from it; they stay.
+    """
 
     step: jax.Array
     params: Parameters
     optimizer: Any
+    teacher: Parameters | None = None
 
 
 @no_type_check
@@ -68,6 +76,7 @@ def make_train_step(
     accumulate: int = 1,
     document_mask: bool = False,
     axis: str | None = None,
+    teacher: Architecture | None = None,
 ) -> TrainStep:
     """Build the step.
 
@@ -83,12 +92,15 @@ def make_train_step(
         accumulate: micro-batches; must divide the rows a device sees.
         document_mask: keep attention within documents.
         axis: name of the pmapped axis, None under jit, where the compiler adds up over the mesh.
+        teacher: of the parameters in `TrainState.teacher`.
     """
 
     def total(x: Any) -> Any:
         return x if axis is None else jax.lax.psum(x, axis)
 
-    def micro(params: Parameters, batch: Batch, key: Key, schedule_key: Key, counts: Counts) -> tuple[Scalar, Terms]:
+    def micro(
+        params: Parameters, batch: Batch, key: Key, schedule_key: Key, counts: Counts, taught_by: Parameters | None
+    ) -> tuple[Scalar, Terms]:
         model = architecture.bind(params)
         chosen = solves or Solves(model.config.steps if depth.steps is None else depth.steps)
         terms = objective_terms(
@@ -101,6 +113,7 @@ def make_train_step(
             document_mask=document_mask,
             key=key,
             schedule_key=schedule_key,
+            teacher=None if teacher is None or taught_by is None else teacher.bind(taught_by),
         )
         return terms.total, terms
 
@@ -115,7 +128,7 @@ def make_train_step(
         counts = jax.tree.map(lambda x: jnp.maximum(total(x), 1.0), count(batch))
 
         def part_of(part: Batch, part_key: Key) -> tuple[Any, Terms]:
-            return gradients(state.params, part, part_key, schedule_key, counts)
+            return gradients(state.params, part, part_key, schedule_key, counts, state.teacher)
 
         if accumulate == 1:
             gradient, terms = part_of(batch, key)
@@ -137,6 +150,6 @@ def make_train_step(
         metrics = StepMetrics(
             loss=terms.loss, gradient_norm=optax.tree.norm(gradient), tokens=counts.tokens, others=terms.others
         )
-        return TrainState(state.step + 1, params, optimizer_state), metrics
+        return TrainState(state.step + 1, params, optimizer_state, state.teacher), metrics
 
     return train_step

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import shutil
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from small_runs import change, stop_after
 
 from jaxode import Encoder, SequenceClassifier, from_pretrained, save_pretrained
 from jaxode.checkpoint import load_run
-from jaxode.config import Config, DepthConfig, ModelConfig, OptimizerConfig, UserError
+from jaxode.config import Config, DepthConfig, ModelConfig, ObjectiveConfig, OptimizerConfig, UserError
 from jaxode.data import byte_tokenizer
 from jaxode.interop import Pretrained
 from jaxode.model import make_model
@@ -151,3 +152,58 @@ def test_another_tokenizer_is_refused(begun, tmp_path):
 def test_a_model_that_does_not_exist_is_named(begun):
     with pytest.raises(UserError, match="nowhere-at-all: no such run folder"):
         train(dataclasses.replace(begun, init="./nowhere-at-all"))
+
+
+@pytest.fixture
+def taught(begun):
+    objective = ObjectiveConfig(steps="uniform:2,4", distil=1.0, teacher="init", main_loss=0.0)
+    return dataclasses.replace(begun, objective=objective)
+
+
+@pytest.mark.parametrize("parallel", ["jit", "pmap"])
+def test_a_run_that_its_beginning_teaches(taught, folders, parallel):
+    taught = dataclasses.replace(taught, out=taught.out + parallel, optimizer=OptimizerConfig(learning_rate=2e-3))
+    result = train(change(taught, parallel=parallel, updates=40))
+    records = [json.loads(line) for line in result.run.metrics.read_text().splitlines()]
+    losses = [record["distil"] for record in records if "distil" in record]
+    # at full depth there is nothing to learn at first, in half of the steps there is
+    assert min(losses) < 0.1 * max(losses)
+    own = from_pretrained(folders["masked"])
+    short, full = DepthConfig(steps=2, solver="euler"), DepthConfig()
+    tokens = jnp.asarray([list(b"depth is a field"), list(b"and block time a")], jnp.int32)
+
+    def gap(model):
+        wanted = jax.nn.log_softmax(own.model(tokens, full).logits)
+        found = jax.nn.log_softmax(model(tokens, short).logits)
+        return float(jnp.sum(jnp.exp(wanted) * (wanted - found), axis=-1).mean())
+
+    assert gap(load_run(result.run.path).model) < gap(own.model)
+
+
+def test_it_is_continued_with_the_same_teacher_or_not_at_all(taught, folders, tmp_path, monkeypatch):
+    own = shutil.copytree(folders["masked"], tmp_path / "own")
+    taught = dataclasses.replace(taught, init=str(own))
+    whole = train(taught)
+    halved = dataclasses.replace(taught, out=str(tmp_path / "halved"))
+    with monkeypatch.context() as patch:
+        stop_after(patch, 5, 15)
+        train(halved)
+    resumed = dataclasses.replace(load_run(tmp_path / "halved").config, out=str(tmp_path / "halved"), resume=True)
+    shutil.move(own, tmp_path / "away")
+    with pytest.raises(UserError, match="no such run folder"):
+        train(resumed)
+    other = from_pretrained(folders["masked"])
+    other = dataclasses.replace(other, params={name: 2 * value for name, value in other.params.items()})
+    save_pretrained(other, own)
+    with pytest.raises(UserError, match=r"has other weights .* than the run began with"):
+        train(resumed)
+    shutil.rmtree(own)
+    shutil.move(tmp_path / "away", own)
+    second = train(resumed)
+    for name, value in whole.params.items():
+        np.testing.assert_array_equal(second.params[name], value, err_msg=name)
+
+
+def test_who_is_taught_by_its_beginning_has_one(config):
+    with pytest.raises(UserError, match=r'objective\.teacher = "init" without init'):
+        dataclasses.replace(config, objective=ObjectiveConfig(distil=1.0, teacher="init"))

@@ -14,6 +14,7 @@ from jaxode.config import (
     ModelConfig,
     ObjectiveConfig,
     TrainConfig,
+    UserError,
 )
 from jaxode.evaluation import forward, kl_divergence
 from jaxode.model import make_model
@@ -180,3 +181,79 @@ def test_devices_share_the_schedule_and_add_up():
         state, _ = step(state, ways.place_batch(make_batch(8, seed, ragged=True)), jax.random.key(0))
     for name, value in single.params.items():
         np.testing.assert_allclose(state.params[name], value, atol=2e-5, err_msg=name)
+
+
+class TestTeacher:
+    """The model that a run began with, frozen, at full depth."""
+
+    def objective(self, **changes):
+        return ObjectiveConfig(
+            **({"steps": "uniform:4,12", "distil": 1.0, "teacher": "init", "main_loss": 0.0} | changes)
+        )
+
+    def test_the_main_solve_learns_from_it(self, model, lively):
+        teacher, batch = lively(make_model(MODEL, seed=3)), make_batch(3, ragged=True)
+        found = objective_terms(
+            model,
+            batch,
+            Solves(4),
+            self.objective(match=0.5),
+            DepthConfig(),
+            count(batch),
+            document_mask=False,
+            key=None,
+            schedule_key=KEY,
+            teacher=teacher,
+        )
+        tokens = jnp.asarray(batch.tokens)
+        want, have = teacher(tokens), model(tokens, DepthConfig(steps=4, solver="euler"))
+        counts = count(batch)
+        kl = kl_divergence(jax.nn.log_softmax(want.logits), have.logits, jnp.asarray(batch.weights)) / counts.tokens
+        distance = jnp.mean(jnp.square(have.state - want.state), axis=-1)
+        match = jnp.sum(jnp.where(jnp.asarray(batch.segments) > 0, distance, 0.0)) / counts.positions
+        assert float(found.others["distil"]) == pytest.approx(float(kl), rel=1e-4)
+        assert float(found.others["match"]) == pytest.approx(float(match), rel=1e-4)
+        assert float(found.total) == pytest.approx(float(kl + 0.5 * match), rel=1e-4)
+
+    def test_so_does_the_second_one_and_nothing_reaches_the_teacher(self, model):
+        architecture, params = split(model)
+        batch = make_batch(3)
+        objective = self.objective(steps="", short="uniform:4", short_solver="euler")
+
+        def total(params, teacher):
+            return objective_terms(
+                architecture.bind(params),
+                batch,
+                Solves(12, 4),
+                objective,
+                DepthConfig(adjoint="unroll"),
+                count(batch),
+                document_mask=False,
+                key=None,
+                schedule_key=KEY,
+                teacher=architecture.bind(teacher),
+            ).total
+
+        own, theirs = jax.grad(total, (0, 1))(params, params)
+        assert all(not np.any(value) for value in theirs.values())
+        assert any(np.any(value) for value in own.values())
+        # the full depth is its own teacher: half of the mean is of the short solve
+        alone = kl_divergence(
+            jax.nn.log_softmax(model(jnp.asarray(batch.tokens)).logits),
+            model(jnp.asarray(batch.tokens), DepthConfig(steps=4, solver="euler")).logits,
+            jnp.asarray(batch.weights),
+        ) / jnp.sum(batch.weights)
+        assert float(total(params, params)) == pytest.approx(float(alone) / 2, rel=1e-3, abs=1e-5)
+
+    @pytest.mark.parametrize(
+        ("changes", "message"),
+        [
+            ({"distil": 0.0, "main_loss": 1.0}, 'objective.teacher = "init" with objective.distil = 0'),
+            ({"teacher": "main", "main_loss": 1.0}, 'objective.short = "" with objective.short_loss'),
+            ({"short_loss": 1.0}, 'objective.short = "" with objective.short_loss = 1'),
+            ({"teacher": "main", "distil": 0.0}, "objective.main_loss = 0: nothing is left to minimise"),
+        ],
+    )
+    def test_refusals(self, changes, message):
+        with pytest.raises(UserError, match=message):
+            self.objective(**changes)
