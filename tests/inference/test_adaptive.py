@@ -121,7 +121,8 @@ def test_the_other_rules_at_their_limits(models, rule):
 def test_rules_on_predictions_stop_where_the_read_outs_say(models, rule):
     """By sequence, so that no exit changes what a row's other tokens see; read-outs pass the coda."""
     model = models["sequence, prelude and coda"]
-    outs = jax.nn.log_softmax(read_outs(model, TOKENS, segments=SEGMENTS))
+    raw = read_outs(model, TOKENS, segments=SEGMENTS)
+    outs = jax.nn.log_softmax(raw)
     real = np.asarray(SEGMENTS > 0)
     log_p = np.array(outs)
     log_p[0] = -np.log(31)
@@ -136,7 +137,11 @@ def test_rules_on_predictions_stop_where_the_read_outs_say(models, rule):
         stops = mean < threshold if rule is Divergence else mean > threshold
         want = np.where(stops.any(0), stops.argmax(0) + 1, 4)
         found = exit_early(model, TOKENS, rule(threshold, "sequence"), segments=SEGMENTS)
-        np.testing.assert_array_equal(found.steps, want)
+        if not np.array_equal(found.steps, want):
+            # which of the two does not repeat itself, where one of them is wrong by chance
+            again = exit_early(model, TOKENS, rule(threshold, "sequence"), segments=SEGMENTS)
+            moved = np.abs(np.asarray(read_outs(model, TOKENS, segments=SEGMENTS)) - np.asarray(raw)).max()
+            pytest.fail(f"steps {found.steps}, again {again.steps}, wanted {want}; read-outs moved by {moved}")
         # prelude, coda, and block and coda once a step
         np.testing.assert_array_equal(found.block_evaluations, 2 + 2 * want)
 
