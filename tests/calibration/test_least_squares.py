@@ -32,7 +32,7 @@ def recurrence(planted):
     tokens = np.random.default_rng(1).integers(0, 31, (32, 9)).astype(np.int32)
     ones = np.ones((32, 8), np.int32)
     reference = comparison.reference(Batch(tokens[:, :-1], tokens[:, 1:], ones.astype(np.float32), ones))
-    return comparison, dataclasses.replace(reference, states=comparison.states(planted, reference))
+    return comparison, dataclasses.replace(reference, trajectory=comparison.states(planted, reference))
 
 
 @pytest.mark.parametrize("rank", [0, 2])

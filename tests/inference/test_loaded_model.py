@@ -166,7 +166,10 @@ def test_without_a_tokenizer_numbers_alone_are_at_hand(loaded):
             'file = "a" with task = generate: only score, classify',
         ),
         (("--prompt", "b", "--file", "a"), 'file = "a" with task = generate'),
-        (("--prompt", "b", "--bound-file", "a"), "bound_file = a: tests max_loss_increase or max_label_flips"),
+        (
+            ("--prompt", "b", "--bound-file", "a"),
+            "bound_file = a: tests max_loss_increase, max_label_flips or max_error",
+        ),
         (("--prompt", "b", "--max-label-flips", 1), "max_label_flips = 1.0: a share of the labels"),
         (("--prompt", "b", "--max-label-flips", 0.1, "--steps", 2), "steps and max_label_flips both choose the depth"),
     ],
