@@ -219,8 +219,8 @@ def test_tensors_that_do_not_fit_are_named(copy):
         ({"num_hidden_groups": 6}, "num_hidden_groups = 6: must be at most num_hidden_layers = 5"),
         ({"layer_norm_eps": None, "vocab_size": 60}, "tensor embeddings.word_embeddings.weight has shape [61, 12]"),
         ({"position_embedding_type": "relative_key"}, "position_embedding_type = 'relative_key'"),
-        ({"architectures": None}, "names no architectures: choose a task (masked, classifier, encoder)"),
-        ({"architectures": ["AlbertForQuestionAnswering"]}, "architectures = ['AlbertForQuestionAnswering']"),
+        ({"architectures": None}, "names no architectures: choose a task (masked, classifier, token_classifier, "),
+        ({"architectures": ["AlbertForMultipleChoice"]}, "architectures = ['AlbertForMultipleChoice']"),
     ],
 )
 def test_a_config_that_is_not_supported_is_refused_by_name(copy, changes, message):
@@ -229,7 +229,8 @@ def test_a_config_that_is_not_supported_is_refused_by_name(copy, changes, messag
 
 
 def test_missing_and_damaged_files_are_named(copy):
-    assert 'task = "causal": allowed are masked, classifier, encoder' in refused(copy, "causal")
+    allowed = "masked, classifier, token_classifier, question_answering, encoder"
+    assert f'task = "causal": allowed are {allowed}' in refused(copy, "causal")
     (copy / "model.safetensors").write_bytes(b"no tensors")
     assert "model.safetensors: cannot be read as safetensors" in refused(copy)
     (copy / "model.safetensors").unlink()
