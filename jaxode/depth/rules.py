@@ -30,10 +30,12 @@ class StepError:
     Attributes:
         threshold: relative to the state's norm; 0 never stops, inf stops after the second step.
         granularity: "token", or "sequence" by the mean over its positions.
+        kind: its name, which it gives itself; see `check_rule`.
     """
 
     threshold: Any
     granularity: str = struct.field(pytree_node=False, default="token")
+    kind: str = struct.field(pytree_node=False, default="")
     observes: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
@@ -59,12 +61,14 @@ class Acceleration:
         granularity: "token", or "sequence" by the mean over its positions.
         normalised: divide by ||d_i|| + ||d_{i-1}||: from 0 (the same increment again) to 1 (the opposite one).
         hits: steps in a row that must be below.
+        kind: its name, which it gives itself; see `check_rule`.
     """
 
     threshold: Any
     granularity: str = struct.field(pytree_node=False, default="token")
     normalised: bool = struct.field(pytree_node=False, default=True)
     hits: int = struct.field(pytree_node=False, default=2)
+    kind: str = struct.field(pytree_node=False, default="")
     observes: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
@@ -96,10 +100,12 @@ class StateChange:
     Attributes:
         threshold: relative to the state's norm; 0 never stops, inf stops after the first step.
         granularity: "token", or "sequence" by the mean over its positions.
+        kind: its name, which it gives itself; see `check_rule`.
     """
 
     threshold: Any
     granularity: str = struct.field(pytree_node=False, default="token")
+    kind: str = struct.field(pytree_node=False, default="")
     observes: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
@@ -133,13 +139,18 @@ def sequence_mean(signal: Float[Array, " B *row"], weights: Float[Array, " B *ro
 
 
 def check_rule(rule: Any, most: float = math.inf) -> None:
-    """Refuse a threshold outside [0, most] or an unknown granularity; a traced threshold passes.
+    """Refuse a threshold outside [0, most], an unknown granularity or another `kind`; a traced threshold passes.
+
+    A rule holds its own name as a static field because JAX compares pytrees that are dataclasses by their fields alone:
+    two rules with the same ones would be equal, and where their hashes meet, one would run the other's program.
 
     Raises:
         UserError: naming the rule, the field and what is allowed.
     """
     name = type(rule).__name__
     threshold = rule.threshold
+    require(rule.kind in ("", name), f'{name}: kind = "{rule.kind}": is the name of the rule; leave it out')
+    object.__setattr__(rule, "kind", name)
     require(
         rule.granularity in GRANULARITIES,
         f'{name}: granularity = "{rule.granularity}": allowed are {", ".join(GRANULARITIES)}',

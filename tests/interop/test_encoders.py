@@ -125,7 +125,9 @@ def test_sweep_report_and_calibration_from_the_command_line(infer, encoder, line
     assert "steps 2 (calibrated): 2 block evaluations" in ran.err
     bound = ("--checkpoint", encoder, "--task", "encode", "--file", lines, "--out", out, "--bound-file", lines)
     assert "cannot be promised" in infer(*bound, "--max-error", 0.001).err
-    assert "an encoder has no loss; bound its states with max_error" in infer(*bound, "--max-loss-increase", 0.1).err
+    assert (
+        "this model has no loss here; bound its states with max_error" in infer(*bound, "--max-loss-increase", 0.1).err
+    )
 
 
 def test_a_calibrated_encoder_keeps_a_bound_on_its_error(encoder, batches):

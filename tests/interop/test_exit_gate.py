@@ -158,5 +158,6 @@ def test_the_rules_that_huginn_was_released_with(loaded):
         threshold = float(np.quantile(signal, 0.3)) * 1.0001
         below = signal < threshold
         want = np.where(below.any(0), below.argmax(0) + 1, LOOPS)
-        np.testing.assert_array_equal(exit_early(loaded, jnp.asarray(tokens), rule(threshold), DEPTH).steps, want)
+        found = exit_early(loaded, jnp.asarray(tokens), rule(threshold), DEPTH)
+        np.testing.assert_array_equal(found.steps, want, err_msg=rule.__name__)
         assert len(set(want.ravel())) > 1

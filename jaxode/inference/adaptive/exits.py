@@ -23,10 +23,12 @@ class Divergence:
     Attributes:
         threshold: nats; 0 never exits, inf exits after the first step.
         granularity: "token", or "sequence" by the mean over its positions.
+        kind: its name, which it gives itself; see `check_rule`.
     """
 
     threshold: Any
     granularity: str = struct.field(pytree_node=False, default="token")
+    kind: str = struct.field(pytree_node=False, default="")
     observes: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -53,10 +55,12 @@ class Confidence:
     Attributes:
         threshold: a probability; 1 never exits, 0 exits after the first step.
         granularity: "token", or "sequence" by the mean over its positions.
+        kind: its name, which it gives itself; see `check_rule`.
     """
 
     threshold: Any
     granularity: str = struct.field(pytree_node=False, default="token")
+    kind: str = struct.field(pytree_node=False, default="")
     observes: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -82,10 +86,12 @@ class ExitGate:
     Attributes:
         threshold: a probability; 1 hardly ever exits before the end, 0 exits after the first step.
         granularity: "token", or "sequence" by the mean over its positions.
+        kind: its name, which it gives itself; see `check_rule`.
     """
 
     threshold: Any
     granularity: str = struct.field(pytree_node=False, default="token")
+    kind: str = struct.field(pytree_node=False, default="")
     observes: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
