@@ -204,7 +204,39 @@ class Transformer(nnx.Module):
         return cost.block_evaluations(self.config, depth)
 
 
-class LanguageModel(Transformer):
+class Predictor(Transformer):
+    """A transformer with a head that predicts."""
+
+    def __call__(
+        self,
+        tokens: Tokens,
+        depth: DepthConfig = FULL_DEPTH,
+        *,
+        segments: Segments | None = None,
+        token_types: TokenTypes | None = None,
+        key: Key | None = None,
+        coefficients: Coefficients | None = None,
+        trace: bool = False,
+    ) -> ModelOutput:
+        """Logits for a batch of tokens, [B, L, V], [B, classes] or [B, L, classes]; arguments as for `hidden`."""
+        out = self.hidden(
+            tokens,
+            depth,
+            segments=segments,
+            token_types=token_types,
+            key=key,
+            coefficients=coefficients,
+            trace=trace,
+        )
+        logits = self.read_out(out.state, segments)
+        return ModelOutput(logits, out.state, out.block_evaluations, out.solver, out.trace)
+
+    def read_out(self, state: State, segments: Segments | None = None) -> Array:
+        """Logits of a state after the coda."""
+        raise NotImplementedError  # every head has its own
+
+
+class LanguageModel(Predictor):
     """A transformer with a head over the vocabulary."""
 
     kind: str
@@ -218,29 +250,6 @@ class LanguageModel(Transformer):
         super().__init__(config, rngs=rngs, dtype=dtype)
         self.head = VocabularyHead(config, rngs=rngs, dtype=dtype)
         self._share_norm(self.head.norm)
-
-    def __call__(
-        self,
-        tokens: Tokens,
-        depth: DepthConfig = FULL_DEPTH,
-        *,
-        segments: Segments | None = None,
-        token_types: TokenTypes | None = None,
-        key: Key | None = None,
-        coefficients: Coefficients | None = None,
-        trace: bool = False,
-    ) -> ModelOutput:
-        """Logits for a batch of tokens; arguments as for `hidden`."""
-        out = self.hidden(
-            tokens,
-            depth,
-            segments=segments,
-            token_types=token_types,
-            key=key,
-            coefficients=coefficients,
-            trace=trace,
-        )
-        return ModelOutput(self.read_out(out.state), out.state, out.block_evaluations, out.solver, out.trace)
 
     def read_out(self, state: State, segments: Segments | None = None) -> Logits:
         """Logits of a state after the coda; every position reads its own, so `segments` change nothing."""
@@ -259,7 +268,7 @@ class MaskedLM(LanguageModel):
     kind = "masked"
 
 
-class SequenceClassifier(Transformer):
+class SequenceClassifier(Predictor):
     """`classes` outputs a sequence; `problem_type` says what they are, and so how logits are read."""
 
     def __init__(
@@ -285,36 +294,12 @@ class SequenceClassifier(Transformer):
         self.head = ClassifierHead(config, classes, rngs=rngs, dtype=dtype)
         self._share_norm(self.head.norm)
 
-    def __call__(
-        self,
-        tokens: Tokens,
-        depth: DepthConfig = FULL_DEPTH,
-        *,
-        segments: Segments | None = None,
-        token_types: TokenTypes | None = None,
-        key: Key | None = None,
-        coefficients: Coefficients | None = None,
-        trace: bool = False,
-    ) -> ModelOutput:
-        """Class logits; arguments as for `hidden`."""
-        out = self.hidden(
-            tokens,
-            depth,
-            segments=segments,
-            token_types=token_types,
-            key=key,
-            coefficients=coefficients,
-            trace=trace,
-        )
-        logits = self.read_out(out.state, segments)
-        return ModelOutput(logits, out.state, out.block_evaluations, out.solver, out.trace)
-
     def read_out(self, state: State, segments: Segments | None = None) -> Float[Array, "B classes"]:
         """Class logits of a state after the coda."""
         return self.head(state, segments)
 
 
-class TokenClassifier(Transformer):
+class TokenClassifier(Predictor):
     """`classes` logits a token; or with `spans` two, of where the answer to a question begins and ends."""
 
     def __init__(
@@ -335,29 +320,6 @@ class TokenClassifier(Transformer):
         self.spans = spans
         self.head = TokenHead(config, classes, spans=spans, rngs=rngs, dtype=dtype)
         self._share_norm(self.head.norm)
-
-    def __call__(
-        self,
-        tokens: Tokens,
-        depth: DepthConfig = FULL_DEPTH,
-        *,
-        segments: Segments | None = None,
-        token_types: TokenTypes | None = None,
-        key: Key | None = None,
-        coefficients: Coefficients | None = None,
-        trace: bool = False,
-    ) -> ModelOutput:
-        """Logits of every token; arguments as for `hidden`."""
-        out = self.hidden(
-            tokens,
-            depth,
-            segments=segments,
-            token_types=token_types,
-            key=key,
-            coefficients=coefficients,
-            trace=trace,
-        )
-        return ModelOutput(self.read_out(out.state), out.state, out.block_evaluations, out.solver, out.trace)
 
     def read_out(self, state: State, segments: Segments | None = None) -> Float[Array, "B L classes"]:
         """Logits of a state after the coda; every position reads its own, so `segments` change nothing."""
