@@ -73,7 +73,7 @@ def test_calibrated_and_scored_by_line(run, full, folder):
     ran = run("--task", "score", "--lines", "--truncate", "--file", run.text, "--steps", full - 1)
     assert f"steps {full - 1} (calibrated)" in ran.err
     assert len(ran.out.splitlines()) == 1 + 40
-    ran = run("--task", "bench", "--max-new-tokens", 4)
+    ran = run("--task", "bench", "--prompt", "the", "--max-new-tokens", 4)
     assert "calibrated" in ran.out
     settings = {"sampling": Greedy(), "max_new_tokens": 6}
     speculation = Speculation((DepthConfig(steps=full - 1),))
