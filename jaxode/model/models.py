@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from functools import partial
 from typing import Any, cast, get_args, no_type_check
 
@@ -231,9 +232,9 @@ class Predictor(Transformer):
         logits = self.read_out(out.state, segments)
         return ModelOutput(logits, out.state, out.block_evaluations, out.solver, out.trace)
 
+    @abstractmethod
     def read_out(self, state: State, segments: Segments | None = None) -> Array:
         """Logits of a state after the coda."""
-        raise NotImplementedError  # every head has its own
 
 
 class LanguageModel(Predictor):

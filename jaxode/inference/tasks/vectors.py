@@ -85,8 +85,7 @@ def _check_writable(path: Path) -> None:
     """Now, not after minutes of encoding."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _aside(path).open("wb"):
-            pass
+        _aside(path).touch()
         _aside(path).unlink()
     except OSError as error:
         raise UserError(f"{path}: the vectors cannot be written there: {error.strerror or error}") from None
