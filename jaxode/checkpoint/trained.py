@@ -96,7 +96,7 @@ def load_run(path: Path | str, step: int | None = None) -> TrainedModel:
         params=params,
         config=config,
         tokenizer=tokenizer,
-        task=config.model.kind,
+        task=config.model.learns,
         folder=run.path,
         step=weights.step,
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from jaxode.config.checks import UserError, at_least, at_most, require, within
+from jaxode.config.checks import UserError, at_least, at_most, parse_frame, require, within
 from jaxode.config.fields import Place, Seed, Steps, check_fields, fit
 
 CHOICES = ("budget", "max_loss_increase", "max_label_flips", "max_error")
@@ -258,10 +258,7 @@ class InferConfig:
     @property
     def text_frame(self) -> bool | tuple[str, str] | None:
         """`frame` as functions on texts take it."""
-        if self.frame in ("", "none"):
-            return None if not self.frame else False
-        before, after = self.frame.split()
-        return before, after
+        return parse_frame("frame", self.frame)
 
     def _check_encode(self) -> None:
         encodes = self.task in ("auto", "encode")
@@ -273,10 +270,7 @@ class InferConfig:
             self.task != "encode" or self.out.endswith(".npz"),
             f'out = "{self.out}" with task = encode: name the file for the vectors, such as --out vectors.npz',
         )
-        require(
-            self.frame in ("", "none") or len(self.frame.split()) == 2,
-            f'frame = "{self.frame}": give two entries of the vocabulary, such as "[CLS] [SEP]", or none',
-        )
+        parse_frame("frame", self.frame)
 
     @property
     def at_steps(self) -> tuple[int, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
-from jaxode.config.checks import at_least, at_most, require, within
+from jaxode.config.checks import at_least, at_most, parse_frame, require, within
 from jaxode.config.fields import COUNT, Most, Place, Seed, check_fields
 from jaxode.config.model import DepthConfig, ModelConfig
 from jaxode.config.objective import ObjectiveConfig
@@ -23,6 +23,8 @@ class DataConfig:
     """Folder that holds the named corpora; the variable JAXODE_DATA when empty."""
     separator: str = ""
     """A line that ends a document inside a text file; empty: each file is one document."""
+    lines: bool = False
+    """Each line of a text file is a document; blank ones are passed over."""
     text_key: str = "text"
     """Field of a jsonl line or of a TFDS example that holds the text."""
     valid_fraction: float = 0.05
@@ -31,8 +33,14 @@ class DataConfig:
     """bpe (byte-level, trained on the corpus) | bytes | name or folder of a Hugging Face tokenizer."""
     vocab_size: Annotated[int, Most(1_000_000)] = 2048
     """Size of a trained BPE vocabulary."""
+    rows: Literal["stream", "texts"] = "stream"
+    """stream: documents end to end, cut into rows of model.length tokens; texts: documents stay whole (longer ones are
+    cut), several in a row, each read as if it stood alone: places from 0, attention within."""
+    frame: str = ""
+    """With rows "texts", what stands around every document: two entries of the vocabulary such as "[CLS] [SEP]", or
+    "none"; when empty what the model's own tokenizer puts there."""
     document_mask: bool = False
-    """Keep attention within a document of a packed row."""
+    """Keep attention within a document of a packed row; of rows "texts" it always is."""
     mask_fraction: float = 0.15
     """Masked models: share of tokens to predict (80% [MASK], 10% random, 10% kept; Devlin et al. 2019, section 3.1)."""
     cache: Place = ""
@@ -51,6 +59,23 @@ class DataConfig:
             not self.files or self.corpus == "files",
             f'data.files = "{self.files}" together with data.corpus = "{self.corpus}": give one of them',
         )
+        require(
+            not (self.lines and self.separator),
+            f'data.lines = true with data.separator = "{self.separator}": documents are lines, or end at such lines; '
+            "give one of them",
+        )
+        require(
+            not self.lines or self.corpus == "files",
+            f'data.lines = true with data.corpus = "{self.corpus}": it belongs to text files of your own (data.files)',
+        )
+        parse_frame("data.frame", self.frame)
+        require(
+            not self.frame or self.rows == "texts",
+            f'data.frame = "{self.frame}" with data.rows = "{self.rows}": only whole texts stand within one; set '
+            'data.rows = "texts"',
+        )
+        if self.rows == "texts":
+            object.__setattr__(self, "document_mask", True)
         require(0.0 < self.valid_fraction <= 0.5, f"data.valid_fraction = {self.valid_fraction}: must lie in (0, 0.5]")
         require(0.0 < self.mask_fraction < 1.0, f"data.mask_fraction = {self.mask_fraction}: must lie in (0, 1)")
         require(

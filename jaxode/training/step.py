@@ -42,7 +42,7 @@ class StepMetrics:
     """Measured on the batch, before its update.
 
     Attributes:
-        loss: of the main solve, nats per predicted token.
+        loss: of the main solve, nats per predicted token; of an encoder its distance to the teacher.
         gradient_norm: of the whole objective.
         tokens: predicted.
         others: the objective's further terms by name, before their weights.

@@ -130,10 +130,9 @@ def test_settings_that_contradict_the_model_are_refused(begun, changes, message)
         train(dataclasses.replace(begun, model=ModelConfig(**changes)))
 
 
-@pytest.mark.parametrize(("task", "named"), [("classifier", "a classifier"), ("encoder", "an encoder")])
-def test_what_predicts_no_tokens_is_refused(begun, folders, task, named):
-    with pytest.raises(UserError, match=f"is {named}, which predicts no tokens"):
-        train(dataclasses.replace(begun, init=str(folders[task])))
+def test_a_classifier_is_refused(begun, folders):
+    with pytest.raises(UserError, match=r"is a classifier; train on from a language model or an encoder"):
+        train(dataclasses.replace(begun, init=str(folders["classifier"])))
 
 
 def test_another_tokenizer_is_refused(begun, tmp_path):
@@ -207,3 +206,93 @@ def test_it_is_continued_with_the_same_teacher_or_not_at_all(taught, folders, tm
 def test_who_is_taught_by_its_beginning_has_one(config):
     with pytest.raises(UserError, match=r'objective\.teacher = "init" without init'):
         dataclasses.replace(config, objective=ObjectiveConfig(distil=1.0, teacher="init"))
+
+
+@pytest.fixture
+def encoding(begun, folders, tmp_path):
+    """A bare ALBERT that learns to be solved in fewer steps, on lines of some words."""
+    words, rng = ["depth", "is", "time", "and", "a"], np.random.default_rng(0)
+    path = tmp_path / "lines.txt"
+    path.write_text("\n".join(" ".join(rng.choice(words, size)) for size in rng.integers(1, 4, 300)))
+    data = dataclasses.replace(
+        begun.data, files=str(path), lines=True, rows="texts", frame="[MASK] <|endoftext|>", tokenizer="bpe"
+    )
+    return dataclasses.replace(
+        begun,
+        init=str(folders["encoder"]),
+        data=data,
+        objective=ObjectiveConfig(steps="uniform:2,4", teacher="init"),
+        optimizer=OptimizerConfig(learning_rate=2e-3),
+    )
+
+
+def error(model, own, steps):
+    """Relative error of states, written out."""
+    want = np.asarray(own.model(TOKENS).state).reshape(-1, 16)
+    found = np.asarray(model(TOKENS, DepthConfig(steps=steps, solver="euler")).state).reshape(-1, 16)
+    return np.sqrt(np.sum((found - want) ** 2) / np.sum((want - want.mean(0)) ** 2))
+
+
+def test_an_encoder_begins_as_itself(encoding, folders):
+    still = change(dataclasses.replace(encoding, optimizer=OptimizerConfig(learning_rate=1e-30)), updates=2)
+    result, own = train(still), from_pretrained(folders["encoder"])
+    assert result.config.model == own.config.model
+    for name, value in result.params.items():
+        np.testing.assert_allclose(value, own.params[name], atol=1e-7, err_msg=name)
+    assert result.validation.error < 1e-5
+    assert result.validation.tokens > 0
+
+
+@pytest.mark.parametrize("parallel", ["jit", "pmap"])
+def test_an_encoder_learns_from_its_beginning(encoding, folders, parallel):
+    told = dataclasses.replace(encoding, model=ModelConfig(conditioning="step"), out=encoding.out + parallel)
+    result = train(change(told, parallel=parallel, updates=60, accumulate=2))
+    own, trained = from_pretrained(folders["encoder"]), load_run(result.run.path)
+    assert trained.task == "encoder"
+    assert isinstance(trained.model, Encoder)
+    assert error(trained.model, own, 2) < 0.6 * error(own.model, own, 2)
+    # measured against the model at the beginning, not against itself
+    assert error(trained.model, own, 4) > 0
+    assert 0 < result.validation.error < 0.5
+    records = [json.loads(line) for line in result.run.metrics.read_text().splitlines()]
+    assert [record for record in records if "validation_error" in record]
+
+
+def test_a_tuned_encoder_goes_back_to_an_albert(encoding, tmp_path):
+    result = train(encoding)
+    trained = load_run(result.run.path)
+    again = from_pretrained(save_pretrained(trained, tmp_path / "albert"))
+    assert again.task == "encoder"
+    found, want = again.model(TOKENS), trained.model(TOKENS)
+    np.testing.assert_allclose(found.state, want.state, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(found.pooled, want.pooled, rtol=1e-5, atol=1e-5)
+
+
+def test_a_tuned_encoder_is_continued(encoding, tmp_path, monkeypatch):
+    whole = train(encoding)
+    halved = dataclasses.replace(encoding, out=str(tmp_path / "halved"))
+    with monkeypatch.context() as patch:
+        stop_after(patch, 5, 15)
+        train(halved)
+    resumed = dataclasses.replace(load_run(tmp_path / "halved").config, out=str(tmp_path / "halved"), resume=True)
+    second = train(resumed)
+    for name, value in whole.params.items():
+        np.testing.assert_array_equal(second.params[name], value, err_msg=name)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("objective", ObjectiveConfig(), 'objective.teacher = "main": an encoder predicts nothing'),
+        (
+            "objective",
+            ObjectiveConfig(teacher="init", distil=1.0),
+            "objective.distil = 1, .*an encoder predicts nothing",
+        ),
+        ("data", {"rows": "stream", "frame": ""}, 'data.rows = "stream": an encoder reads each text by itself'),
+    ],
+)
+def test_what_an_encoder_cannot_learn(encoding, field, value, message):
+    value = dataclasses.replace(encoding.data, **value) if field == "data" else value
+    with pytest.raises(UserError, match=message):
+        train(dataclasses.replace(encoding, **{field: value}))

@@ -43,7 +43,7 @@ from jaxode.inference.tasks.generation import (
     generation_settings,
 )
 from jaxode.inference.tasks.line_tables import Lines, classify_lines, read_lines, score_lines
-from jaxode.inference.tasks.line_text import line_batches
+from jaxode.inference.tasks.line_text import line_batches, packed_batches
 from jaxode.inference.tasks.measured_text import Text, file_text, needed_corpus, validation_text
 from jaxode.inference.tasks.report import report_methods, write_report
 from jaxode.inference.tasks.requested_model import check_places, check_rows, requested_model, wants_calibrations
@@ -112,7 +112,8 @@ def run(config: InferConfig, write: Write, note: Write) -> None:
         check_prompt(model, config, task)
         write(bench(loaded, config, depth, note))
     elif task == "calibrate":
-        batches = None if lines is None else line_batches(loaded, lines, config)
+        pack = packed_batches if folder.task in STATE_TASKS else line_batches
+        batches = None if lines is None else pack(loaded, lines, config)
         _calibrate(loaded, config, batches, write, note)
     elif task == "encode":
         assert lines is not None  # InferConfig refuses it
