@@ -149,6 +149,11 @@ class Calibration:
     """Relative error of an encoder's states: the root mean square of x_n - x_N over that of x_N - mean x_N."""
 
     @property
+    def adapted(self) -> bool:
+        """Whether step adapters belong to it."""
+        return self.coefficients.gains is not None and self.coefficients.gains.adapters is not None
+
+    @property
     def depth(self) -> DepthConfig:
         """The depth configuration to run it with."""
         return DepthConfig(steps=self.steps, solver="calibrated")

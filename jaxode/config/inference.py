@@ -60,7 +60,8 @@ class InferConfig:
     pseudo-log-likelihood, each token masked in turn."""
     batch_size: int | None = None
     """Rows that go through the model at once, of score with `lines`, classify and encode (32 when absent) and of bench
-    (1)."""
+    (1). Where a model is calibrated by its states, rows of its length, each filled with lines (so many that a batch has
+    about 1,024 tokens when absent)."""
     truncate: bool = False
     """Cut lines that are longer than the model reads, instead of refusing them."""
     frame: str = ""
@@ -137,6 +138,9 @@ class InferConfig:
     post-norm model the fit then begins at the trained block applied n times."""
     updates: int = 100
     """calibrate: updates by gradient, a batch each in turn."""
+    tuned: Place = ""
+    """report, of a model that is measured by its states: a run that was trained on from it; its states, in every number
+    of steps, beside this model's own at full depth."""
     out: Place = ""
     """Folder for the CSV and PNG files of a sweep or a report; the run folder when empty. Where to export, or to
     keep a calibration: when empty beside the weights, or for a model that jaxode did not make in the cache folder. Of
@@ -283,6 +287,11 @@ class InferConfig:
         return _counts(self.compare)
 
     def _check_fit(self) -> None:
+        require(
+            not self.tuned or self.task == "report",
+            f"tuned = {self.tuned} with task = {self.task}: only report sets another model beside this one; leave it "
+            "out",
+        )
         for name, free in (("adapters", 0), ("updates", 100)):
             value = getattr(self, name)
             at_least(name, value, 0)

@@ -183,8 +183,9 @@ class ModelConfig:
             '"none"',
         )
         require(
-            not self.clock.per_pass or self.conditioning == "loopformer",
-            f'model.clock.per_pass = true with model.conditioning = "{self.conditioning}": it belongs to "loopformer"',
+            not self.clock.per_pass or self.conditioning in ("step", "loopformer"),
+            f'model.clock.per_pass = true with model.conditioning = "{self.conditioning}": it belongs to "step" and '
+            '"loopformer", which are told h',
         )
         blocks = self.prelude + self.distinct_blocks + self.coda
         outside = [index for index in self.attention.full_layers if not 0 <= index < blocks]

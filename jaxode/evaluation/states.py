@@ -54,6 +54,12 @@ class StateRow:
     """Median latency of the forward pass of one batch, compiled and warmed up."""
     relative_time: float
     """milliseconds over the full depth's."""
+    numbers: int
+    """That were fitted, beside the model's own weights; of another model all of its weights."""
+    fit_tokens: int | None
+    """That they were fitted on."""
+    fit_minutes: float | None
+    """That it took, where they are known."""
 
 
 @dataclass(frozen=True)
@@ -306,6 +312,9 @@ def _row(model: Any, method: Method, found: _Sums, time: float, full_time: float
         pooled_error=pooled.error if pooled.count else None,
         milliseconds=time,
         relative_time=time / full_time,
+        numbers=method.numbers,
+        fit_tokens=method.tokens,
+        fit_minutes=method.minutes,
     )
 
 

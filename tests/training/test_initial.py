@@ -1,5 +1,6 @@
 """Training on from a model that exists."""
 
+import csv
 import dataclasses
 import json
 import shutil
@@ -13,7 +14,7 @@ from small_runs import change, stop_after
 
 from jaxode import Encoder, SequenceClassifier, from_pretrained, save_pretrained
 from jaxode.checkpoint import load_run
-from jaxode.config import Config, DepthConfig, ModelConfig, ObjectiveConfig, OptimizerConfig, UserError
+from jaxode.config import ClockConfig, Config, DepthConfig, ModelConfig, ObjectiveConfig, OptimizerConfig, UserError
 from jaxode.data import byte_tokenizer
 from jaxode.interop import Pretrained
 from jaxode.model import make_model
@@ -278,6 +279,41 @@ def test_a_tuned_encoder_is_continued(encoding, tmp_path, monkeypatch):
     second = train(resumed)
     for name, value in whole.params.items():
         np.testing.assert_array_equal(second.params[name], value, err_msg=name)
+
+
+def test_a_whole_step_begins_as_the_block_applied_as_it_is(encoding, folders):
+    told = dataclasses.replace(encoding, model=ModelConfig(conditioning="step", clock=ClockConfig(per_pass=True)))
+    initial, own = read_initial(told), from_pretrained(folders["encoder"]).model
+    model = split(make_model(initial.model))[0].bind(initial.params)
+    for steps in (4, 2):
+        found = model(TOKENS, DepthConfig(steps=steps, solver="euler")).state
+        want = own(TOKENS, DepthConfig(steps=steps, solver="euler", schedule="unit")).state
+        np.testing.assert_allclose(found, want, rtol=1e-5, atol=1e-5)
+
+
+def test_a_report_sets_a_tuned_encoder_beside_its_beginning(encoding, folders, infer, tmp_path):
+    tuned = train(encoding).run.path
+    (tmp_path / "valid.txt").write_text("depth is time\na block\nfield and\n" * 4)
+    about = ("--checkpoint", folders["encoder"], "--task", "report", "--file", tmp_path / "valid.txt")
+    ran = infer(*about, "--out", tmp_path / "out", "--tuned", tuned)
+    assert ran.code == 0, ran.err
+    with open(tmp_path / "out" / "report.csv") as file:
+        rows = {row["block_evaluations"]: row for row in csv.DictReader(file) if row["method"] == "tuned"}
+    assert sorted(rows) == ["1", "2", "4"]
+    own, model = from_pretrained(folders["encoder"]), load_run(tuned).model
+    x, y = [], []
+    for text in ("depth is time", "a block", "field and"):
+        tokens = jnp.asarray([own.own_tokenizer.encode(text, frame=True)], jnp.int32)
+        x.append(np.asarray(own.model(tokens).state)[0])
+        y.append(np.asarray(model(tokens, DepthConfig(steps=2, solver="euler")).state)[0])
+    x, y = np.concatenate(x), np.concatenate(y)
+    want = np.sqrt(np.sum((y - x) ** 2) / np.sum((x - x.mean(0)) ** 2))
+    np.testing.assert_allclose(float(rows["2"]["error"]), want, rtol=1e-3)
+    assert float(rows["4"]["error"]) > 0
+    assert rows["2"]["numbers"] == str(load_run(tuned).model.num_parameters)
+    assert rows["2"]["fit_tokens"] == str(8 * 4 * 16)
+    refused = infer("--checkpoint", folders["masked"], *about[2:], "--out", tmp_path / "o", "--tuned", tuned)
+    assert (refused.code, "is a masked model, and is measured by its loss" in refused.err) == (2, True)
 
 
 @pytest.mark.parametrize(

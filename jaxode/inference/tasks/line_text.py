@@ -19,6 +19,9 @@ from jaxode.inference.texts.token_ids import token_rows
 PACKED_TOKENS = 1024
 """In a batch of a fit of states, where no batch size is given."""
 
+FEWEST = 4
+"""Batches that a short text is divided into, where no batch size is given."""
+
 SHAPES = 4
 """Lengths of batches that a fit or a comparison compiles for."""
 
@@ -44,11 +47,14 @@ def packed_batches(trained: TrainedModel, lines: Lines, config: InferConfig) -> 
     length, so that almost nothing is padding, and each is read as if it stood alone.
     """
     tokenizer, length = trained.own_tokenizer, trained.config.model.length
-    size = config.batch_size or max(1, PACKED_TOKENS // length)
     encoded = token_rows(
         tokenizer, lines.texts, length, frame=config.text_frame, truncate=config.truncate, names=lines.names
     )
+    size = config.batch_size or max(1, PACKED_TOKENS // length)
     rows = [row.features for row in islice(pack_texts(encoded.ids, length, tokenizer.pad_id), config.batches * size)]
+    if config.batch_size is None:
+        # a short text still makes batches to fit on and to measure on
+        size = max(1, min(size, len(rows) // FEWEST))
     spec = BatchSpec(tokenizer, "encoder", document_mask=True, around=((), ()))
     found = list(ValidationBatches(rows, spec, min(size, len(rows))))
     return [found[i] for i in np.random.default_rng(config.seed).permutation(len(found))]
