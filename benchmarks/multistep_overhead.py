@@ -1,4 +1,4 @@
-"""What do memory, gains, correction and step adapters add to a step? Looped part alone, ALBERT-base shape, n = 4, B 1 and 8.
+"""What do memory, gains, correction and adapters add to a step? Looped part alone, ALBERT-base shape, n = 4, B 1 and 8.
 
     python benchmarks/multistep_overhead.py
 

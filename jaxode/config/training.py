@@ -103,6 +103,8 @@ class OptimizerConfig:
     branch_rate: float = 1.0
     """Factor on the updates of the blocks' output projections: 1 / model.step_size undoes what a smaller step does to
     the speed of learning."""
+    conditioning_rate: float = 1.0
+    """Factor on the updates of what tells the blocks t and h: fresh parameters beside trained ones move faster."""
     weight_decay: float = 0.1
     """Decoupled, on matrices only (not on biases, norms and gates)."""
     clip: float = 1.0
@@ -117,7 +119,8 @@ class OptimizerConfig:
             within(f"optimizer.{name}", getattr(self, name), 0.0, 0.9999999)
         for name in ("weight_decay", "clip"):
             at_least(f"optimizer.{name}", getattr(self, name), 0)
-        require(self.branch_rate > 0, f"optimizer.branch_rate = {self.branch_rate}: must be positive")
+        for name in ("branch_rate", "conditioning_rate"):
+            require(getattr(self, name) > 0, f"optimizer.{name} = {getattr(self, name)}: must be positive")
         require(self.epsilon > 0, f"optimizer.epsilon = {self.epsilon}: must be positive")
 
 
@@ -132,6 +135,13 @@ class TrainConfig:
     accumulate: int = 1
     """Micro-batches an update (a divisor of batch_size); the result is that of the large batch."""
     seed: Seed = 0
+    trains: Literal["all", "norms", "lora"] = "all"
+    """What moves of a model that the run began with (`init`): everything; its norms; or low-rank changes beside the
+    blocks' matrices, which are merged when the run is read. What tells blocks t and h moves as well."""
+    lora_rank: int = 8
+    """R of "lora"."""
+    lora_matrices: str = ""
+    """Matrices of "lora" by the ends of their names, "qkv,feed_forward.inner"; empty: all of the blocks."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Type of the block's matmuls; parameters and the residual stream stay float32."""
     parallel: Literal["jit", "pmap"] = "jit"
@@ -165,6 +175,7 @@ class TrainConfig:
             "validation_batches",
             "checkpoint_every",
             "keep",
+            "lora_rank",
         ):
             at_least(f"train.{name}", getattr(self, name), 1)
         for name in ("devices", "validate_every", "final_batches", "seed"):
@@ -203,6 +214,18 @@ class Config:
             self.objective.resolved.teacher == "main" or bool(self.init),
             'objective.teacher = "init" without init: name the model that the run begins with, which teaches it',
         )
+        require(
+            self.train.trains == "all" or bool(self.init),
+            f'train.trains = "{self.train.trains}" without init: a part trains alone only beside weights that '
+            "exist; name the model that the run begins with",
+        )
+        for name, plain in (("lora_rank", 8), ("lora_matrices", "")):
+            value = getattr(self.train, name)
+            require(
+                self.train.trains == "lora" or value == plain,
+                f'train.{name} = {value!r} with train.trains = "{self.train.trains}": it belongs to "lora"; leave it '
+                "out",
+            )
         require(not self.resume or bool(self.out), "resume without out: name the run folder to continue with --out")
         require(
             self.resume or not self.data.edited,

@@ -24,6 +24,7 @@ from jaxode.config import Config, ModelConfig, UserError, require, to_dict
 from jaxode.data import PreparedData, prepare
 from jaxode.evaluation import Evaluation, StateEvaluation, evaluate, evaluate_states
 from jaxode.model import make_model, plan
+from jaxode.model.low_rank import merged, with_low_rank
 from jaxode.model.parameters import Architecture, Parameters, split
 from jaxode.tracking import JsonlTracker, ProgressBar, TensorBoardTracker, Tracker, Trackers, WandbTracker
 from jaxode.training.curriculum import Cost, Curriculum, Solves, cost
@@ -34,6 +35,7 @@ from jaxode.training.parallel import Parallel, make_parallel
 from jaxode.training.signals import StopRequest
 from jaxode.training.step import StepMetrics, TrainState, TrainStep, init_state, make_train_step
 from jaxode.training.throughput import matmul_peak
+from jaxode.training.trainable import frozen, partly
 
 # What may differ between a run and its continuation: where and how often, never what is computed.
 FREE = {
@@ -100,7 +102,10 @@ def train(config: Config) -> TrainResult:
     dtype = jnp.dtype(config.train.precision)
     architecture, params = split(make_model(config.model, seed=config.train.seed, dtype=dtype))
     params = params if initial is None else initial.params
-    optimizer = make_optimizer(config.optimizer, config.train.updates)
+    if config.train.trains == "lora":
+        params = with_low_rank(params, config.train.lora_rank, config.train.lora_matrices, config.train.seed)
+    still = frozen(params, config.train)
+    optimizer = partly(make_optimizer(config.optimizer, config.train.updates), still)
     state, teacher, taught_by = init_state(params, optimizer), None, None
     if taught and initial is not None:
         teacher, _ = split(nnx.eval_shape(lambda: make_model(initial.own, dtype=dtype)))
@@ -122,6 +127,7 @@ def train(config: Config) -> TrainResult:
                 document_mask=config.data.document_mask,
                 axis=axis,
                 teacher=teacher,
+                frozen=still,
             )
         )
 
@@ -139,7 +145,7 @@ def train(config: Config) -> TrainResult:
             batches.close()
             loop.trackers.close()
     done = int(state.step)
-    params = jax.device_get(state.params)
+    params = jax.device_get(merged(state.params))
     final = loop.validate(params, limit=config.train.final_batches or None) if done == config.train.updates else None
     return TrainResult(run, done, stop.signal, final, architecture, params, data, config, taught_by)
 
