@@ -1,8 +1,9 @@
-"""What do memory, gains and correction add to a step? Looped part alone, ALBERT-base shape, n = 4, B 1 and 8.
+"""What do memory, gains, correction and adapters add to a step? Looped part alone, ALBERT-base shape, n = 4, B 1 and 8.
 
     python benchmarks/multistep_overhead.py
 
-Bar: a multistep step over an Euler step <= 1.02. Gains, and gains with a correction of rank 32, have their own rows.
+Bars: a multistep step over an Euler step <= 1.02; with step adapters of rank 8 <= 1.05. Gains, and gains with a
+correction of rank 32, have their own rows.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from jaxode.model import Context, FieldArgs, block_field
 from jaxode.model.gains import Gains
 from jaxode.model.steps import StepsOverDepth
 
-STEPS, MEMORY, RANK = 4, 2, 32
+STEPS, MEMORY, RANK, ADAPTERS = 4, 2, 32, 8
 
 
 def main(rounds: int) -> None:
@@ -37,6 +38,7 @@ def main(rounds: int) -> None:
         "memory of 1": Coefficients(weights),
         "memory of 1, gains": Coefficients(weights, gains=gains),
         "memory of 1, gains, rank 32": Coefficients(weights, down, up, gains),
+        "gains, adapters of rank 8": Coefficients(weights[:, :1], gains=Gains.neutral(CONFIG, STEPS, ADAPTERS)),
     }
     rows = []
     for batch in (1, 8):

@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from jaxode.checkpoint import takes_params
 from jaxode.config import DepthConfig, ModelConfig, UserError, require
 from jaxode.data import Batch
-from jaxode.evaluation.loss import batch_segments, row_loss
+from jaxode.evaluation.loss import batch_inputs, row_loss
 from jaxode.model import SequenceClassifier, block_evaluations, normalised
 from jaxode.model.parameters import Architecture, Parameters
 
@@ -186,8 +186,8 @@ def within_error(
 @partial(jax.jit, static_argnames=("architecture", "depth"))
 def _states(params: Parameters, batch: Batch, *, architecture: Architecture, depth: DepthConfig) -> Any:
     model = architecture.bind(params)
-    segments = jnp.minimum(jnp.asarray(batch.segments), 1)
-    return normalised(model, model.hidden(jnp.asarray(batch.tokens), depth, segments=segments).state)
+    inputs = batch_inputs(batch, "masked", False)
+    return normalised(model, model.hidden(jnp.asarray(batch.tokens), depth, **inputs).state)
 
 
 def _within(
@@ -258,7 +258,7 @@ def _row_losses(
 @partial(jax.jit, static_argnames=("architecture", "depth", "document_mask"))
 def _rows(params: Parameters, batch: Batch, *, architecture: Architecture, depth: DepthConfig, document_mask: bool):
     model = architecture.bind(params)
-    out = model(jnp.asarray(batch.tokens), depth, segments=batch_segments(batch, model.config.kind, document_mask))
+    out = model(jnp.asarray(batch.tokens), depth, **batch_inputs(batch, model.config.kind, document_mask))
     return row_loss(out.logits, jnp.asarray(batch.targets), jnp.asarray(batch.weights))
 
 

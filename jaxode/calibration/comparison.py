@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float
 from jaxode.config import DepthConfig, require
 from jaxode.data import Batch
 from jaxode.depth import Coefficients
-from jaxode.evaluation.loss import LossSums, batch_segments, kl_divergence, token_loss
+from jaxode.evaluation.loss import LossSums, batch_inputs, kl_divergence, token_loss
 from jaxode.model import Encoder, SequenceClassifier, TokenClassifier
 from jaxode.model.parameters import Architecture, Parameters
 from jaxode.types import Scalar
@@ -83,9 +83,9 @@ class Comparison:
         short_depth = DepthConfig(steps=steps, solver="calibrated", adjoint="remat")
 
         def run(params: Parameters, batch: Batch, depth: DepthConfig, coefficients: Any, trace: bool) -> Any:
-            segments = batch_segments(batch, kind, document_mask)
+            inputs = batch_inputs(batch, kind, document_mask)
             model = architecture.bind(params)
-            return model(jnp.asarray(batch.tokens), depth, segments=segments, coefficients=coefficients, trace=trace)
+            return model(jnp.asarray(batch.tokens), depth, **inputs, coefficients=coefficients, trace=trace)
 
         def full(params: Parameters, batch: Batch) -> tuple[Any, Any, LossSums]:
             out = run(params, batch, DepthConfig(solver="euler"), None, True)
@@ -142,7 +142,8 @@ class Comparison:
             "training",
         )
         real = np.asarray(batch.segments) > 0
-        return Reference(batch, real, np.asarray(states)[:, real], target, float(loss.nats), float(loss.tokens))
+        kept = np.asarray(states)[:, real] if trajectory else None
+        return Reference(batch, real, kept, target, float(loss.nats), float(loss.tokens))
 
     def states(self, coefficients: Coefficients, reference: Reference) -> Float[np.ndarray, "n_plus_1 rows D"]:
         """The short solve's trajectory, at the positions of the reference's."""

@@ -6,7 +6,7 @@ import dataclasses
 import itertools
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -34,10 +34,31 @@ FOLLOWED = 8
 
 
 KEPT = 20
-"""Batches whose whole trajectories are kept, for ranking schedules and for least squares."""
+"""Batches whose full solves are kept, for ranking schedules and for least squares."""
 
 Form = Literal["step", "unit", "global", "schedule"]
 GAINS_OF_SECANT = {"global": tuple(g / 8 for g in range(25)), "schedule": (0.0,)}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How the gradient moves a fit: Adam, its learning rate falling to 0 along a cosine."""
+
+    learning_rate: float
+    gains: float
+    """Share of the learning rate, which is that of the weights, at which gains move."""
+    correction: float
+    adapters: float
+    warmup: float = 0.0
+    """Share of the updates over which the learning rate rises."""
+    clip: float = math.inf
+    """Largest global norm of a gradient."""
+
+
+RECIPES: dict[str, Recipe] = {
+    "step": Recipe(2e-2, gains=0.5, correction=0.1, adapters=0.1),
+    "unit": Recipe(3e-3, gains=1.0, correction=0.0, adapters=1.0, warmup=0.05, clip=1.0),
+}
 
 
 @dataclass(frozen=True)
@@ -57,8 +78,7 @@ class Fit:
             0 leaves them out.
         candidates: schedules, the best by the full trajectory, that are fitted to some of the batches to compare.
         updates: gradient steps on the gap between full depth and short solve after that; 0 leaves them out.
-        learning_rate: of these updates, for the weights; gains move at half of it, correction and adapters
-            at a tenth.
+        learning_rate: of these updates at their beginning; 0 takes that of the form in `RECIPES`.
     """
 
     form: Form = "step"
@@ -68,7 +88,7 @@ class Fit:
     adapters: int = 0
     candidates: int = 4
     updates: int = 100
-    learning_rate: float = 2e-2
+    learning_rate: float = 0.0
 
     def __post_init__(self) -> None:
         for name, least in (
@@ -83,6 +103,10 @@ class Fit:
         require(
             self.form in get_args(Form), f'calibration form = "{self.form}": allowed are {", ".join(get_args(Form))}'
         )
+        require(
+            0 <= self.learning_rate < math.inf,
+            f"calibration learning_rate = {self.learning_rate}: must be a number of at least 0",
+        )
         if self.form == "unit":
             object.__setattr__(self, "rank", 0)
         elif self.form != "step":
@@ -93,6 +117,12 @@ class Fit:
             f"calibration adapters = {self.adapters}: they are fitted with gains, by updates; let there be both, or "
             "leave them 0",
         )
+
+    @property
+    def recipe(self) -> Recipe:
+        """With the learning rate of its own, if it has one."""
+        recipe = RECIPES.get(self.form, RECIPES["step"])
+        return dataclasses.replace(recipe, learning_rate=self.learning_rate or recipe.learning_rate)
 
 
 @dataclass(frozen=True)
@@ -117,6 +147,11 @@ class Calibration:
     """What it was made for, where it was read from a file."""
     error: float | None = None
     """Relative error of an encoder's states: the root mean square of x_n - x_N over that of x_N - mean x_N."""
+
+    @property
+    def adapted(self) -> bool:
+        """Whether step adapters belong to it."""
+        return self.coefficients.gains is not None and self.coefficients.gains.adapters is not None
 
     @property
     def depth(self) -> DepthConfig:
@@ -200,18 +235,23 @@ def calibrate(
     )
     comparison = Comparison(architecture, params, steps, document_mask)
     unit, count = fit.form == "unit", len(batches) - held_out
+    kept = 0 if unit else min(count, KEPT)
     bar = tqdm(
-        total=len(batches) + (0 if unit else fit.candidates) + fit.updates,
+        total=held_out + kept + (0 if unit else fit.candidates) + fit.updates,
         desc=f"calibrating {steps} steps",
         disable=None if progress else True,
     )
-    references = []
-    for number, batch in enumerate(batches):
-        references.append(comparison.reference(batch, trajectory=not unit and number < min(count, KEPT)))
+    held = []
+    for batch in batches[count:]:
+        held.append(comparison.reference(batch, trajectory=False))
         bar.update()
-    fitted, held = references[:count], references[count:]
-    ranked = [] if unit else candidates([one.states for one in fitted[:KEPT]], groups, fit.candidates)
-    bar.total = len(batches) + len(ranked) + fit.updates
+    references = _References(comparison, batches[:count], kept)
+    fitted = []
+    for number in range(kept):
+        fitted.append(references[number])
+        bar.update()
+    ranked = [] if unit else candidates([one.states for one in fitted], groups, fit.candidates)
+    bar.total = held_out + kept + len(ranked) + fit.updates
     few = fitted[: -(-min(len(fitted), FOLLOWED) // 4)]
     # neutral from the start, so that least squares and gradient share their compilations
     given = fit.gains and fit.updates
@@ -235,14 +275,14 @@ def calibrate(
         schedule = tuple(itertools.chain.from_iterable(sizes(part) for part in times))
         if fit.form == "step":
             coefficients = followed(fitted[:FOLLOWED], times)
-    coefficients = _refine(comparison, fitted, coefficients, fit, bar.update)
+    coefficients = _refine(comparison, references, coefficients, fit, bar.update)
     bar.close()
     gap, rise = _means(comparison, coefficients, held)
     encodes = isinstance(model, Encoder | TokenClassifier)
     require(
         math.isfinite(gap) and math.isfinite(rise),
         f"calibration for {steps} steps diverged: {'squared error' if encodes else 'KL'} {gap:g} per token; try more "
-        f"steps, a lower rank than {fit.rank}, or a lower learning rate than {fit.learning_rate:g}",
+        f"steps, a lower rank than {fit.rank}, or a lower learning rate than {fit.recipe.learning_rate:g}",
     )
     return Calibration(
         steps=steps,
@@ -251,9 +291,37 @@ def calibrate(
         kl=None if encodes else gap,
         rise=None if encodes else rise,
         error=math.sqrt(gap) if encodes else None,
-        tokens=int(sum(one.tokens for one in fitted)),
+        tokens=references.tokens,
         seconds=time.perf_counter() - started,
     )
+
+
+class _References(Sequence[Reference]):
+    """The full solves of the batches that are fitted; the first ones are kept with their trajectories, the others made
+    when they are asked for and forgotten.
+    """
+
+    def __init__(self, comparison: Comparison, batches: Sequence[Batch], kept: int):
+        self._comparison, self._batches, self._kept = comparison, batches, kept
+        self._held: dict[int, Reference] = {}
+        self._tokens: dict[int, float] = {}
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __getitem__(self, number: Any) -> Any:
+        if number in self._held:
+            return self._held[number]
+        found = self._comparison.reference(self._batches[number], trajectory=number < self._kept)
+        self._tokens[number] = found.tokens
+        if number < self._kept:
+            self._held[number] = found
+        return found
+
+    @property
+    def tokens(self) -> int:
+        """Predicted tokens of all that were asked for."""
+        return int(sum(self._tokens.values()))
 
 
 def _unit(
@@ -284,12 +352,12 @@ def _means(comparison: Comparison, coefficients: Coefficients, references: Seque
 
 def _refine(
     comparison: Comparison,
-    references: Sequence[Reference],
+    references: _References,
     start: Coefficients,
     fit: Fit,
     tick: Callable[[], Any],
 ) -> Coefficients:
-    """Adam on the gap, one batch an update in turn; the learning rate falls to 0 along a cosine."""
+    """Adam on the gap, one batch an update in turn, as the form's recipe says."""
     if fit.updates == 0:
         return start
     # entries before the start of a solve stay 0: their gradient is 0
@@ -299,15 +367,20 @@ def _refine(
         gains=_gain_labels(start.gains),
         starts=jax.tree.map(lambda _: "starts", start.starts),
     )
-    # the schedule was searched for; it stays
-    rates = {"weights": 1.0, "gains": 0.5, "correction": 0.1, "adapters": 0.1, "starts": 0.0}
-    optimizer = optax.partition(
-        {
-            name: optax.adam(optax.cosine_decay_schedule(fit.learning_rate * rate, fit.updates))
-            for name, rate in rates.items()
-        },
-        labels,
-    )
+    recipe, warm = fit.recipe, round(fit.recipe.warmup * fit.updates)
+
+    def adam(share: float) -> optax.GradientTransformation:
+        peak = recipe.learning_rate * share
+        if not warm:
+            return optax.adam(optax.cosine_decay_schedule(peak, fit.updates))
+        return optax.adam(optax.warmup_cosine_decay_schedule(peak / warm, peak, warm, fit.updates))
+
+    # the schedule was searched for; its starts stay
+    shares = {"weights": 1.0, "gains": recipe.gains, "correction": recipe.correction, "adapters": recipe.adapters}
+    rules: dict[Hashable, optax.GradientTransformation] = {name: adam(share) for name, share in shares.items()}
+    rules["starts"] = optax.set_to_zero()
+    clip = optax.clip_by_global_norm(recipe.clip) if math.isfinite(recipe.clip) else optax.identity()
+    optimizer = optax.chain(clip, optax.partition(rules, labels))
     coefficients = jax.tree.map(jnp.asarray, start)
     state = optimizer.init(coefficients)
 

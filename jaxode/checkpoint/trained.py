@@ -16,6 +16,7 @@ from jaxode.checkpoint.steps import Checkpoints
 from jaxode.config import Config, UserError, require
 from jaxode.data import Tokenizer
 from jaxode.model import CausalLM, Encoder, MaskedLM, SequenceClassifier, TokenClassifier, make_model
+from jaxode.model.low_rank import merged, with_low_rank
 from jaxode.model.parameters import Architecture, Parameters, matmul_type, split
 from jaxode.weights import WEIGHTS, Weights, read_weights
 
@@ -84,8 +85,11 @@ def load_run(path: Path | str, step: int | None = None) -> TrainedModel:
     # shapes only: fresh parameters would be made to be thrown away
     architecture, shapes = split(nnx.eval_shape(lambda: make_model(config.model)))
     read = _exported if run.exported else _checkpoint
-    weights = read(run, shapes, step)
-    params = weights.params
+    train, held = config.train, shapes
+    if train.trains == "lora" and not run.exported:
+        held = with_low_rank(shapes, train.lora_rank, train.lora_matrices)
+    weights = read(run, held, step)
+    params = merged(weights.params)
     if run.exported:
         # weights in bfloat16 are multiplied so
         dtype = matmul_type(params)
@@ -96,7 +100,7 @@ def load_run(path: Path | str, step: int | None = None) -> TrainedModel:
         params=params,
         config=config,
         tokenizer=tokenizer,
-        task=config.model.kind,
+        task=config.model.learns,
         folder=run.path,
         step=weights.step,
     )

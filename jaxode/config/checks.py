@@ -35,3 +35,15 @@ def short(value: float | int) -> str:
 def within(name: str, value: float, low: float, high: float) -> None:
     """Refuse a value outside [low, high]."""
     require(low <= value <= high, f"{name} = {value}: must lie in [{low}, {high}]")
+
+
+def parse_frame(name: str, value: str) -> bool | tuple[str, str] | None:
+    """What a text stands within, as functions on texts take it: None is the tokenizer's own habit."""
+    if value in ("", "none"):
+        return None if not value else False
+    tokens = value.split()
+    require(
+        len(tokens) == 2,
+        f'{name} = "{value}": give two entries of the vocabulary, such as "[CLS] [SEP]", or none',
+    )
+    return tokens[0], tokens[1]

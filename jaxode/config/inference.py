@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from jaxode.config.checks import UserError, at_least, at_most, require, within
+from jaxode.config.checks import UserError, at_least, at_most, parse_frame, require, within
 from jaxode.config.fields import Place, Seed, Steps, check_fields, fit
 
 CHOICES = ("budget", "max_loss_increase", "max_label_flips", "max_error")
@@ -60,7 +60,8 @@ class InferConfig:
     pseudo-log-likelihood, each token masked in turn."""
     batch_size: int | None = None
     """Rows that go through the model at once, of score with `lines`, classify and encode (32 when absent) and of bench
-    (1)."""
+    (1). Where a model is calibrated by its states, rows of its length, each filled with lines (so many that a batch has
+    about 1,024 tokens when absent)."""
     truncate: bool = False
     """Cut lines that are longer than the model reads, instead of refusing them."""
     frame: str = ""
@@ -137,6 +138,9 @@ class InferConfig:
     post-norm model the fit then begins at the trained block applied n times."""
     updates: int = 100
     """calibrate: updates by gradient, a batch each in turn."""
+    tuned: Place = ""
+    """report, of a model that is measured by its states: a run that was trained on from it; its states, in every number
+    of steps, beside this model's own at full depth."""
     out: Place = ""
     """Folder for the CSV and PNG files of a sweep or a report; the run folder when empty. Where to export, or to
     keep a calibration: when empty beside the weights, or for a model that jaxode did not make in the cache folder. Of
@@ -258,10 +262,7 @@ class InferConfig:
     @property
     def text_frame(self) -> bool | tuple[str, str] | None:
         """`frame` as functions on texts take it."""
-        if self.frame in ("", "none"):
-            return None if not self.frame else False
-        before, after = self.frame.split()
-        return before, after
+        return parse_frame("frame", self.frame)
 
     def _check_encode(self) -> None:
         encodes = self.task in ("auto", "encode")
@@ -273,10 +274,7 @@ class InferConfig:
             self.task != "encode" or self.out.endswith(".npz"),
             f'out = "{self.out}" with task = encode: name the file for the vectors, such as --out vectors.npz',
         )
-        require(
-            self.frame in ("", "none") or len(self.frame.split()) == 2,
-            f'frame = "{self.frame}": give two entries of the vocabulary, such as "[CLS] [SEP]", or none',
-        )
+        parse_frame("frame", self.frame)
 
     @property
     def at_steps(self) -> tuple[int, ...]:
@@ -289,6 +287,11 @@ class InferConfig:
         return _counts(self.compare)
 
     def _check_fit(self) -> None:
+        require(
+            not self.tuned or self.task == "report",
+            f"tuned = {self.tuned} with task = {self.task}: only report sets another model beside this one; leave it "
+            "out",
+        )
         for name, free in (("adapters", 0), ("updates", 100)):
             value = getattr(self, name)
             at_least(name, value, 0)

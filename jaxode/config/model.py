@@ -17,6 +17,9 @@ class ModelConfig:
 
     kind: Literal["causal", "masked"] = "causal"
     """causal: a GPT-like decoder; masked: a BERT-like encoder."""
+    head: Literal["vocabulary", "pooler", "none"] = "vocabulary"
+    """What reads the state at the end: vocabulary: tokens are predicted; pooler, none: an encoder's states are the
+    result, with one more vector a text or without."""
     vocab_size: int = 0
     """V; 0 takes the tokenizer's size."""
     width: int = 128
@@ -150,6 +153,11 @@ class ModelConfig:
         """Choices that stand or fall together."""
         rule, loop = self.norm_position, self.loop
         require(
+            self.head == "vocabulary" or self.kind == "masked",
+            f'model.head = "{self.head}" with model.kind = "{self.kind}": an encoder reads both sides; set model.kind '
+            '= "masked"',
+        )
+        require(
             (rule == "sphere") == (self.norm == "unit") == (self.attention.norm == "unit"),
             f'model.norm_position = "{rule}" with model.norm = "{self.norm}" and model.attention.norm = '
             f'"{self.attention.norm}": a model on the sphere has "sphere", "unit" and "unit", another one none of them',
@@ -175,8 +183,9 @@ class ModelConfig:
             '"none"',
         )
         require(
-            not self.clock.per_pass or self.conditioning == "loopformer",
-            f'model.clock.per_pass = true with model.conditioning = "{self.conditioning}": it belongs to "loopformer"',
+            not self.clock.per_pass or self.conditioning in ("step", "loopformer"),
+            f'model.clock.per_pass = true with model.conditioning = "{self.conditioning}": it belongs to "step" and '
+            '"loopformer", which are told h',
         )
         blocks = self.prelude + self.distinct_blocks + self.coda
         outside = [index for index in self.attention.full_layers if not 0 <= index < blocks]
@@ -238,6 +247,11 @@ class ModelConfig:
     def ends_normalised(self) -> bool:
         """Whether what the head reads comes out of a norm already."""
         return self.norm_position == "post" or (self.loop.boundary == "norm" and self.coda == 0)
+
+    @property
+    def learns(self) -> Literal["causal", "masked", "encoder"]:
+        """What a batch of text is for, as `jaxode.data.BatchSpec` takes it."""
+        return self.kind if self.head == "vocabulary" else "encoder"
 
     @property
     def reads_places(self) -> bool:

@@ -57,7 +57,8 @@ class ObjectiveConfig:
     """Weight of the second solve's own loss."""
     teacher: Literal["main", "init"] = "main"
     """Whom `distil` and `match` compare with. main: the second solve with the main one. init: every solve with the
-    model that the run began with (`init`), frozen, at its full depth."""
+    model that the run began with (`init`), frozen, at its full depth. An encoder predicts nothing: its own loss is the
+    distance of `match` from init."""
     distil: float = 0.0
     """Weight of KL(main || short) between the predictions, nats per token."""
     match: float = 0.0
@@ -99,11 +100,6 @@ class ObjectiveConfig:
             "has sets that step counts join; leave it 0",
         )
         compared, taught = self.distil + self.match, self.teacher == "init"
-        require(
-            not taught or compared > 0,
-            f'objective.teacher = "init" with objective.distil = {self.distil:g}, objective.match = {self.match:g}: '
-            "give one of them a weight, or leave the teacher out",
-        )
         require(
             self.main_loss + self.short_loss + (compared if taught or self.short else 0.0) > 0,
             f"objective.main_loss = {self.main_loss:g}: nothing is left to minimise",

@@ -107,8 +107,9 @@ class ClockConfig:
     unit: bool = False
     """Read t/N and h/N, with frequencies 10000^(-2k/features) (LoopFormer), instead of periods from 2 to 4 N."""
     per_pass: bool = False
-    """With conditioning "loopformer", divide the increment of a pass by h, so that its sublayers read each other's in
-    full (LoopFormer), instead of the increment of every sublayer."""
+    """Divide the increment of a pass by h: it stands for the whole step, whatever h. With conditioning "step" a block
+    that was trained at h = 1 is then applied n times as it is, and has to learn what a longer step is; with
+    "loopformer" its sublayers read each other's increments in full, where else each is divided by itself."""
 
     def __post_init__(self) -> None:
         check_fields(self, "model.clock")

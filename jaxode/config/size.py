@@ -103,6 +103,10 @@ def _loop(model: ModelConfig) -> int:
 
 def _head(model: ModelConfig) -> int:
     width, masked = model.width, model.kind == "masked"
+    if model.head == "none":
+        return 0
+    if model.head == "pooler":
+        return (0 if model.ends_normalised else _norm(model, width, model.final_norm)) + _linear(width, width)
     inner = model.embedding_width or width
     norm = 0 if model.ends_normalised else _norm(model, width, model.final_norm)
     transform = _linear(width, inner) if masked or inner != width else 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
-from jaxode.config.checks import at_least, at_most, require, within
+from jaxode.config.checks import at_least, at_most, parse_frame, require, within
 from jaxode.config.fields import COUNT, Most, Place, Seed, check_fields
 from jaxode.config.model import DepthConfig, ModelConfig
 from jaxode.config.objective import ObjectiveConfig
@@ -23,6 +23,8 @@ class DataConfig:
     """Folder that holds the named corpora; the variable JAXODE_DATA when empty."""
     separator: str = ""
     """A line that ends a document inside a text file; empty: each file is one document."""
+    lines: bool = False
+    """Each line of a text file is a document; blank ones are passed over."""
     text_key: str = "text"
     """Field of a jsonl line or of a TFDS example that holds the text."""
     valid_fraction: float = 0.05
@@ -31,8 +33,14 @@ class DataConfig:
     """bpe (byte-level, trained on the corpus) | bytes | name or folder of a Hugging Face tokenizer."""
     vocab_size: Annotated[int, Most(1_000_000)] = 2048
     """Size of a trained BPE vocabulary."""
+    rows: Literal["stream", "texts"] = "stream"
+    """stream: documents end to end, cut into rows of model.length tokens; texts: documents stay whole (longer ones are
+    cut), several in a row, each read as if it stood alone: places from 0, attention within."""
+    frame: str = ""
+    """With rows "texts", what stands around every document: two entries of the vocabulary such as "[CLS] [SEP]", or
+    "none"; when empty what the model's own tokenizer puts there."""
     document_mask: bool = False
-    """Keep attention within a document of a packed row."""
+    """Keep attention within a document of a packed row; of rows "texts" it always is."""
     mask_fraction: float = 0.15
     """Masked models: share of tokens to predict (80% [MASK], 10% random, 10% kept; Devlin et al. 2019, section 3.1)."""
     cache: Place = ""
@@ -51,6 +59,23 @@ class DataConfig:
             not self.files or self.corpus == "files",
             f'data.files = "{self.files}" together with data.corpus = "{self.corpus}": give one of them',
         )
+        require(
+            not (self.lines and self.separator),
+            f'data.lines = true with data.separator = "{self.separator}": documents are lines, or end at such lines; '
+            "give one of them",
+        )
+        require(
+            not self.lines or self.corpus == "files",
+            f'data.lines = true with data.corpus = "{self.corpus}": it belongs to text files of your own (data.files)',
+        )
+        parse_frame("data.frame", self.frame)
+        require(
+            not self.frame or self.rows == "texts",
+            f'data.frame = "{self.frame}" with data.rows = "{self.rows}": only whole texts stand within one; set '
+            'data.rows = "texts"',
+        )
+        if self.rows == "texts":
+            object.__setattr__(self, "document_mask", True)
         require(0.0 < self.valid_fraction <= 0.5, f"data.valid_fraction = {self.valid_fraction}: must lie in (0, 0.5]")
         require(0.0 < self.mask_fraction < 1.0, f"data.mask_fraction = {self.mask_fraction}: must lie in (0, 1)")
         require(
@@ -78,6 +103,8 @@ class OptimizerConfig:
     branch_rate: float = 1.0
     """Factor on the updates of the blocks' output projections: 1 / model.step_size undoes what a smaller step does to
     the speed of learning."""
+    conditioning_rate: float = 1.0
+    """Factor on the updates of what tells the blocks t and h: fresh parameters beside trained ones move faster."""
     weight_decay: float = 0.1
     """Decoupled, on matrices only (not on biases, norms and gates)."""
     clip: float = 1.0
@@ -92,7 +119,8 @@ class OptimizerConfig:
             within(f"optimizer.{name}", getattr(self, name), 0.0, 0.9999999)
         for name in ("weight_decay", "clip"):
             at_least(f"optimizer.{name}", getattr(self, name), 0)
-        require(self.branch_rate > 0, f"optimizer.branch_rate = {self.branch_rate}: must be positive")
+        for name in ("branch_rate", "conditioning_rate"):
+            require(getattr(self, name) > 0, f"optimizer.{name} = {getattr(self, name)}: must be positive")
         require(self.epsilon > 0, f"optimizer.epsilon = {self.epsilon}: must be positive")
 
 
@@ -107,6 +135,13 @@ class TrainConfig:
     accumulate: int = 1
     """Micro-batches an update (a divisor of batch_size); the result is that of the large batch."""
     seed: Seed = 0
+    trains: Literal["all", "norms", "lora"] = "all"
+    """What moves of a model that the run began with (`init`): everything; its norms; or low-rank changes beside the
+    blocks' matrices, which are merged when the run is read. What tells blocks t and h moves as well."""
+    lora_rank: int = 8
+    """R of "lora"."""
+    lora_matrices: str = ""
+    """Matrices of "lora" by the ends of their names, "qkv,feed_forward.inner"; empty: all of the blocks."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Type of the block's matmuls; parameters and the residual stream stay float32."""
     parallel: Literal["jit", "pmap"] = "jit"
@@ -140,6 +175,7 @@ class TrainConfig:
             "validation_batches",
             "checkpoint_every",
             "keep",
+            "lora_rank",
         ):
             at_least(f"train.{name}", getattr(self, name), 1)
         for name in ("devices", "validate_every", "final_batches", "seed"):
@@ -178,6 +214,18 @@ class Config:
             self.objective.resolved.teacher == "main" or bool(self.init),
             'objective.teacher = "init" without init: name the model that the run begins with, which teaches it',
         )
+        require(
+            self.train.trains == "all" or bool(self.init),
+            f'train.trains = "{self.train.trains}" without init: a part trains alone only beside weights that '
+            "exist; name the model that the run begins with",
+        )
+        for name, plain in (("lora_rank", 8), ("lora_matrices", "")):
+            value = getattr(self.train, name)
+            require(
+                self.train.trains == "lora" or value == plain,
+                f'train.{name} = {value!r} with train.trains = "{self.train.trains}": it belongs to "lora"; leave it '
+                "out",
+            )
         require(not self.resume or bool(self.out), "resume without out: name the run folder to continue with --out")
         require(
             self.resume or not self.data.edited,

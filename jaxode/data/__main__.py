@@ -20,7 +20,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # after parsing, so that --help and a wrong flag cost no import of jax
     from jaxode.data.prepared import prepare
 
-    data = prepare(config.data, config.model.length, config.model.kind)
+    data = prepare(config.data, config.model.length, config.model.learns)
     print(json.dumps({split: dataclasses.asdict(stats) for split, stats in data.stats.items()}))
     return 0
 

@@ -15,13 +15,16 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from jaxode.config import check_seed, require
+from jaxode.config import DataConfig, check_seed, require
+from jaxode.config.checks import parse_frame
 from jaxode.data.identity import Identity, change
-from jaxode.data.packing import segments
+from jaxode.data.packing import places, segments
 from jaxode.data.tokenizers import Tokenizer
 
-Kind = Literal["causal", "masked"]
-Rows = Mapping[str, np.ndarray]  # tokens [B L+1], count [B]
+Kind = Literal["causal", "masked", "encoder"]
+"""What a batch is for: to predict the next token, masked ones, or none (states are matched, of the text as it is)."""
+
+Rows = Mapping[str, np.ndarray]  # tokens [B L+1], count [B], of whole texts segments [B L+1]
 
 # separate streams of random numbers for the same (seed, step)
 _TRAINING, _VALIDATION = 0, 1
@@ -39,6 +42,8 @@ class Batch:
     """1 where the loss counts, else 0."""
     segments: Int[np.ndarray | Array, "B L"]
     """Document number within the row, from 1; 0 is padding."""
+    places: Int[np.ndarray | Array, "B L"] | None = None
+    """Place of each token in its text, where rows hold whole texts; None: in its row."""
 
 
 def _flatten(batch: Batch) -> tuple[list[tuple[Any, Any]], None]:
@@ -64,10 +69,32 @@ class BatchSpec:
     kind: Kind = "causal"
     document_mask: bool = False
     mask_fraction: float = 0.15
+    around: tuple[tuple[int, ...], tuple[int, ...]] | None = None
+    """Of rows that hold whole texts, the ids before and after each; None: rows are cut out of one stream."""
+
+    @classmethod
+    def of(cls, data: DataConfig, tokenizer: Tokenizer, kind: Kind, length: int) -> BatchSpec:
+        """What the settings say for rows of `length` tokens.
+
+        Raises:
+            UserError: a frame that the vocabulary has not or that leaves no room, or a kind that needs another
+                tokenizer or other rows.
+        """
+        whole = data.rows == "texts"
+        require(
+            whole or kind != "encoder",
+            f'data.rows = "{data.rows}": an encoder reads each text by itself; set data.rows = "texts"',
+        )
+        around = tokenizer.around(parse_frame("data.frame", data.frame)) if whole else None
+        size = 0 if around is None else len(around[0]) + len(around[1])
+        require(
+            size < length, f"model.length = {length}: {size} tokens stand around every text; nothing else would fit"
+        )
+        return cls(tokenizer, kind, data.document_mask, data.mask_fraction, around)
 
     def __post_init__(self) -> None:
         require(
-            self.kind == "causal" or self.tokenizer.mask_id is not None,
+            self.kind != "masked" or self.tokenizer.mask_id is not None,
             f'model.kind = "masked", but the tokenizer {self.tokenizer.name} has no mask token: '
             'use data.tokenizer = "bpe" or "bytes", or a pretrained one that has a mask token',
         )
@@ -76,17 +103,24 @@ class BatchSpec:
 def make_batch(spec: BatchSpec, rows: Rows, rng: np.random.Generator) -> Batch:
     """Turn packed rows [B L+1] into a batch of B sequences of L tokens; `rng` decides the masking."""
     tokens, count = np.asarray(rows["tokens"], np.int32), np.asarray(rows["count"])
-    number = segments(tokens, spec.tokenizer.end_id, count)
+    whole = "segments" in rows
+    number = np.asarray(rows["segments"]) if whole else segments(tokens, spec.tokenizer.end_id, count)
+    place = places(number[:, :-1]) if whole else None
+    if spec.kind == "encoder":
+        real = (number[:, :-1] > 0).astype(np.float32)
+        return Batch(tokens[:, :-1], tokens[:, :-1], real, number[:, :-1], place)
     if spec.kind == "masked":
-        return _masked(spec, tokens[:, :-1], number[:, :-1], rng)
+        return _masked(spec, tokens[:, :-1], number[:, :-1], place, rng)
     weights = number[:, 1:] > 0
     if spec.document_mask:
         # the first token of a document cannot be foreseen from another one
         weights &= number[:, 1:] == number[:, :-1]
-    return Batch(tokens[:, :-1], tokens[:, 1:], weights.astype(np.float32), number[:, :-1])
+    return Batch(tokens[:, :-1], tokens[:, 1:], weights.astype(np.float32), number[:, :-1], place)
 
 
-def _masked(spec: BatchSpec, tokens: np.ndarray, number: np.ndarray, rng: np.random.Generator) -> Batch:
+def _masked(
+    spec: BatchSpec, tokens: np.ndarray, number: np.ndarray, place: np.ndarray | None, rng: np.random.Generator
+) -> Batch:
     """Devlin et al. 2019, section 3.1: of the chosen tokens 80% become [MASK], 10% a random token, 10% stay."""
     mask_id = spec.tokenizer.mask_id
     assert mask_id is not None  # BatchSpec refuses it
@@ -102,7 +136,7 @@ def _masked(spec: BatchSpec, tokens: np.ndarray, number: np.ndarray, rng: np.ran
     ordinary = np.asarray(spec.tokenizer.ordinary_ids, np.int32)
     replacement = np.where(action < 0.8, mask_id, rng.choice(ordinary, tokens.shape))
     seen = np.where(chosen & (action < 0.9), replacement, tokens).astype(np.int32)
-    return Batch(seen, tokens, chosen.astype(np.float32), number)
+    return Batch(seen, tokens, chosen.astype(np.float32), number, place)
 
 
 def _numbered(spec: BatchSpec, seed: int, stream: int, step: int, rows: Rows) -> Batch:
@@ -229,9 +263,10 @@ def _reader(batches: Any) -> Any:
 
 
 def _stack(batch_size: int, pad_id: int, rows: Sequence[Mapping[str, Any]]) -> Rows:
-    tokens = np.stack([row["tokens"] for row in rows])
     missing = batch_size - len(rows)
-    return {
-        "tokens": np.pad(tokens, ((0, missing), (0, 0)), constant_values=pad_id),
-        "count": np.asarray([int(row["count"]) for row in rows] + [0] * missing),
-    }
+    filled = {}
+    for name in rows[0]:
+        values = np.stack([row[name] for row in rows])
+        edges = ((0, missing), *((0, 0),) * (values.ndim - 1))
+        filled[name] = np.pad(values, edges, constant_values=pad_id if name == "tokens" else 0)
+    return filled

@@ -99,7 +99,7 @@ def open_corpus(data: DataConfig, cache: Path, progress: bool = False) -> Corpus
 
 def _local_files(data: DataConfig) -> _Files:
     def read_plain(path: Path, source: str) -> Iterator[Document]:
-        return read_documents(path, source, data.separator, data.text_key)
+        return read_documents(path, source, data.separator, data.text_key, data.lines)
 
     def read_books(path: Path, source: str) -> Iterator[Document]:
         return read_documents(path, source, separator="<|endofbook|>")
@@ -160,7 +160,7 @@ def _fingerprint(data: DataConfig, files: _Files) -> str:
         for split, pairs in files.splits.items()
         for path, name in pairs
     ]
-    options = (FORMAT, data.corpus, data.separator, data.text_key, data.valid_fraction)
+    options = (FORMAT, data.corpus, data.separator, data.text_key, data.valid_fraction, *(["lines"] * data.lines))
     return _hash(json.dumps([options, listing]))
 
 

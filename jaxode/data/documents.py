@@ -56,32 +56,37 @@ def text_format(path: Path) -> Literal["text", "json"]:
     return "json" if suffix(path) in _JSON else "text"
 
 
-def read_documents(path: Path, source: str, separator: str = "", text_key: str = "text") -> Iterator[Document]:
+def read_documents(
+    path: Path, source: str, separator: str = "", text_key: str = "text", lines: bool = False
+) -> Iterator[Document]:
     """Yield the documents of one file of a corpus: its texts, as `read_texts` gives them.
 
     Raises:
         UserError: as `read_texts`, or a file without any text.
     """
     empty = True
-    for number, text in enumerate(read_texts(path, separator, text_key)):
+    for number, text in enumerate(read_texts(path, separator, text_key, lines)):
         # a name by position: a document keeps its side of the split when the file grows at its end
         yield Document(text, f"{source}#{number}")
         empty = False
     require(not empty, f"{path}: the file holds no text; remove it from the corpus")
 
 
-def read_texts(path: Path, separator: str = "", text_key: str = "text") -> Iterator[str]:
+def read_texts(path: Path, separator: str = "", text_key: str = "text", lines: bool = False) -> Iterator[str]:
     """Yield the texts of one file, in order; none is blank.
 
     A ``.jsonl``, ``.ndjson`` or ``.json`` file holds one text a line, in the field `text_key`. Any other file is one
-    text, however long, or is split at the lines equal to `separator`. All may end in ``.gz`` or ``.xz``; the case of
-    suffixes does not count. Text is UTF-8, a byte order mark at its beginning is no text.
+    text, however long, or is split at the lines equal to `separator`, or with `lines` at every line feed. All may end
+    in ``.gz`` or ``.xz``; the case of suffixes does not count. Text is UTF-8, a byte order mark at its beginning is no
+    text.
 
     Raises:
         UserError: the file cannot be read, is a table, binary or truncated, or a JSON line is not what it should be.
     """
     if text_format(path) == "json":
         yield from (text for _, text in _json_lines(path, text_key) if text.strip())
+    elif lines:
+        yield from (text for _, text in numbered_lines(path) if text.strip())
     elif separator:
         yield from _separated_texts(path, separator)
     elif (text := read_text(path)).strip():

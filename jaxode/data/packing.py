@@ -1,18 +1,22 @@
-"""Documents become one stream, the stream becomes rows: pure functions of token ids.
+"""Documents become rows: pure functions of token ids.
 
     stream = d1 end d2 end ... dn end          row i = stream[i L : i L + L + 1]
 
 Neighbouring rows share one token, the last target of one and the first input of the next, so every token but the
-stream's first is a prediction target exactly once.
+stream's first is a prediction target exactly once. Or documents stay whole, several short ones in a row (`pack_texts`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int, Int32
+
+OPEN = 32
+"""Rows that wait for texts which still fit."""
 
 
 @dataclass(frozen=True)
@@ -21,6 +25,14 @@ class Row:
 
     tokens: Int32[np.ndarray, " row"]
     count: int
+    segments: Int32[np.ndarray, " row"] | None = None
+    """Number of each token's text, from 1; 0 is padding. None: end tokens tell (`segments`)."""
+
+    @property
+    def features(self) -> dict[str, Any]:
+        """As rows are stored."""
+        own = {} if self.segments is None else {"segments": self.segments}
+        return {"tokens": self.tokens, "count": self.count, **own}
 
 
 def pack(documents: Iterable[Sequence[int]], length: int, end_id: int, pad_id: int) -> Iterator[Row]:
@@ -44,6 +56,36 @@ def pack(documents: Iterable[Sequence[int]], length: int, end_id: int, pad_id: i
         yield Row(tokens, len(rest))
 
 
+def pack_texts(texts: Iterable[Sequence[int]], length: int, pad_id: int) -> Iterator[Row]:
+    """Yield rows of whole texts, each of at most `length` tokens, next to one another and not divided.
+
+    A text goes where it leaves the least room, among `OPEN` rows; where it fits into none the fullest is done.
+    """
+    rows: list[tuple[int, list[Sequence[int]]]] = []
+    for text in texts:
+        assert 0 < len(text) <= length
+        fits = [place for place, (taken, _) in enumerate(rows) if taken + len(text) <= length]
+        if fits:
+            place = max(fits, key=lambda place: rows[place][0])
+            taken, held = rows[place]
+            rows[place] = (taken + len(text), [*held, text])
+            continue
+        if len(rows) == OPEN:
+            yield _row(rows.pop(max(range(OPEN), key=lambda place: rows[place][0]))[1], length, pad_id)
+        rows.append((len(text), [text]))
+    for _, held in rows:
+        yield _row(held, length, pad_id)
+
+
+def _row(texts: Sequence[Sequence[int]], length: int, pad_id: int) -> Row:
+    tokens, number = np.full(length + 1, pad_id, np.int32), np.zeros(length + 1, np.int32)
+    end = 0
+    for index, text in enumerate(texts, start=1):
+        start, end = end, end + len(text)
+        tokens[start:end], number[start:end] = text, index
+    return Row(tokens, end, number)
+
+
 def unpack(rows: Iterable[Row]) -> Iterator[int]:
     """Yield the stream that `pack` cut into `rows`."""
     for i, row in enumerate(rows):
@@ -58,3 +100,10 @@ def segments(
     number = 1 + np.cumsum(ends, axis=-1, dtype=np.int32) - ends
     real = np.arange(tokens.shape[-1]) < np.asarray(count)[..., None]
     return np.where(real, number, 0).astype(np.int32)
+
+
+def places(number: Int[np.ndarray, "*B L"]) -> Int32[np.ndarray, "*B L"]:
+    """Places of tokens in their own documents, from 0, of rows whose `segments` these are."""
+    at = np.arange(number.shape[-1])
+    begins = np.diff(number, axis=-1, prepend=-1) != 0
+    return (at - np.maximum.accumulate(np.where(begins, at, 0), axis=-1)).astype(np.int32)

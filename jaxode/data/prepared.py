@@ -15,7 +15,8 @@ from jaxode.config.places import cache_root
 from jaxode.data.batches import Batches, BatchSpec, Kind, ValidationBatches
 from jaxode.data.corpora import SPLITS, Corpus, Texts, open_corpus
 from jaxode.data.identity import Identity, IdentityCounter, SplitIdentity
-from jaxode.data.packing import Row, pack
+from jaxode.data.notices import notice
+from jaxode.data.packing import Row, pack, pack_texts
 from jaxode.data.stores import FORMAT, JaxodeRows, hold, make_folder, read, write
 from jaxode.data.tokenizers import Tokenizer, byte_tokenizer, from_pretrained, require_unicode, train_bpe
 
@@ -29,7 +30,9 @@ _IDENTITY_FILE = "identity.json"
 
 @dataclass(frozen=True)
 class SplitStats:
-    """Size of one split; `tokens` counts one end token a document, `bytes` is the text as UTF-8."""
+    """Size of one split; `tokens` counts one end token a document, or what stands around it; `bytes` is the text as
+    UTF-8.
+    """
 
     documents: int
     tokens: int
@@ -90,7 +93,8 @@ def cache_folder(data: DataConfig) -> Path:
 def prepare(
     data: DataConfig, length: int, kind: Kind, progress: bool = True, tokenizer: Tokenizer | None = None
 ) -> PreparedData:
-    """Read, tokenise and pack the corpus that `data` names into rows of `length` + 1 tokens.
+    """Read, tokenise and pack the corpus that `data` names into rows of `length` + 1 tokens; of whole texts the last
+    one of a row is padding.
 
     The first call works and fills the cache; later ones open it. A given `tokenizer` (that of a finished run, say)
     takes the place of `data.tokenizer`. `progress` shows bars where standard error is a terminal.
@@ -107,28 +111,36 @@ def prepare(
         # before the corpus is read: a wrong name should not cost minutes
         tokenizer = from_pretrained(data.tokenizer)
     if tokenizer is not None:
-        BatchSpec(tokenizer, kind)
+        BatchSpec.of(data, tokenizer, kind, length)
     corpus = open_corpus(data, cache, progress)
     tokenizer = tokenizer or _own_tokenizer(data, corpus, cache, progress)
-    spec = BatchSpec(tokenizer, kind, data.document_mask, data.mask_fraction)
+    spec = BatchSpec.of(data, tokenizer, kind, length)
 
     def fill(folder: Path) -> None:
         texts = {"train": corpus.train, "validation": corpus.validation}
         identities = {split: IdentityCounter(len(texts[split]), texts[split].source) for split in SPLITS}
-        counts = {split: _Counter(identities[split]) for split in SPLITS}
+        counts = {split: _Counter(identities[split], spec.around, length) for split in SPLITS}
 
         def rows(split: str) -> Iterator[Row]:
-            ids = _encoded(texts[split], tokenizer, counts[split], split, progress)
-            return pack(ids, length, tokenizer.end_id, tokenizer.pad_id)
+            return _packed(_encoded(texts[split], tokenizer, counts[split], split, progress), spec, length)
 
         makers = {split: lambda split=split: rows(split) for split in SPLITS}
-        write(JaxodeRows(makers, length, data_dir=str(folder)))
+        write(JaxodeRows(makers, length, spec.around is not None, data_dir=str(folder)))
+        for split, count in counts.items():
+            if count.cut:
+                notice(
+                    f"{data.corpus}, {split}: {count.cut} of {count.documents} texts are longer than model.length = "
+                    f"{length} with what stands around them, and were cut to it"
+                )
         stats = {split: asdict(counts[split].stats()) for split in SPLITS}
         identity = {split: asdict(identities[split].identity()) for split in SPLITS}
         for name, content in ((_STATS_FILE, stats), (_IDENTITY_FILE, identity)):
             (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
     key = f"{data.corpus.replace('/', '-')}-{corpus.fingerprint}-{tokenizer.fingerprint}-{length}-{FORMAT}"
+    if spec.around is not None:
+        before, after = spec.around
+        key += "-texts-" + "-".join(map(str, [*before, "text", *after]))
     folder = make_folder(cache / "rows" / key, fill)
     stats, identity = (
         json.loads((folder / name).read_text(encoding="utf-8")) for name in (_STATS_FILE, _IDENTITY_FILE)
@@ -165,13 +177,17 @@ def text_batches(
     texts = [text] if isinstance(text, str) else text
     require(any(part.strip() for part in texts), "the text to score is empty")
     require_unicode(texts)
-    count = _Counter()
+    count = _Counter(around=spec.around, length=length)
     ids = _encoded(texts, spec.tokenizer, count, "text", progress=False)
-    rows = [
-        {"tokens": row.tokens, "count": row.count}
-        for row in pack(ids, length, spec.tokenizer.end_id, spec.tokenizer.pad_id)
-    ]
+    rows = [row.features for row in _packed(ids, spec, length)]
     return ScoredText(ValidationBatches(rows, spec, batch_size, limit, seed), count.stats())
+
+
+def _packed(ids: Iterator[list[int]], spec: BatchSpec, length: int) -> Iterator[Row]:
+    pad_id = spec.tokenizer.pad_id
+    if spec.around is None:
+        return pack(ids, length, spec.tokenizer.end_id, pad_id)
+    return pack_texts((text for text in ids if text), length, pad_id)
 
 
 def _own_tokenizer(data: DataConfig, corpus: Corpus, cache: Path, progress: bool) -> Tokenizer:
@@ -196,19 +212,32 @@ def _characters(texts: Texts) -> float:
 
 
 class _Counter:
-    """Grows while documents stream through `_encoded`."""
+    """Grows while documents stream through `_encoded`; of whole texts, cuts and frames them."""
 
-    def __init__(self, identity: IdentityCounter | None = None) -> None:
-        self.documents = self.tokens = self.bytes = 0
-        self.identity = identity
+    def __init__(
+        self,
+        identity: IdentityCounter | None = None,
+        around: tuple[tuple[int, ...], tuple[int, ...]] | None = None,
+        length: int = 0,
+    ) -> None:
+        self.documents = self.tokens = self.bytes = self.cut = 0
+        self.identity, self.around, self.length = identity, around, length
 
-    def add(self, text: str, ids: Sequence[int]) -> None:
+    def add(self, text: str, ids: list[int]) -> list[int]:
         raw = text.encode()
         self.documents += 1
-        self.tokens += len(ids) + 1
         self.bytes += len(raw)
         if self.identity is not None:
             self.identity.add(raw)
+        if self.around is None:
+            self.tokens += len(ids) + 1
+            return ids
+        before, after = self.around
+        room = self.length - len(before) - len(after)
+        self.cut += len(ids) > room
+        framed = [*before, *ids[:room], *after]
+        self.tokens += len(framed)
+        return framed
 
     def stats(self) -> SplitStats:
         return SplitStats(self.documents, self.tokens, self.bytes)
@@ -227,7 +256,6 @@ def _encoded(
             if i + 1 < len(texts) and sum(map(len, chunk)) < _CHUNK_CHARACTERS and len(chunk) < 1000:
                 continue
             for text, ids in zip(chunk, tokenizer.encode_batch(chunk), strict=True):
-                count.add(text, ids)
-                yield ids
+                yield count.add(text, ids)
             bar.update(len(chunk))
             chunk = []

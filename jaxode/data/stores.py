@@ -61,29 +61,33 @@ class JaxodeText(tfds.core.GeneratorBasedBuilder):
 
 
 class JaxodeRows(tfds.core.GeneratorBasedBuilder):
-    """Packed rows as a TFDS set with features tokens int32[L + 1] and count int32."""
+    """Packed rows as a TFDS set with features tokens int32[L + 1], count int32 and, of whole `texts`, segments as
+    tokens.
+    """
 
     VERSION = tfds.core.Version(f"{FORMAT}.0.0")
 
-    def __init__(self, splits: Mapping[str, Callable[[], Iterable[Row]]], length: int, **kwargs: Any):
-        self._splits, self._length = splits, length
+    def __init__(
+        self, splits: Mapping[str, Callable[[], Iterable[Row]]], length: int, texts: bool = False, **kwargs: Any
+    ):
+        self._splits, self._length, self._texts = splits, length, texts
         super().__init__(file_format="array_record", **kwargs)
 
     def _info(self) -> tfds.core.DatasetInfo:
-        features = tfds.features.FeaturesDict(
-            {
-                "tokens": tfds.features.Tensor(shape=(self._length + 1,), dtype=np.int32),
-                "count": tfds.features.Scalar(dtype=np.int32),
-            }
+        row = tfds.features.Tensor(shape=(self._length + 1,), dtype=np.int32)
+        features = {"tokens": row, "count": tfds.features.Scalar(dtype=np.int32)}
+        if self._texts:
+            features["segments"] = row
+        return tfds.core.DatasetInfo(
+            builder=self, features=tfds.features.FeaturesDict(features), disable_shuffling=True
         )
-        return tfds.core.DatasetInfo(builder=self, features=features, disable_shuffling=True)
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
         return {name: self._generate_examples(make()) for name, make in self._splits.items()}
 
     def _generate_examples(self, rows: Iterable[Row]) -> Iterator[tuple[int, dict[str, Any]]]:
         for i, row in enumerate(rows):
-            yield i, {"tokens": row.tokens, "count": row.count}
+            yield i, row.features
 
 
 def write(builder: tfds.core.DatasetBuilder, show: bool = False) -> None:
@@ -115,21 +119,21 @@ def read(folder: Path, split: str) -> Sequence[dict[str, Any]]:
 
 
 class HeldRows(Sequence[dict[str, Any]]):
-    """Rows of tokens and count in memory: one pass over the set, then no file is touched."""
+    """Rows of tokens, count and segments in memory: one pass over the set, then no file is touched."""
 
     def __init__(self, rows: Any):
-        self._tokens = np.empty((len(rows), len(rows[0]["tokens"])), np.int32)
-        self._count = np.empty(len(rows), np.int32)
+        self._held = {name: np.empty((len(rows), *np.shape(value)), np.int32) for name, value in rows[0].items()}
         for start in range(0, len(rows), 1024):
             some = range(start, min(start + 1024, len(rows)))
             for i, row in zip(some, rows.__getitems__(some), strict=True):
-                self._tokens[i], self._count[i] = row["tokens"], row["count"]
+                for name, held in self._held.items():
+                    held[i] = row[name]
 
     def __len__(self) -> int:
-        return len(self._tokens)
+        return len(self._held["tokens"])
 
     def __getitem__(self, index: Any) -> Any:
-        return {"tokens": self._tokens[index], "count": self._count[index]}
+        return {name: held[index] for name, held in self._held.items()}
 
 
 def hold(rows: Sequence[Mapping[str, Any]], limit: int = HELD_BYTES) -> Sequence[Mapping[str, Any]]:

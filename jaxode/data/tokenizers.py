@@ -32,6 +32,11 @@ _MODEL_FILE = "tokenizer.json"
 _ROLES_FILE = "jaxode_tokenizer.json"
 
 
+Frame = bool | tuple[str, str] | None
+"""Whether texts stand within the tokenizer's template, or between which two entries of its vocabulary; None: within
+the template where the tokenizer's own model reads them so."""
+
+
 @dataclass(frozen=True)
 class Template:
     """The special tokens that stand before and after a text, as in [CLS] text [SEP]."""
@@ -119,6 +124,24 @@ class Tokenizer:
         framed = self._plain.post_process(token)
         own = [place for place, special in enumerate(framed.special_tokens_mask) if not special]
         return Template(tuple(framed.ids[: own[0]]), tuple(framed.ids[own[-1] + 1 :]))
+
+    def around(self, frame: Frame) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """The ids that a frame puts before and after a text.
+
+        Raises:
+            UserError: a named token that the vocabulary has not.
+        """
+        if isinstance(frame, tuple):
+            before, after = (self._named(token) for token in frame)
+            return (before,), (after,)
+        framed = self.framed if frame is None else frame
+        return (self.template.before, self.template.after) if framed else ((), ())
+
+    def _named(self, token: str) -> int:
+        index = self.token_id(token)
+        if index is None:
+            raise UserError(f'frame: tokenizer {self.name} has no token "{token}": name two that it has')
+        return index
 
     @property
     def opening(self) -> tuple[int, ...]:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from jaxode.evaluation.loss import (
         Evaluation,
         LossSums,
+        batch_inputs,
         batch_segments,
         evaluate,
         forward,
@@ -23,9 +24,11 @@ if TYPE_CHECKING:
     from jaxode.evaluation.profiles import DepthProfile, depth_profile
     from jaxode.evaluation.report import Report, ReportRow, save_report, work_precision
     from jaxode.evaluation.states import (
+        StateEvaluation,
         StateReport,
         StateRow,
         compare_states,
+        evaluate_states,
         save_state_report,
         save_state_sweep,
     )
@@ -42,11 +45,28 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "divergence": ("Diverged", "diverged"),
-    "loss": ("Evaluation", "LossSums", "batch_segments", "evaluate", "forward", "kl_divergence", "token_loss"),
+    "loss": (
+        "Evaluation",
+        "LossSums",
+        "batch_inputs",
+        "batch_segments",
+        "evaluate",
+        "forward",
+        "kl_divergence",
+        "token_loss",
+    ),
     "methods": ("Method", "comparators", "evaluation_counts"),
     "profiles": ("DepthProfile", "depth_profile"),
     "report": ("Report", "ReportRow", "save_report", "work_precision"),
-    "states": ("StateReport", "StateRow", "compare_states", "save_state_report", "save_state_sweep"),
+    "states": (
+        "StateEvaluation",
+        "StateReport",
+        "StateRow",
+        "compare_states",
+        "evaluate_states",
+        "save_state_report",
+        "save_state_sweep",
+    ),
     "sweep": (
         "SweepResult",
         "SweepRow",
@@ -68,10 +88,12 @@ __all__ = [
     "Method",
     "Report",
     "ReportRow",
+    "StateEvaluation",
     "StateReport",
     "StateRow",
     "SweepResult",
     "SweepRow",
+    "batch_inputs",
     "batch_segments",
     "comparators",
     "compare_states",
@@ -81,6 +103,7 @@ __all__ = [
     "depth_sweep",
     "diverged",
     "evaluate",
+    "evaluate_states",
     "evaluation_counts",
     "fits",
     "forward",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -13,7 +14,7 @@ from jaxtyping import Array, Bool, Float
 from jaxode.config import DepthConfig, ModelConfig, UserError
 from jaxode.depth import get_solver
 from jaxode.model.parameters import Architecture, Parameters
-from jaxode.types import Segments, Tokens
+from jaxode.types import Tokens
 
 
 class Diverged(UserError):
@@ -25,7 +26,7 @@ def diverged(
     architecture: Architecture,
     params: Parameters,
     tokens: Any,
-    segments: Any,
+    inputs: Mapping[str, Any],
     depth: DepthConfig,
 ) -> Diverged:
     """The error to raise after a solve of `tokens` [B L] gave something not finite.
@@ -37,7 +38,7 @@ def diverged(
         architecture: the model without its numbers.
         params: its numbers.
         tokens: [B L], of the failing solve.
-        segments: [B L] or None, of the failing solve.
+        inputs: what it got besides, segments and places.
         depth: of the failing solve.
     """
     bound = architecture.bind(params)
@@ -52,7 +53,7 @@ def diverged(
     if model.sharing == "none" or get_solver(depth.solver).adaptive:  # these leave no trajectory
         return Diverged(f"{where}: {remedy}")
     finite, times = jax.device_get(
-        _finite(params, jnp.asarray(tokens), segments, architecture=architecture, depth=depth)
+        _finite(params, jnp.asarray(tokens), dict(inputs), architecture=architecture, depth=depth)
     )
     if finite.all():
         return Diverged(f"{where}: the state is finite after every step, so what follows the solve overflows; {remedy}")
@@ -67,8 +68,8 @@ def diverged(
 
 @partial(jax.jit, static_argnames=("architecture", "depth"))
 def _finite(
-    params: Parameters, tokens: Tokens, segments: Segments | None, *, architecture: Architecture, depth: DepthConfig
+    params: Parameters, tokens: Tokens, inputs: dict[str, Any], *, architecture: Architecture, depth: DepthConfig
 ) -> tuple[Bool[Array, " N_plus_1"], Float[Array, " N_plus_1"]]:
     """Whether the state is finite at the start and after every step, and the times."""
-    trace = architecture.bind(params).hidden(tokens, depth, segments=segments, trace=True).trace
+    trace = architecture.bind(params).hidden(tokens, depth, **inputs, trace=True).trace
     return jnp.isfinite(trace.states).all(axis=(1, 2, 3)), trace.times

@@ -81,20 +81,27 @@ def kl_divergence(reference: Logits, logits: Logits, weights: Float[Array, "B L"
 def batch_segments(batch: Batch, kind: str, document_mask: bool) -> Segments | None:
     """What the model gets as `segments`, [B L] or None.
 
-    Documents where attention keeps within them; otherwise real against padding for a masked model, which would look at
-    the padding, and nothing for a causal one, where padding comes last and is never looked at.
+    Documents where attention keeps within them, as it does where rows hold whole texts; otherwise real against padding
+    for a masked model, which would look at the padding, and nothing for a causal one, where padding comes last and is
+    never looked at.
     """
-    if document_mask:
+    if document_mask or batch.places is not None:
         return jnp.asarray(batch.segments)
     return jnp.minimum(jnp.asarray(batch.segments), 1) if kind == "masked" else None
+
+
+def batch_inputs(batch: Batch, kind: str, document_mask: bool) -> dict[str, Any]:
+    """What a model gets of a batch besides the tokens: `segments`, and `places` where rows hold whole texts."""
+    own = {} if batch.places is None else {"places": jnp.asarray(batch.places)}
+    return {"segments": batch_segments(batch, kind, document_mask), **own}
 
 
 def forward(
     model: Any, batch: Batch, depth: DepthConfig, *, document_mask: bool, key: Key | None = None
 ) -> tuple[LossSums, ModelOutput]:
     """One forward pass with its loss, and its output; traceable and differentiable. `key` turns dropout on."""
-    segments = batch_segments(batch, model.config.kind, document_mask)
-    out = model(jnp.asarray(batch.tokens), depth, segments=segments, key=key)
+    inputs = batch_inputs(batch, model.config.kind, document_mask)
+    out = model(jnp.asarray(batch.tokens), depth, **inputs, key=key)
     return token_loss(out.logits, jnp.asarray(batch.targets), jnp.asarray(batch.weights)), out
 
 
@@ -143,8 +150,8 @@ def evaluate(
         nats, tokens, evaluations = nats + float(sums.nats), tokens + float(sums.tokens), evaluations + float(used)
         count += 1
         if not math.isfinite(nats):
-            segments = batch_segments(batch, architecture.bind(params).config.kind, document_mask)
-            raise diverged("the loss", architecture, params, batch.tokens, segments, depth)
+            inputs = batch_inputs(batch, architecture.bind(params).config.kind, document_mask)
+            raise diverged("the loss", architecture, params, batch.tokens, inputs, depth)
     if tokens == 0:
         raise UserError("nothing to evaluate: the text holds no token to predict; give more text")
     mean = nats / tokens

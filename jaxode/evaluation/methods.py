@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from jaxode.config import DepthConfig, ModelConfig, require
 from jaxode.depth import get_solver
 from jaxode.evaluation.sweep import default_steps, fits
@@ -42,6 +44,15 @@ class Method:
     depth: DepthConfig
     parameters: Parameters = field(default_factory=dict)
     """Of solver "calibrated", by `calibration_parameters`; they take the place of any that the model holds."""
+    tokens: int | None = None
+    """That it was fitted on; None where nothing was fitted."""
+    minutes: float | None = None
+    """That the fit took, where they are known."""
+
+    @property
+    def numbers(self) -> int:
+        """That it brings beside the model's own weights."""
+        return sum(int(np.size(value)) for value in self.parameters.values())
 
 
 def check_shared(model: ModelConfig) -> None:

@@ -15,7 +15,7 @@ from jaxode.config import DepthConfig
 from jaxode.data import Batch
 from jaxode.depth import measure
 from jaxode.evaluation.figures import Panel
-from jaxode.evaluation.loss import batch_segments
+from jaxode.evaluation.loss import batch_inputs
 from jaxode.evaluation.methods import FULL_DEPTH, Method
 from jaxode.model.parameters import Architecture, Parameters
 
@@ -43,8 +43,8 @@ def _traced(
 ) -> tuple[Any, Any, Any, Any, Any]:
     """Times, what a profile shows, and the number of real positions that it is a mean over."""
     model = architecture.bind(params)
-    segments = batch_segments(batch, model.config.kind, document_mask)
-    trace = model.hidden(jnp.asarray(batch.tokens), depth, segments=segments, trace=True).trace
+    inputs = batch_inputs(batch, model.config.kind, document_mask)
+    trace = model.hidden(jnp.asarray(batch.tokens), depth, **inputs, trace=True).trace
     real = (jnp.asarray(batch.segments) > 0).astype(jnp.float32)
     found = measure(trace.states, trace.times, real)
     return found.times, found.state_norm, found.field_norm, found.cosine, jnp.sum(real)

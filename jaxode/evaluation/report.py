@@ -20,7 +20,7 @@ from jaxode.data import Batch
 from jaxode.depth import get_solver
 from jaxode.evaluation.divergence import diverged
 from jaxode.evaluation.figures import Panel, panel_figure, table, write_csv
-from jaxode.evaluation.loss import LossSums, batch_segments, forward, kl_divergence
+from jaxode.evaluation.loss import LossSums, batch_inputs, forward, kl_divergence
 from jaxode.evaluation.methods import FULL_DEPTH, Method, check_shared
 from jaxode.evaluation.profiles import DepthProfile, depth_profile, profile_panels, profile_rows
 from jaxode.evaluation.timing import median_times
@@ -121,8 +121,8 @@ def work_precision(
                     reference = jax.nn.log_softmax(out[0]) if reference is None else reference
                     found.add(reference, out, batch)
                 if not math.isfinite(sums[0].nats):
-                    segments = batch_segments(batch, model.kind, document_mask)
-                    raise diverged("the loss", architecture, params, batch.tokens, segments, measured[0].depth)
+                    inputs = batch_inputs(batch, model.kind, document_mask)
+                    raise diverged("the loss", architecture, params, batch.tokens, inputs, measured[0].depth)
                 bar.update()
         require(sums[0].tokens > 0, "nothing to report on: the text holds no token to predict; give more text")
         bar.set_description("report: depth")

@@ -23,13 +23,14 @@ from jaxode.data import Batch
 from jaxode.depth import get_solver
 from jaxode.evaluation.divergence import diverged
 from jaxode.evaluation.figures import Panel, line_figure, panel_figure, table, write_csv
+from jaxode.evaluation.loss import batch_inputs
 from jaxode.evaluation.methods import FULL_DEPTH, Method, check_shared
 from jaxode.evaluation.profiles import DepthProfile, depth_profile, profile_panels, profile_rows
 from jaxode.evaluation.sweep import resolved
 from jaxode.evaluation.timing import median_times
 from jaxode.model import block_evaluations, normalised, plan
 from jaxode.model.parameters import CALIBRATION, Architecture, Parameters
-from jaxode.types import Segments, State
+from jaxode.types import State
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,12 @@ class StateRow:
     """Median latency of the forward pass of one batch, compiled and warmed up."""
     relative_time: float
     """milliseconds over the full depth's."""
+    numbers: int
+    """That were fitted, beside the model's own weights; of another model all of its weights."""
+    fit_tokens: int | None
+    """That they were fitted on."""
+    fit_minutes: float | None
+    """That it took, where they are known."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +72,55 @@ class StateReport:
     """Real tokens behind every error."""
 
 
+@dataclass(frozen=True)
+class StateEvaluation:
+    """How far a model's states end from a teacher's, and what a forward pass costs."""
+
+    error: float
+    """Relative error: the root mean square of x_n - x_N over that of x_N - mean x_N, with x_N the teacher's."""
+    cosine: float
+    """Between both, the mean over real tokens."""
+    tokens: int
+    """Real tokens."""
+    block_evaluations: int | float
+    """Applications of a block in one forward pass; the mean over batches for an adaptive solver."""
+    solver: str
+    """The one that ran."""
+
+
+Teacher = tuple[Architecture, Parameters]
+"""The model, at its full depth, whose states are to be met."""
+
+
+def evaluate_states(
+    architecture: Architecture,
+    params: Parameters,
+    batches: Iterable[Batch],
+    depth: DepthConfig,
+    teacher: Teacher,
+) -> StateEvaluation:
+    """Compare the states of a model at a depth with those of its teacher, both behind their final norm.
+
+    Raises:
+        Diverged: states that are not finite.
+        UserError: no token.
+    """
+    bound = architecture.bind(params)
+    depth = bound.resolve(depth)
+    own, sums = Method("", depth), _Sums()
+    reference = _full(*teacher)
+    for batch in batches:
+        expected, found = _solve(*teacher, reference, batch), _solve(architecture, params, own, batch)
+        for who, solved, method in ((teacher, expected, reference), ((architecture, params), found, own)):
+            _check_finite(solved, *who, batch, method.depth)
+        sums.add(expected, found, batch)
+    require(sums.states.count > 0, "nothing to compare: the text holds no token; give more text")
+    states = sums.states
+    return StateEvaluation(
+        states.error, float(states.cosine / states.count), round(states.count), sums.mean_evaluations, depth.solver
+    )
+
+
 @takes_params
 def compare_states(
     architecture: Architecture,
@@ -72,6 +128,7 @@ def compare_states(
     batches: Iterable[Batch],
     methods: Sequence[Method],
     *,
+    teacher: Teacher | None = None,
     profiles: bool = False,
     rounds: int = 7,
     progress: str | None = None,
@@ -83,6 +140,7 @@ def compare_states(
         params: its numbers.
         batches: texts, one a row; `segments` is 0 at padding.
         methods: what to compare; several of one name make one line of a figure.
+        teacher: whose states are to be met; None: the model's own at full depth.
         profiles: also follow every even solve by Euler's method along depth.
         rounds: timings of each method, of which the median counts.
         progress: name of a bar, shown where standard error is a terminal; None shows none.
@@ -94,13 +152,14 @@ def compare_states(
     bound = architecture.bind(params)
     check_shared(bound.config)
     weights = {name: value for name, value in params.items() if not name.startswith(CALIBRATION)}
-    full = DepthConfig(steps=bound.config.steps, solver="euler", schedule="even")
+    own_full = _full(architecture, params)
+    full = own_full.depth
     others = [
         dataclasses.replace(method, depth=architecture.bind(params | method.parameters).resolve(method.depth))
         for method in methods
     ]
     # the full depth under another name is no other method
-    measured = [Method(FULL_DEPTH, full), *(one for one in others if resolved(bound.config, one.depth) != full)]
+    measured = [own_full, *(one for one in others if resolved(bound.config, one.depth) != full)]
     for method in measured:
         plan(bound.config, method.depth)
     held = {name: value for name, value in params.items() if name.startswith(CALIBRATION)}
@@ -116,10 +175,12 @@ def compare_states(
     bar = tqdm(total=total, desc=progress, unit="solve", leave=False, disable=True if progress is None else None)
     with bar:
         for batch in batches:
-            reference = solve(measured[0], batch)
-            if not jnp.isfinite(reference.state).all():
-                segments = real_segments(batch)
-                raise diverged("the state", architecture, params, batch.tokens, segments, full)
+            if teacher is None:
+                reference = solve(measured[0], batch)
+                _check_finite(reference, architecture, params, batch, full)
+            else:
+                reference = _solve(*teacher, _full(*teacher), batch)
+                _check_finite(reference, *teacher, batch, _full(*teacher).depth)
             for method, found in zip(measured, sums, strict=True):
                 found.add(reference, solve(method, batch), batch)
                 bar.update()
@@ -136,11 +197,6 @@ def compare_states(
     return StateReport(rows, traces, round(sums[0].states.count))
 
 
-def real_segments(batch: Batch) -> Segments:
-    """1 for a real token, 0 for padding."""
-    return jnp.minimum(jnp.asarray(batch.segments), 1)
-
-
 @no_type_check  # JAX rebuilds pytrees with leaves of any kind
 @struct.dataclass
 class Solved:
@@ -155,10 +211,26 @@ class Solved:
 def solve_step(params: Parameters, batch: Batch, *, architecture: Architecture, depth: DepthConfig) -> Solved:
     """The compiled forward pass that is measured and timed."""
     model = architecture.bind(params)
-    out = model.hidden(jnp.asarray(batch.tokens), depth, segments=real_segments(batch))
-    pool = getattr(getattr(model, "head", None), "pool", None)
-    pooled = None if pool is None else pool(out.state, real_segments(batch))
+    inputs = batch_inputs(batch, "masked", False)
+    out = model.hidden(jnp.asarray(batch.tokens), depth, **inputs)
+    # one vector a row, so where a row is a text
+    pool = None if batch.places is not None else getattr(getattr(model, "head", None), "pool", None)
+    pooled = None if pool is None else pool(out.state, inputs["segments"])
     return Solved(normalised(model, out.state), pooled, out.block_evaluations)
+
+
+def _full(architecture: Architecture, params: Parameters) -> Method:
+    """A model at full depth."""
+    steps = architecture.bind(params).config.steps
+    return Method(FULL_DEPTH, DepthConfig(steps=steps, solver="euler", schedule="even"))
+
+
+def _check_finite(
+    solved: Solved, architecture: Architecture, params: Parameters, batch: Batch, depth: DepthConfig
+) -> None:
+    if not jnp.isfinite(solved.state).all():
+        inputs = batch_inputs(batch, "masked", False)
+        raise diverged("the state", architecture, params, batch.tokens, inputs, depth)
 
 
 def _solve(architecture: Architecture, weights: Parameters, method: Method, batch: Batch) -> Solved:
@@ -179,6 +251,12 @@ class _Sums:
             self.pooled.add(reference.pooled, found.pooled, np.asarray(real.any(axis=1)))
         self.evaluations += float(found.evaluations)
         self.batches += 1
+
+    @property
+    def mean_evaluations(self) -> int | float:
+        """Applications of a block in a forward pass."""
+        mean = self.evaluations / self.batches
+        return round(mean) if mean == round(mean) else mean
 
 
 class _Squares:
@@ -234,6 +312,9 @@ def _row(model: Any, method: Method, found: _Sums, time: float, full_time: float
         pooled_error=pooled.error if pooled.count else None,
         milliseconds=time,
         relative_time=time / full_time,
+        numbers=method.numbers,
+        fit_tokens=method.tokens,
+        fit_minutes=method.minutes,
     )
 
 

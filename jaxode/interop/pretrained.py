@@ -35,7 +35,7 @@ from jaxode.interop.files import CONFIG, locate, read_config
 from jaxode.interop.shard_writer import MAX_SHARD_BYTES, write_shards
 from jaxode.interop.tensor_files import open_tensors
 from jaxode.interop.tensor_table import TensorTable
-from jaxode.model import CausalLM, Encoder, MaskedLM, SequenceClassifier, TokenClassifier
+from jaxode.model import CausalLM, Encoder, MaskedLM, SequenceClassifier, TokenClassifier, make_model
 from jaxode.model.heads import ProblemType
 from jaxode.model.parameters import Parameters, matmul_type, split, without_calibrations
 
@@ -148,8 +148,9 @@ def from_pretrained(
     tokenizer = _tokenizer(folder, config)
     _check_not_quantised(raw, source)
     files = albert_tensors.plain(open_tensors(folder))
-    config = dataclasses.replace(config, tied=albert_tensors.is_tied(files, config.tied))
-    build = partial(_build, config, chosen, classes, problem_type, "pooler.weight" in files)
+    head = ("pooler" if "pooler.weight" in files else "none") if chosen == "encoder" else "vocabulary"
+    config = dataclasses.replace(config, tied=albert_tensors.is_tied(files, config.tied), head=head)
+    build = partial(_build, config, chosen, classes, problem_type)
     # shapes only: fresh parameters would be made to be thrown away
     _, shapes = split(nnx.eval_shape(build))
     params = albert_tensors.table(config, shapes, files).read(
@@ -259,7 +260,6 @@ def _build(
     task: Task,
     classes: int,
     problem_type: ProblemType | None,
-    pooler: bool,
     dtype: DTypeLike = jnp.float32,
 ) -> MaskedLM | SequenceClassifier | TokenClassifier | Encoder:
     rngs = nnx.Rngs(0)
@@ -269,7 +269,9 @@ def _build(
         return MaskedLM(config, rngs=rngs, dtype=dtype)
     if problem_type is not None:
         return SequenceClassifier(config, classes, problem_type=problem_type, rngs=rngs, dtype=dtype)
-    return Encoder(config, pooler=pooler, rngs=rngs, dtype=dtype)
+    encoder = make_model(config, dtype=dtype)
+    assert isinstance(encoder, Encoder)
+    return encoder
 
 
 def _check_not_quantised(raw: Mapping[str, Any], source: str) -> None:

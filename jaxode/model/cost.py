@@ -140,5 +140,5 @@ def flops_per_token(model: ModelConfig, depth: DepthConfig | None = None, length
     projection = 2 * width * embedding
     into = projection if model.embedding_width else 0
     out = projection if model.embedding_width or model.kind == "masked" else 0
-    head = into + out + 2 * embedding * model.vocab_size
+    head = into + (out + 2 * embedding * model.vocab_size if model.head == "vocabulary" else 0)
     return Flops(block=block, head=head, total=block * block_evaluations(model, depth) + head)

@@ -86,6 +86,7 @@ class Transformer(nnx.Module):
         *,
         segments: Segments | None = None,
         token_types: TokenTypes | None = None,
+        places: Int[Array, "B L"] | None = None,
         key: Key | None = None,
         coefficients: Coefficients | None = None,
         trace: bool = False,
@@ -98,12 +99,13 @@ class Transformer(nnx.Module):
             segments: keeps attention within rows' documents (numbers from 1, 0 is padding); None: everything is seen.
                 With one document a row this is a padding mask: 1 for a real token, 0 for one that no query looks at.
             token_types: the kind of each token, for a model with `token_types`; None: all of kind 0.
+            places: of the tokens in their sequences, where several stand in a row; None: `start` says.
             key: turns dropout on.
             coefficients: of solver "calibrated" (or "auto", which then is), in place of those in `calibrations`; may be
                 traced and differentiated.
             trace: also return the trajectory.
         """
-        x0, context = self.start(tokens, segments=segments, token_types=token_types, key=key)
+        x0, context = self.start(tokens, segments=segments, token_types=token_types, key=key, places=places)
         if coefficients is None:
             depth = self.resolve(depth)
             coefficients = self.coefficients(depth)
@@ -215,6 +217,7 @@ class Predictor(Transformer):
         *,
         segments: Segments | None = None,
         token_types: TokenTypes | None = None,
+        places: Int[Array, "B L"] | None = None,
         key: Key | None = None,
         coefficients: Coefficients | None = None,
         trace: bool = False,
@@ -225,6 +228,7 @@ class Predictor(Transformer):
             depth,
             segments=segments,
             token_types=token_types,
+            places=places,
             key=key,
             coefficients=coefficients,
             trace=trace,
@@ -343,6 +347,7 @@ class Encoder(Transformer):
         *,
         segments: Segments | None = None,
         token_types: TokenTypes | None = None,
+        places: Int[Array, "B L"] | None = None,
         key: Key | None = None,
         coefficients: Coefficients | None = None,
         trace: bool = False,
@@ -353,6 +358,7 @@ class Encoder(Transformer):
             depth,
             segments=segments,
             token_types=token_types,
+            places=places,
             key=key,
             coefficients=coefficients,
             trace=trace,
@@ -365,14 +371,16 @@ class Encoder(Transformer):
         return state if self.head is None else self.head.pool(state, segments)
 
 
-def make_model(config: ModelConfig, *, seed: int = 0, dtype: DTypeLike = jnp.float32) -> CausalLM | MaskedLM:
-    """The language model of `config.kind` with fresh parameters.
+def make_model(config: ModelConfig, *, seed: int = 0, dtype: DTypeLike = jnp.float32) -> CausalLM | MaskedLM | Encoder:
+    """The language model of `config.kind`, or with another `config.head` the encoder, with fresh parameters.
 
     Raises:
         UserError: a model that does not fit into memory, or a seed outside [0, 2^32 - 1].
     """
-    kind = CausalLM if config.kind == "causal" else MaskedLM
-    return kind(config, rngs=nnx.Rngs(check_seed(seed)), dtype=dtype)
+    rngs = nnx.Rngs(check_seed(seed))
+    if config.head != "vocabulary":
+        return Encoder(config, pooler=config.head == "pooler", rngs=rngs, dtype=dtype)
+    return (CausalLM if config.kind == "causal" else MaskedLM)(config, rngs=rngs, dtype=dtype)
 
 
 def normalised(model: Transformer, state: State) -> State:

@@ -18,6 +18,7 @@ from jaxode.config import UserError
 from jaxode.depth import Coefficients
 from jaxode.model.adapters import Adapters, LowRank
 from jaxode.model.gains import Gains
+from jaxode.model.low_rank import merged
 
 Parameters = dict[str, Any]  # arrays, on a device or on the host
 CALIBRATION = "calibration."
@@ -31,7 +32,10 @@ class Architecture:
     paths: tuple[Any, ...]
 
     def bind(self, parameters: Mapping[str, Any]) -> Any:
-        """The model with these parameters; traceable. Those of `calibration_parameters` become its calibrations."""
+        """The model with these parameters; traceable. Those of `calibration_parameters` become its calibrations, and
+        low-rank changes of a run are added to their matrices.
+        """
+        parameters = merged(parameters)
         state = nnx.from_flat_state([(path, nnx.Param(parameters[_name(path)])) for path in self.paths])
         model = nnx.merge(self.graph, state)
         fitted: dict[int, dict[str, Any]] = {}

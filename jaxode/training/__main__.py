@@ -17,9 +17,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         config = parse(Config, argv, base=Path(config.out) / "config.toml")
 
     # after parsing, so that --help and a wrong flag cost no import of jax
-    from jaxode.evaluation import depth_sweep, save_sweep
-    from jaxode.training.loop import train
-    from jaxode.training.summary import write_summary
+    from jaxode.training.loop import told, train
+    from jaxode.training.summary import sweep, write_summary
 
     result = train(config)
     folder = result.run.path
@@ -28,18 +27,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"stopped at update {result.step}; go on with: {again} --resume --out {folder}", file=sys.stderr)
         return 128 + (result.stopped_by or 0)
     write_summary(result)
-    print(f"validation loss {result.validation.nats_per_token:.4f} nats per token after {result.step} updates")
+    print(f"{told(result.validation)} after {result.step} updates")
     if config.train.sweep:
-        batches = result.data.validation(config.train.batch_size)
-        sweep = depth_sweep(
-            result.architecture,
-            result.params,
-            batches,
-            document_mask=config.data.document_mask,
-            bytes_per_token=result.data.bytes_per_token("validation"),
-            progress=True,
-        )
-        print(save_sweep(folder, sweep))
+        print(sweep(result))
     use = _command("infer.py", "jaxode.inference")
     print(f"the run is in {folder}; use it with: {use} --checkpoint {folder}")
     return 0

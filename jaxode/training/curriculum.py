@@ -146,6 +146,24 @@ def _check(model: ModelConfig, depth: DepthConfig, objective: ObjectiveConfig) -
         f'objective.name = "loopformer" with model.conditioning = "{model.conditioning}": its blocks are told t and '
         'the step; set model.conditioning = "loopformer", or "step"',
     )
+    taught = own.teacher == "init"
+    if model.head == "vocabulary":
+        require(
+            not taught or own.distil + own.match > 0,
+            f'objective.teacher = "init" with objective.distil = {own.distil:g}, objective.match = {own.match:g}: '
+            "give one of them a weight, or leave the teacher out",
+        )
+    else:
+        require(
+            taught,
+            f'model.head = "{model.head}" with objective.teacher = "{own.teacher}": an encoder predicts nothing and '
+            'can learn only from the model that it began with; set objective.teacher = "init"',
+        )
+        require(
+            own.distil == 0 and not own.exits,
+            f'model.head = "{model.head}" with objective.distil = {own.distil:g}, objective.exits = "{own.exits}": an '
+            "encoder predicts nothing; leave them out",
+        )
     draws = own.spacing not in ("even", "unit")
     require(
         not (draws and bool(own.steps)) or depth.solver == "euler",

@@ -55,9 +55,8 @@ def read_initial(config: Config) -> Initial:
     name = config.init
     loaded = load(name)
     require(
-        loaded.task in ("causal", "masked"),
-        f"init = {name}: is {'an' if loaded.task == 'encoder' else 'a'} {loaded.task}, which predicts no tokens: train "
-        "on from a language model (of a Hugging Face ALBERT the folder of an AlbertForMaskedLM)",
+        loaded.task in ("causal", "masked", "encoder"),
+        f"init = {name}: is a {loaded.task.replace('_', ' ')}; train on from a language model or an encoder",
     )
     model = _merged(config.model, loaded.config.model, ModelConfig(), f"init = {name}")
     told = model.conditioning != loaded.config.model.conditioning

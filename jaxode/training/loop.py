@@ -22,8 +22,9 @@ from tqdm import tqdm
 from jaxode.checkpoint import RUNS, Checkpoints, RunFolder
 from jaxode.config import Config, ModelConfig, UserError, require, to_dict
 from jaxode.data import PreparedData, prepare
-from jaxode.evaluation import Evaluation, evaluate
+from jaxode.evaluation import Evaluation, StateEvaluation, evaluate, evaluate_states
 from jaxode.model import make_model, plan
+from jaxode.model.low_rank import merged, with_low_rank
 from jaxode.model.parameters import Architecture, Parameters, split
 from jaxode.tracking import JsonlTracker, ProgressBar, TensorBoardTracker, Tracker, Trackers, WandbTracker
 from jaxode.training.curriculum import Cost, Curriculum, Solves, cost
@@ -34,6 +35,7 @@ from jaxode.training.parallel import Parallel, make_parallel
 from jaxode.training.signals import StopRequest
 from jaxode.training.step import StepMetrics, TrainState, TrainStep, init_state, make_train_step
 from jaxode.training.throughput import matmul_peak
+from jaxode.training.trainable import frozen, partly
 
 # What may differ between a run and its continuation: where and how often, never what is computed.
 FREE = {
@@ -54,12 +56,15 @@ class TrainResult:
     """Updates made in all."""
     stopped_by: Signals | None
     """The signal that ended it early."""
-    validation: Evaluation | None
-    """On the validation split, or train.final_batches of it, at the training depth; None when stopped early."""
+    validation: Evaluation | StateEvaluation | None
+    """On the validation split, or train.final_batches of it, at the training depth; None when stopped early. An
+    encoder's states are compared with those of the model that it began with."""
     architecture: Architecture
     params: Parameters
     data: PreparedData
     config: Config
+    teacher: tuple[Architecture, Parameters] | None = None
+    """The model that the run began with, where that teaches it."""
 
 
 def train(config: Config) -> TrainResult:
@@ -87,7 +92,7 @@ def train(config: Config) -> TrainResult:
         run.check_free()
     stored = run.config() if config.resume else None
     given = run.tokenizer() if config.resume else None if initial is None else initial.tokenizer
-    data = prepare(config.data, config.model.length, config.model.kind, tokenizer=given)
+    data = prepare(config.data, config.model.length, config.model.learns, tokenizer=given)
     batches = data.train(config.train.batch_size, config.train.seed)
     config = dataclasses.replace(config, out=str(run.path), model=_with_vocabulary(config.model, data))
     check_memory(config, len(parallel.devices))  # now with the tokenizer's vocabulary
@@ -97,12 +102,16 @@ def train(config: Config) -> TrainResult:
     dtype = jnp.dtype(config.train.precision)
     architecture, params = split(make_model(config.model, seed=config.train.seed, dtype=dtype))
     params = params if initial is None else initial.params
-    optimizer = make_optimizer(config.optimizer, config.train.updates)
-    state, teacher = init_state(params, optimizer), None
+    if config.train.trains == "lora":
+        params = with_low_rank(params, config.train.lora_rank, config.train.lora_matrices, config.train.seed)
+    still = frozen(params, config.train)
+    optimizer = partly(make_optimizer(config.optimizer, config.train.updates), still)
+    state, teacher, taught_by = init_state(params, optimizer), None, None
     if taught and initial is not None:
         teacher, _ = split(nnx.eval_shape(lambda: make_model(initial.own, dtype=dtype)))
         # buffers of its own: those of the parameters are given away
         state = dataclasses.replace(state, teacher=jax.tree.map(jnp.copy, initial.weights))
+        taught_by = teacher, jax.device_get(initial.weights)
     state = parallel.place_state(state)
 
     @cache  # one program for each of a fixed, small set of step counts
@@ -118,6 +127,7 @@ def train(config: Config) -> TrainResult:
                 document_mask=config.data.document_mask,
                 axis=axis,
                 teacher=teacher,
+                frozen=still,
             )
         )
 
@@ -128,16 +138,16 @@ def train(config: Config) -> TrainResult:
     with run.held(new=stored is None), Checkpoints(run, config.train.keep) as checkpoints, StopRequest() as stop:
         if stored is not None:
             state = _restored(checkpoints, state, batches, parallel)
-        loop = _Loop(config, architecture, data, batches, parallel, curriculum, step, checkpoints, stop)
+        loop = _Loop(config, architecture, data, batches, parallel, curriculum, step, checkpoints, stop, taught_by)
         try:
             state = loop.run(state)
         finally:
             batches.close()
             loop.trackers.close()
     done = int(state.step)
-    params = jax.device_get(state.params)
+    params = jax.device_get(merged(state.params))
     final = loop.validate(params, limit=config.train.final_batches or None) if done == config.train.updates else None
-    return TrainResult(run, done, stop.signal, final, architecture, params, data, config)
+    return TrainResult(run, done, stop.signal, final, architecture, params, data, config, taught_by)
 
 
 def _restored(checkpoints: Checkpoints, state: TrainState, batches: Any, parallel: Parallel) -> TrainState:
@@ -162,6 +172,7 @@ class _Loop:
     step: Callable[[Solves], TrainStep]
     checkpoints: Checkpoints
     stop: StopRequest
+    teacher: tuple[Architecture, Parameters] | None
 
     def __post_init__(self) -> None:
         train, model = self.config.train, self.config.model
@@ -203,7 +214,7 @@ class _Loop:
                 paused = time.perf_counter()
                 evaluation = self.validate(jax.device_get(state.params), train.validation_batches)
                 self.trackers.log(done, _validation_metrics(evaluation))
-                tqdm.write(f"update {done}: validation loss {evaluation.nats_per_token:.4f} nats per token", sys.stderr)
+                tqdm.write(f"update {done}: {told(evaluation)}", sys.stderr)
                 clock += time.perf_counter() - paused
             if last:
                 break
@@ -219,13 +230,17 @@ class _Loop:
             f"updates {start + 1} to {self.config.train.updates} of {self.tokens_per_update:,} tokens"
         )
 
-    def validate(self, params: Parameters, limit: int | None) -> Evaluation:
-        """Validation loss at the training depth."""
+    def validate(self, params: Parameters, limit: int | None) -> Evaluation | StateEvaluation:
+        """Validation loss, or an encoder's distance from its teacher, at the training depth."""
         data = self.data
+        batches = data.validation(self.config.train.batch_size, limit)
+        if self.config.model.head != "vocabulary":
+            assert self.teacher is not None  # the curriculum refuses it
+            return evaluate_states(self.architecture, params, batches, self.config.depth, self.teacher)
         return evaluate(
             self.architecture,
             params,
-            data.validation(self.config.train.batch_size, limit),
+            batches,
             self.config.depth,
             document_mask=self.config.data.document_mask,
             bytes_per_token=data.bytes_per_token("validation"),
@@ -311,7 +326,16 @@ def _due(step: int, *every: int) -> bool:
     return any(period and step % period == 0 for period in every)
 
 
-def _validation_metrics(evaluation: Evaluation) -> dict[str, float]:
+def told(evaluation: Evaluation | StateEvaluation) -> str:
+    """What a validation found, in words."""
+    if isinstance(evaluation, StateEvaluation):
+        return f"validation error {evaluation.error:.4f} of the states, relative to the model at the beginning"
+    return f"validation loss {evaluation.nats_per_token:.4f} nats per token"
+
+
+def _validation_metrics(evaluation: Evaluation | StateEvaluation) -> dict[str, float]:
+    if isinstance(evaluation, StateEvaluation):
+        return {"validation_error": evaluation.error, "validation_cosine": evaluation.cosine}
     metrics = {"validation_loss": evaluation.nats_per_token}
     if evaluation.bits_per_byte is not None:
         metrics["validation_bits_per_byte"] = evaluation.bits_per_byte

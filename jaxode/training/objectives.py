@@ -14,8 +14,8 @@ from jaxtyping import Array, Float
 from jaxode.config import DepthConfig, ModelConfig, ObjectiveConfig
 from jaxode.data import Batch
 from jaxode.depth import Coefficients, draw_sizes, secant
-from jaxode.evaluation.loss import batch_segments, kl_divergence, token_loss
-from jaxode.model import ModelOutput, plan, resolve
+from jaxode.evaluation.loss import batch_inputs, kl_divergence, token_loss
+from jaxode.model import Encoder, plan, resolve
 from jaxode.training.curriculum import Solves
 from jaxode.types import Key, Scalar
 
@@ -27,7 +27,8 @@ class Terms:
 
     Attributes:
         total: what the gradient is of.
-        loss: of the main solve, nats per predicted token.
+        loss: of the main solve, nats per predicted token; of an encoder the mean square distance of a channel's states
+            to the teacher's.
         others: the further terms by name, before their weights.
     """
 
@@ -79,54 +80,58 @@ def objective_terms(
     """
     # weights in training hold no calibration
     objective, depth = objective.resolved, resolve(model.config, depth)
-    segments = batch_segments(batch, model.config.kind, document_mask)
+    inputs, encodes = batch_inputs(batch, model.config.kind, document_mask), isinstance(model, Encoder)
     targets, weights = jnp.asarray(batch.targets), jnp.asarray(batch.weights)
     real = jnp.asarray(batch.segments) > 0
 
-    def solve(steps: int, solver: str, key_of: Key, trace: bool = False) -> ModelOutput:
+    def solve(steps: int, solver: str, key_of: Key, trace: bool = False) -> Any:
         chosen, coefficients = _depth(model.config, depth, objective.spacing, steps, solver, key_of)
         tokens = jnp.asarray(batch.tokens)
-        return model(tokens, chosen, segments=segments, key=key, coefficients=coefficients, trace=trace)
+        return model(tokens, chosen, **inputs, key=key, coefficients=coefficients, trace=trace)
 
     def nats(logits: Any) -> Scalar:
         return token_loss(logits, targets, weights).nats / counts.tokens
 
+    def distance(out: Any) -> Scalar:
+        each = jnp.mean(jnp.square(out.state - reference.state), axis=-1)
+        return jnp.sum(jnp.where(real, each, 0.0)) / counts.positions
+
+    def own(out: Any) -> Scalar:
+        return distance(out) if encodes else nats(out.logits)
+
     keys = jax.random.split(schedule_key)
     traced = bool(objective.exits) or objective.collinear > 0
     main = solve(solves.main, depth.solver, keys[0], traced)
-    loss = nats(main.logits)
+    taught = objective.teacher == "init"
+    reference = jax.lax.stop_gradient(teacher(jnp.asarray(batch.tokens), **inputs) if taught else main)
+    loss = own(main)
     others: dict[str, Scalar] = {}
     if traced:
         assert main.trace is not None
         states = main.trace.states
         if objective.exits:
-            others["exit_loss"] = _exit_loss(model, states, objective.exit_shares, nats, segments)
+            others["exit_loss"] = _exit_loss(model, states, objective.exit_shares, nats)
         if objective.collinear:
             others["collinear"] = _turning(states, real) / counts.positions
     short = None if solves.short is None else solve(solves.short, objective.short_solver, keys[1])
     if short is not None and objective.short_loss:
-        others["short_loss"] = nats(short.logits)
-    taught = objective.teacher == "init"
-    reference = teacher(jnp.asarray(batch.tokens), segments=segments) if taught else main
-    reference = jax.lax.stop_gradient(reference)
+        others["short_loss"] = own(short)
     learners = [one for one in (main if taught else None, short) if one is not None]
     if learners and objective.distil:
         expected = jax.nn.log_softmax(reference.logits)
         found = [kl_divergence(expected, one.logits, weights) / counts.tokens for one in learners]
         others["distil"] = jnp.mean(jnp.stack(found))
     if learners and objective.match:
-        distances = [jnp.mean(jnp.square(one.state - reference.state), axis=-1) for one in learners]
-        found = [jnp.sum(jnp.where(real, distance, 0.0)) / counts.positions for distance in distances]
-        others["match"] = jnp.mean(jnp.stack(found))
+        others["match"] = jnp.mean(jnp.stack([distance(one) for one in learners]))
     total = objective.main_loss * loss + sum(getattr(objective, name) * term for name, term in others.items())
     return Terms(total=total, loss=loss, others=others)
 
 
-def _exit_loss(model: Any, states: Any, shares: Sequence[float], nats: Any, segments: Any) -> Scalar:
+def _exit_loss(model: Any, states: Any, shares: Sequence[float], nats: Any) -> Scalar:
     """Mean loss of the read-outs after these shares of a solve's steps, through the head alone."""
     steps = len(states) - 1
     indices = sorted({min(max(1, round(share * steps)), steps) for share in shares})
-    return jnp.mean(jnp.stack([nats(model.read_out(states[index], segments)) for index in indices]))
+    return jnp.mean(jnp.stack([nats(model.read_out(states[index])) for index in indices]))
 
 
 def _turning(states: Float[Array, "N_plus_1 B L D"], real: Any) -> Scalar:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from typing import Any
 
 import jax
@@ -34,13 +35,18 @@ def muon_or_adamw(params: Parameters) -> dict[str, str]:
     }
 
 
-def branch_or_rest(params: Parameters) -> dict[str, str]:
-    """The projections with which the blocks' sublayers write to the stream, against all else."""
+def parts(params: Parameters) -> dict[str, str]:
+    """The projections with which the blocks' sublayers write to the stream, what tells blocks t and h, and the rest."""
     ends = (".attention.output", ".feed_forward.output")
-    return {
-        name: "branch" if name.startswith("stack.") and name.rpartition(".")[0].endswith(ends) else "rest"
-        for name in params
-    }
+
+    def part(name: str) -> str:
+        if not name.startswith("stack."):
+            return "rest"
+        if ".conditioning." in name or ".clock." in name:
+            return "conditioning"
+        return "branch" if name.rpartition(".")[0].endswith(ends) else "rest"
+
+    return {name: part(name) for name in params}
 
 
 def make_optimizer(config: OptimizerConfig, updates: int) -> optax.GradientTransformation:
@@ -50,10 +56,13 @@ def make_optimizer(config: OptimizerConfig, updates: int) -> optax.GradientTrans
     if config.name == "muon":
         matrices = muon(rate, eps=config.epsilon, weight_decay=decay, consistent_rms=MUON_RMS)
         update = optax.partition({"muon": matrices, "adamw": update}, muon_or_adamw)
-    if config.branch_rate != 1.0:
+    factors = {"branch": config.branch_rate, "conditioning": config.conditioning_rate, "rest": 1.0}
+    if set(factors.values()) != {1.0}:
         # after all else: Adam and Muon would normalise a factor on the gradient away
-        branch = optax.scale(config.branch_rate)
-        update = optax.chain(update, optax.partition({"branch": branch, "rest": optax.identity()}, branch_or_rest))
+        scales: dict[Hashable, optax.GradientTransformation] = {
+            name: optax.scale(factor) for name, factor in factors.items()
+        }
+        update = optax.chain(update, optax.partition(scales, parts))
     return optax.chain(optax.clip_by_global_norm(config.clip), update) if config.clip else update
 
 

@@ -42,7 +42,7 @@ class StepMetrics:
     """Measured on the batch, before its update.
 
     Attributes:
-        loss: of the main solve, nats per predicted token.
+        loss: of the main solve, nats per predicted token; of an encoder its distance to the teacher.
         gradient_norm: of the whole objective.
         tokens: predicted.
         others: the objective's further terms by name, before their weights.
@@ -77,6 +77,7 @@ def make_train_step(
     document_mask: bool = False,
     axis: str | None = None,
     teacher: Architecture | None = None,
+    frozen: frozenset[str] = frozenset(),
 ) -> TrainStep:
     """Build the step.
 
@@ -93,6 +94,7 @@ def make_train_step(
         document_mask: keep attention within documents.
         axis: name of the pmapped axis, None under jit, where the compiler adds up over the mesh.
         teacher: of the parameters in `TrainState.teacher`.
+        frozen: names of parameters that get no gradient.
     """
 
     def total(x: Any) -> Any:
@@ -101,7 +103,8 @@ def make_train_step(
     def micro(
         params: Parameters, batch: Batch, key: Key, schedule_key: Key, counts: Counts, taught_by: Parameters | None
     ) -> tuple[Scalar, Terms]:
-        model = architecture.bind(params)
+        still = {name: jax.lax.stop_gradient(params[name]) for name in frozen}
+        model = architecture.bind({**params, **still})
         chosen = solves or Solves(model.config.steps if depth.steps is None else depth.steps)
         terms = objective_terms(
             model,

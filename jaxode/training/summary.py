@@ -1,4 +1,4 @@
-"""What a finished run was: RUN/summary.json, for those who compare runs."""
+"""What a finished run was: RUN/summary.json, for those who compare runs, and its sweep over depth."""
 
 from __future__ import annotations
 
@@ -6,6 +6,15 @@ import json
 import math
 
 from jaxode.config import UserError
+from jaxode.evaluation import (
+    Method,
+    StateEvaluation,
+    compare_states,
+    default_configs,
+    depth_sweep,
+    save_state_sweep,
+    save_sweep,
+)
 from jaxode.evaluation.figures import replacing
 from jaxode.training.loop import TrainResult
 
@@ -18,14 +27,16 @@ def write_summary(result: TrainResult) -> None:
     Raises:
         UserError: the folder cannot be written.
     """
-    assert result.validation is not None
+    found = result.validation
+    assert found is not None
+    reached = {"error": found.error} if isinstance(found, StateEvaluation) else {"nats_per_token": found.nats_per_token}
     train, path = result.config.train, result.run.path / SUMMARY
     text = {
         "updates": result.step,
         "parameters": sum(math.prod(value.shape) for value in result.params.values()),
         "trained_tokens": result.step * train.batch_size * result.config.model.length,
-        "nats_per_token": result.validation.nats_per_token,
-        "validation_tokens": result.validation.tokens,
+        **reached,
+        "validation_tokens": found.tokens,
         "tokens": {split: stats.tokens for split, stats in result.data.stats.items()},
     }
     try:
@@ -33,3 +44,28 @@ def write_summary(result: TrainResult) -> None:
             partial.write_text(json.dumps(text, indent=1) + "\n", encoding="utf-8")
     except OSError as error:
         raise UserError(f"{path}: cannot be written: {error.strerror or error}") from None
+
+
+def sweep(result: TrainResult) -> str:
+    """Loss, or an encoder's error, against depth on the validation split: sweep.csv, sweep.png, and the table.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    config, folder, data = result.config, result.run.path, result.data
+    batches = data.validation(config.train.batch_size)
+    if result.config.model.head == "vocabulary":
+        found = depth_sweep(
+            result.architecture,
+            result.params,
+            batches,
+            document_mask=config.data.document_mask,
+            bytes_per_token=data.bytes_per_token("validation"),
+            progress=True,
+        )
+        return save_sweep(folder, found)
+    methods = [Method(f"{one.solver}, {one.schedule}", one) for one in default_configs(config.model)]
+    compared = compare_states(
+        result.architecture, result.params, batches, methods, teacher=result.teacher, progress="sweep"
+    )
+    return save_state_sweep(folder, compared)

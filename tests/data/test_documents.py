@@ -74,3 +74,9 @@ def test_tables_are_no_text(tmp_path: Path, name: str):
     for read in (read_texts, numbered_lines):
         with pytest.raises(UserError, match=f"{name}: is a table"):
             list(read(tmp_path / name))
+
+
+def test_every_line_is_a_text(tmp_path: Path):
+    path = tmp_path / "a.txt"
+    path.write_bytes(b"one\r\n\n  \ntwo\xe2\x80\xa8still two\nthree")
+    assert list(read_texts(path, lines=True)) == ["one", "two\u2028still two", "three"]

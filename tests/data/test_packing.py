@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jaxode.data.packing import pack, segments, unpack
+from jaxode.data.packing import pack, pack_texts, places, segments, unpack
 
 END, PAD = 0, 1
 documents = st.lists(st.lists(st.integers(2, 9), max_size=20), max_size=8)
@@ -61,3 +61,32 @@ def test_segments_of_a_batch_equal_those_of_its_rows():
 
 def test_padding_that_shares_the_end_id_is_still_padding():
     assert segments(np.array([5, END, END, END]), END, 2).tolist() == [1, 1, 0, 0]
+
+
+def texts_of(row):
+    return [row.tokens[row.segments == number].tolist() for number in range(1, row.segments.max() + 1)]
+
+
+@given(st.lists(st.lists(st.integers(2, 9), min_size=1, max_size=9), max_size=60))
+def test_whole_texts_stay_whole(texts: list[list[int]]):
+    rows = list(pack_texts(texts, 9, PAD))
+    assert sorted(text for row in rows for text in texts_of(row)) == sorted(texts)
+    for row in rows:
+        assert row.tokens.shape == row.segments.shape == (10,)
+        assert row.count == (row.segments > 0).sum() <= 9
+        # side by side from the beginning, the rest is padding
+        assert (np.diff(row.segments[: row.count]) >= 0).all()
+        assert (row.segments[row.count :] == 0).all()
+        assert (row.tokens[row.count :] == PAD).all()
+
+
+def test_whole_texts_leave_little_room():
+    rng = np.random.default_rng(0)
+    texts = [[5] * size for size in rng.integers(5, 30, 500)]
+    rows = list(pack_texts(texts, 64, PAD))
+    assert sum(map(len, texts)) > 0.95 * 64 * len(rows)
+
+
+def test_places_begin_anew_with_every_text():
+    number = np.array([[1, 1, 1, 2, 2, 3, 0, 0], [1, 2, 3, 3, 3, 3, 3, 3]])
+    assert places(number).tolist() == [[0, 1, 2, 0, 1, 0, 0, 1], [0, 0, 0, 1, 2, 3, 4, 5]]

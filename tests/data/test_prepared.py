@@ -229,3 +229,78 @@ def test_a_text_is_packed_as_a_corpus_is(bpe: Tokenizer):
     # by its number among all of them, though they are encoded a thousand at a time
     with pytest.raises(UserError, match="text 1501 is not Unicode"):
         text_batches(["a"] * 1500 + ["\ud800"], BatchSpec(bpe), LENGTH, 2)
+
+
+@pytest.fixture
+def lines(tmp_path: Path) -> DataConfig:
+    """Lines of 1 to 30 letters in one file, each a document."""
+    texts = ["ab" * (1 + i % 15) for i in range(60)]
+    (tmp_path / "lines.txt").write_text("\n".join(texts) + "\n")
+    return DataConfig(
+        files=str(tmp_path / "lines.txt"), lines=True, rows="texts", tokenizer="bytes", cache=str(tmp_path / "cache")
+    )
+
+
+@pytest.mark.parametrize("kind", ["encoder", "masked", "causal"])
+def test_rows_of_whole_texts(lines: DataConfig, kind):
+    found = ready(dataclasses.replace(lines, frame="[MASK] <|endoftext|>"), kind)
+    before, after = found.tokenizer.mask_id, found.tokenizer.end_id
+    batches = [*found.validation(2), *(found.train(4, seed=0).at(step) for step in range(3))]
+    for batch in batches:
+        assert batch.places is not None
+        for row in range(len(batch.tokens)):
+            for number in range(1, batch.segments[row].max() + 1):
+                here = batch.segments[row] == number
+                assert batch.places[row][here].tolist() == list(range(here.sum()))
+                targets = batch.targets[row][here].tolist()
+                if kind == "causal":
+                    # each foresees the next one of its own text
+                    assert batch.tokens[row][here].tolist()[1:] == targets[:-1]
+                    assert batch.weights[row][here].tolist() == [1.0] * (here.sum() - 1) + [0.0]
+                    continue
+                assert (targets[0], targets[-1]) == (before, after)
+                text = found.tokenizer.decode(targets[1:-1])
+                assert text == "ab" * (len(text) // 2)
+                if kind == "encoder":
+                    assert batch.tokens[row][here].tolist() == targets
+                    assert batch.weights[row][here].all()
+    framed = sum(len("ab" * (1 + i % 15)) + 2 for i in range(60))
+    assert found.stats["train"].tokens + found.stats["validation"].tokens == framed
+
+
+def test_texts_that_are_too_long_are_cut_and_counted(lines: DataConfig, capsys):
+    found = prepare(lines, 20, "encoder", progress=False)
+    told = capsys.readouterr().err
+    assert "of 59 texts are longer than model.length = 20 with what stands around them, and were cut to it" in told
+    longest = max(int(batch.places.max()) for batch in found.validation(2))
+    assert longest <= 19
+
+
+def test_other_frames_are_other_rows(lines: DataConfig):
+    framed = ready(dataclasses.replace(lines, frame="[MASK] [MASK]"), "encoder")
+    bare = ready(lines, "encoder")
+    stream = ready(dataclasses.replace(lines, rows="stream"), "causal")
+    assert framed.stats["train"].tokens == bare.stats["train"].tokens + 2 * bare.stats["train"].documents
+    assert "segments" in bare.train_rows[0]
+    assert "segments" not in stream.train_rows[0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "length", "message"),
+    [
+        ({"frame": "[MASK] nowhere"}, LENGTH, 'frame: tokenizer bytes has no token "nowhere"'),
+        ({"rows": "stream"}, LENGTH, r'data\.rows = "stream": an encoder reads each text by itself'),
+        ({"frame": "[MASK] [MASK]"}, 2, r"model\.length = 2: 2 tokens stand around every text"),
+    ],
+)
+def test_what_whole_texts_refuse(lines: DataConfig, changes, length, message):
+    with pytest.raises(UserError, match=message):
+        prepare(dataclasses.replace(lines, **changes), length, "encoder", progress=False)
+
+
+def test_a_text_to_score_is_packed_as_the_corpus_is(lines: DataConfig):
+    found = ready(lines, "causal")
+    scored = text_batches(["abab", "ab"], found.spec, LENGTH, 1)
+    (batch,) = scored.batches
+    assert batch.segments[0, :7].tolist() == [1, 1, 1, 1, 2, 2, 0]
+    assert batch.places[0, :6].tolist() == [0, 1, 2, 3, 0, 1]

@@ -181,7 +181,7 @@ def test_heads_that_read_every_token(infer, labelled, lines, tmp_path):
     again = jaxode.load(save_pretrained(loaded, tmp_path / "again"))
     np.testing.assert_array_equal(again.model(ids).logits, out.logits)
     assert (again.task, again.labels) == (loaded.task, loaded.labels)
-    about = ("--checkpoint", labelled, "--file", lines, "--batch-size", 8)
+    about = ("--checkpoint", labelled, "--file", lines)
     ran = infer(*about, "--task", "calibrate", "--steps", 2)
     assert ran.code == 0, ran.err
     ran = infer(*about, "--task", "encode", "--out", tmp_path / "v.npz", "--steps", 2)

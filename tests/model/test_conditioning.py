@@ -147,8 +147,8 @@ def test_rows_with_budgets_of_their_own_divide_by_their_own_steps(lively, shared
 
 
 def test_only_increments_of_whole_steps_are_divided_by_them():
-    with pytest.raises(UserError, match=r'model.clock.per_pass = true with model.conditioning = "step": it belongs to'):
-        build(conditioning="step", clock=ClockConfig(per_pass=True))
+    with pytest.raises(UserError, match=r'model.clock.per_pass = true with model.conditioning = "time": it belongs to'):
+        build(conditioning="time", clock=ClockConfig(per_pass=True))
 
 
 @pytest.mark.parametrize("layout", ["full", "sequence", "cycle"])

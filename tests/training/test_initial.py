@@ -1,5 +1,6 @@
 """Training on from a model that exists."""
 
+import csv
 import dataclasses
 import json
 import shutil
@@ -11,9 +12,9 @@ import pytest
 from flax import nnx
 from small_runs import change, stop_after
 
-from jaxode import Encoder, SequenceClassifier, from_pretrained, save_pretrained
+from jaxode import Encoder, SequenceClassifier, from_pretrained, load, save_pretrained
 from jaxode.checkpoint import load_run
-from jaxode.config import Config, DepthConfig, ModelConfig, ObjectiveConfig, OptimizerConfig, UserError
+from jaxode.config import ClockConfig, Config, DepthConfig, ModelConfig, ObjectiveConfig, OptimizerConfig, UserError
 from jaxode.data import byte_tokenizer
 from jaxode.interop import Pretrained
 from jaxode.model import make_model
@@ -130,10 +131,9 @@ def test_settings_that_contradict_the_model_are_refused(begun, changes, message)
         train(dataclasses.replace(begun, model=ModelConfig(**changes)))
 
 
-@pytest.mark.parametrize(("task", "named"), [("classifier", "a classifier"), ("encoder", "an encoder")])
-def test_what_predicts_no_tokens_is_refused(begun, folders, task, named):
-    with pytest.raises(UserError, match=f"is {named}, which predicts no tokens"):
-        train(dataclasses.replace(begun, init=str(folders[task])))
+def test_a_classifier_is_refused(begun, folders):
+    with pytest.raises(UserError, match=r"is a classifier; train on from a language model or an encoder"):
+        train(dataclasses.replace(begun, init=str(folders["classifier"])))
 
 
 def test_another_tokenizer_is_refused(begun, tmp_path):
@@ -207,3 +207,190 @@ def test_it_is_continued_with_the_same_teacher_or_not_at_all(taught, folders, tm
 def test_who_is_taught_by_its_beginning_has_one(config):
     with pytest.raises(UserError, match=r'objective\.teacher = "init" without init'):
         dataclasses.replace(config, objective=ObjectiveConfig(distil=1.0, teacher="init"))
+
+
+@pytest.fixture
+def encoding(begun, folders, tmp_path):
+    """A bare ALBERT that learns to be solved in fewer steps, on lines of some words."""
+    words, rng = ["depth", "is", "time", "and", "a"], np.random.default_rng(0)
+    path = tmp_path / "lines.txt"
+    path.write_text("\n".join(" ".join(rng.choice(words, size)) for size in rng.integers(1, 4, 300)))
+    data = dataclasses.replace(
+        begun.data, files=str(path), lines=True, rows="texts", frame="[MASK] <|endoftext|>", tokenizer="bpe"
+    )
+    return dataclasses.replace(
+        begun,
+        init=str(folders["encoder"]),
+        data=data,
+        objective=ObjectiveConfig(steps="uniform:2,4", teacher="init"),
+        optimizer=OptimizerConfig(learning_rate=2e-3),
+    )
+
+
+def error(model, own, steps):
+    """Relative error of states, written out."""
+    want = np.asarray(own.model(TOKENS).state).reshape(-1, 16)
+    found = np.asarray(model(TOKENS, DepthConfig(steps=steps, solver="euler")).state).reshape(-1, 16)
+    return np.sqrt(np.sum((found - want) ** 2) / np.sum((want - want.mean(0)) ** 2))
+
+
+def test_an_encoder_begins_as_itself(encoding, folders):
+    still = change(dataclasses.replace(encoding, optimizer=OptimizerConfig(learning_rate=1e-30)), updates=2)
+    result, own = train(still), from_pretrained(folders["encoder"])
+    assert result.config.model == own.config.model
+    for name, value in result.params.items():
+        np.testing.assert_allclose(value, own.params[name], atol=1e-7, err_msg=name)
+    assert result.validation.error < 1e-5
+    assert result.validation.tokens > 0
+
+
+@pytest.mark.parametrize("parallel", ["jit", "pmap"])
+def test_an_encoder_learns_from_its_beginning(encoding, folders, parallel):
+    told = dataclasses.replace(encoding, model=ModelConfig(conditioning="step"), out=encoding.out + parallel)
+    result = train(change(told, parallel=parallel, updates=60, accumulate=2))
+    own, trained = from_pretrained(folders["encoder"]), load_run(result.run.path)
+    assert trained.task == "encoder"
+    assert isinstance(trained.model, Encoder)
+    assert error(trained.model, own, 2) < 0.6 * error(own.model, own, 2)
+    # measured against the model at the beginning, not against itself
+    assert error(trained.model, own, 4) > 0
+    assert 0 < result.validation.error < 0.5
+    records = [json.loads(line) for line in result.run.metrics.read_text().splitlines()]
+    assert [record for record in records if "validation_error" in record]
+
+
+def test_a_tuned_encoder_goes_back_to_an_albert(encoding, tmp_path):
+    result = train(encoding)
+    trained = load_run(result.run.path)
+    again = from_pretrained(save_pretrained(trained, tmp_path / "albert"))
+    assert again.task == "encoder"
+    found, want = again.model(TOKENS), trained.model(TOKENS)
+    np.testing.assert_allclose(found.state, want.state, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(found.pooled, want.pooled, rtol=1e-5, atol=1e-5)
+
+
+def test_a_tuned_encoder_is_continued(encoding, tmp_path, monkeypatch):
+    whole = train(encoding)
+    halved = dataclasses.replace(encoding, out=str(tmp_path / "halved"))
+    with monkeypatch.context() as patch:
+        stop_after(patch, 5, 15)
+        train(halved)
+    resumed = dataclasses.replace(load_run(tmp_path / "halved").config, out=str(tmp_path / "halved"), resume=True)
+    second = train(resumed)
+    for name, value in whole.params.items():
+        np.testing.assert_array_equal(second.params[name], value, err_msg=name)
+
+
+def test_a_whole_step_begins_as_the_block_applied_as_it_is(encoding, folders):
+    told = dataclasses.replace(encoding, model=ModelConfig(conditioning="step", clock=ClockConfig(per_pass=True)))
+    initial, own = read_initial(told), from_pretrained(folders["encoder"]).model
+    model = split(make_model(initial.model))[0].bind(initial.params)
+    for steps in (4, 2):
+        found = model(TOKENS, DepthConfig(steps=steps, solver="euler")).state
+        want = own(TOKENS, DepthConfig(steps=steps, solver="euler", schedule="unit")).state
+        np.testing.assert_allclose(found, want, rtol=1e-5, atol=1e-5)
+
+
+def test_a_report_sets_a_tuned_encoder_beside_its_beginning(encoding, folders, infer, tmp_path):
+    tuned = train(encoding).run.path
+    (tmp_path / "valid.txt").write_text("depth is time\na block\nfield and\n" * 4)
+    about = ("--checkpoint", folders["encoder"], "--task", "report", "--file", tmp_path / "valid.txt")
+    ran = infer(*about, "--out", tmp_path / "out", "--tuned", tuned)
+    assert ran.code == 0, ran.err
+    with open(tmp_path / "out" / "report.csv") as file:
+        rows = {row["block_evaluations"]: row for row in csv.DictReader(file) if row["method"] == "tuned"}
+    assert sorted(rows) == ["1", "2", "4"]
+    own, model = from_pretrained(folders["encoder"]), load_run(tuned).model
+    x, y = [], []
+    for text in ("depth is time", "a block", "field and"):
+        tokens = jnp.asarray([own.own_tokenizer.encode(text, frame=True)], jnp.int32)
+        x.append(np.asarray(own.model(tokens).state)[0])
+        y.append(np.asarray(model(tokens, DepthConfig(steps=2, solver="euler")).state)[0])
+    x, y = np.concatenate(x), np.concatenate(y)
+    want = np.sqrt(np.sum((y - x) ** 2) / np.sum((x - x.mean(0)) ** 2))
+    np.testing.assert_allclose(float(rows["2"]["error"]), want, rtol=1e-3)
+    assert float(rows["4"]["error"]) > 0
+    assert rows["2"]["numbers"] == str(load_run(tuned).model.num_parameters)
+    assert rows["2"]["fit_tokens"] == str(8 * 4 * 16)
+    refused = infer("--checkpoint", folders["masked"], *about[2:], "--out", tmp_path / "o", "--tuned", tuned)
+    assert (refused.code, "is a masked model, and is measured by its loss" in refused.err) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("objective", ObjectiveConfig(), 'objective.teacher = "main": an encoder predicts nothing'),
+        (
+            "objective",
+            ObjectiveConfig(teacher="init", distil=1.0),
+            "objective.distil = 1, .*an encoder predicts nothing",
+        ),
+        ("data", {"rows": "stream", "frame": ""}, 'data.rows = "stream": an encoder reads each text by itself'),
+    ],
+)
+def test_what_an_encoder_cannot_learn(encoding, field, value, message):
+    value = dataclasses.replace(encoding.data, **value) if field == "data" else value
+    with pytest.raises(UserError, match=message):
+        train(dataclasses.replace(encoding, **{field: value}))
+
+
+def trains(config, what, **fields):
+    return change(config, trains=what, **fields)
+
+
+def test_low_rank_changes_alone(begun, folders, tmp_path):
+    told = dataclasses.replace(begun, model=ModelConfig(conditioning="step"))
+    result = train(trains(told, "lora", lora_rank=3, lora_matrices="attention.qkv, inner"))
+    read, own = load_run(result.run.path), from_pretrained(folders["masked"])
+    changed = {"stack.looped.0.attention.qkv.kernel", "stack.looped.0.feed_forward.inner.kernel"}
+    assert not [name for name in read.params if name.startswith("lora.")]
+    for name, value in read.params.items():
+        np.testing.assert_array_equal(value, result.params[name])
+        if name in changed:
+            change_of = np.asarray(value) - np.asarray(own.params[name])
+            sizes = np.linalg.svd(change_of, compute_uv=False)
+            assert sizes[0] > 1e-4
+            assert sizes[3] < 1e-3 * sizes[0], "of rank 3"
+        elif name in own.params:
+            np.testing.assert_array_equal(value, own.params[name], err_msg=name)
+    assert np.any(read.params["stack.looped.0.conditioning.output.kernel"]), "what is fresh trains as well"
+
+
+def test_norms_alone(begun, folders):
+    result, own = train(trains(begun, "norms")), from_pretrained(folders["masked"])
+    for name, value in result.params.items():
+        assert np.array_equal(value, own.params[name]) == ("norm" not in name), name
+
+
+@pytest.mark.parametrize("parallel", ["jit", "pmap"])
+def test_low_rank_changes_are_continued_and_written_as_one(begun, tmp_path, monkeypatch, parallel):
+    begun = trains(dataclasses.replace(begun, out=begun.out + parallel), "lora", parallel=parallel)
+    whole = train(begun)
+    halved = dataclasses.replace(begun, out=str(tmp_path / "halved"))
+    with monkeypatch.context() as patch:
+        stop_after(patch, 5, 15)
+        train(halved)
+    second = train(dataclasses.replace(load_run(tmp_path / "halved").config, out=str(tmp_path / "halved"), resume=True))
+    for name, value in whole.params.items():
+        np.testing.assert_array_equal(second.params[name], value, err_msg=name)
+    trained = load_run(whole.run.path)
+    again = from_pretrained(save_pretrained(trained, tmp_path / "albert"))
+    np.testing.assert_allclose(again.model(TOKENS).logits, trained.model(TOKENS).logits, rtol=1e-5, atol=1e-5)
+    exported = load(load(whole.run.path).save(tmp_path / "exported"))
+    np.testing.assert_allclose(exported.model(TOKENS).logits, trained.model(TOKENS).logits, rtol=1e-5, atol=1e-5)
+
+
+def test_without_learning_low_rank_changes_are_nothing(begun, folders):
+    still = trains(dataclasses.replace(begun, optimizer=OptimizerConfig(learning_rate=1e-30)), "lora", updates=2)
+    result, own = train(still), from_pretrained(folders["masked"])
+    for name, value in result.params.items():
+        np.testing.assert_allclose(value, own.params[name], atol=1e-7, err_msg=name)
+
+
+def test_what_cannot_train_alone(begun, config):
+    with pytest.raises(UserError, match=r'no matrix of the blocks is called "nowhere"; there are attention\.output, '):
+        train(trains(begun, "lora", lora_matrices="qkv,nowhere"))
+    with pytest.raises(UserError, match=r'train\.trains = "norms" without init'):
+        trains(config, "norms")
+    with pytest.raises(UserError, match=r'train\.lora_rank = 4 with train\.trains = "all"'):
+        trains(begun, "all", lora_rank=4)

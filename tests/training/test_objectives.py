@@ -10,6 +10,7 @@ import pytest
 from test_step import make_batch
 
 from jaxode.config import (
+    Config,
     DepthConfig,
     ModelConfig,
     ObjectiveConfig,
@@ -20,7 +21,7 @@ from jaxode.evaluation import forward, kl_divergence
 from jaxode.model import make_model
 from jaxode.model.parameters import split
 from jaxode.training import init_state, make_parallel, make_train_step
-from jaxode.training.curriculum import Solves
+from jaxode.training.curriculum import Curriculum, Solves
 from jaxode.training.objectives import count, objective_terms
 
 MODEL = ModelConfig(vocab_size=31, width=16, heads=2, length=8, steps=12, output_init=0.2)
@@ -248,7 +249,6 @@ class TestTeacher:
     @pytest.mark.parametrize(
         ("changes", "message"),
         [
-            ({"distil": 0.0, "main_loss": 1.0}, 'objective.teacher = "init" with objective.distil = 0'),
             ({"teacher": "main", "main_loss": 1.0}, 'objective.short = "" with objective.short_loss'),
             ({"short_loss": 1.0}, 'objective.short = "" with objective.short_loss = 1'),
             ({"teacher": "main", "distil": 0.0}, "objective.main_loss = 0: nothing is left to minimise"),
@@ -257,3 +257,8 @@ class TestTeacher:
     def test_refusals(self, changes, message):
         with pytest.raises(UserError, match=message):
             self.objective(**changes)
+
+    def test_who_predicts_is_compared_by_something(self):
+        objective = self.objective(distil=0.0, main_loss=1.0)
+        with pytest.raises(UserError, match=r'objective\.teacher = "init" with objective\.distil = 0'):
+            Curriculum(Config(objective=objective, init="a model"))

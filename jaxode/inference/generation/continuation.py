@@ -159,7 +159,9 @@ class Running:
         )
         first = jax.device_get(found.token)
         if (first == NOT_FINITE).any():
-            raise diverged("a prediction", self.decoder.architecture, self.params, tokens, documents, depth)
+            raise diverged(
+                "a prediction", self.decoder.architecture, self.params, tokens, {"segments": documents}, depth
+            )
         self.past = found.past
         if seen is not None:
             seen = seen.at[jnp.arange(len(first)), first].set(True)
@@ -298,7 +300,7 @@ class Running:
     def _diverged(self, row: int, new: Sequence[int]) -> UserError:
         text = [*self.ids[row], *self.tokens[row], *(one for one in new if one != NOT_FINITE)][-self.model.length :]
         window = np.asarray([text], np.int32)
-        return diverged("a prediction", self.decoder.architecture, self.params, window, None, self.decoder.depth)
+        return diverged("a prediction", self.decoder.architecture, self.params, window, {}, self.decoder.depth)
 
     def generations(self) -> tuple[Generation, ...]:
         """What came of every row."""

@@ -13,14 +13,28 @@ from jaxode.checkpoint import TrainedModel
 from jaxode.evaluation.figures import read_csv
 from jaxode.model.parameters import fingerprint, matmul_type
 
-USES = {"causal": "GPT-like, continues text", "masked": "BERT-like, fills in [MASK]"}
-PROMPTS = {"causal": "Once upon a time", "masked": "The [MASK] of the house."}
+USES = {
+    "causal": "GPT-like, continues text",
+    "masked": "BERT-like, fills in [MASK]",
+    "encoder": "without a head, gives vectors of texts",
+}
+CALLS = {
+    "causal": '--prompt "Once upon a time"',
+    "masked": '--prompt "The [MASK] of the house."',
+    "encoder": "--task encode --file TEXT --out vectors.npz",
+}
 MEASURED = ("solver", "schedule", "steps", "block_evaluations", "nats_per_token", "perplexity", "bits_per_byte", "rise")
+MEASURED += ("error", "cosine")
+
+_KINDS = {"causal": "A causal language model", "masked": "A masked language model", "encoder": "An encoder"}
 
 NO_NOTES = "Nothing was said about the origin of the text and its licence: ask whoever trained the model."
 NO_SWEEP = "Not measured; `python infer.py --task sweep` does."
 SWEEP = "As the run's last sweep found it (by default on the validation split, in nats per token):"
-FITS = "Rise of the loss, and divergence from the full depth's predictions, in nats per token, on text not fitted on:"
+FITS = (
+    "Rise of the loss, and divergence from the full depth's predictions, in nats per token, or an encoder's error "
+    "relative to the full depth, on text not fitted on:"
+)
 LIMITS = """\
 A small model for experiments with depth. It knows the text above and nothing else, reads {length} tokens at a time,
 states falsehoods, and repeats the views of its sources. It was tuned to no instruction and to no standard of safety."""
@@ -40,9 +54,9 @@ def model_card(
     """
     name, model = folder.name, trained.config.model
     sections = {
-        f"# {name}": f"A {model.kind} language model of jaxode: the number of steps "
-        "over its depth is chosen when it runs.\n\n" + _table(_facts(trained)),
-        "## Use": _use(name, model.kind, list(calibrations)),
+        f"# {name}": f"{_KINDS[model.learns]} of jaxode: the number of steps over its depth is chosen when it runs.\n\n"
+        + _table(_facts(trained)),
+        "## Use": _use(name, model.learns, list(calibrations)),
         "## Text and licence": notes.strip() or NO_NOTES,
         "## Loss against depth": _losses(trained.run.path / "sweep.csv"),
         "## Calibrated steps": _fits(calibrations),
@@ -58,7 +72,7 @@ def _facts(trained: TrainedModel) -> list[dict[str, str]]:
     blocks = {"full": "of one shared block", "none": "of a block each"}
     sharing = blocks.get(model.sharing, f"of {model.groups} blocks, shared by {model.sharing}")
     facts = {
-        "kind": f"{model.kind} ({USES[model.kind]})",
+        "kind": f"{model.learns} ({USES[model.learns]})",
         "parameters": f"{trained.model.num_parameters:,}, {np.dtype(matmul_type(trained.params)).name}",
         "depth": f"N = {model.steps} steps {sharing}",
         "width, heads, context": f"{model.width}, {model.heads}, {model.length} tokens",
@@ -70,7 +84,7 @@ def _facts(trained: TrainedModel) -> list[dict[str, str]]:
 
 
 def _use(name: str, kind: str, steps: Sequence[int]) -> str:
-    lines = [f'python infer.py --checkpoint {name} --prompt "{PROMPTS[kind]}"']
+    lines = [f"python infer.py --checkpoint {name} {CALLS[kind]}"]
     if steps:
         lines.append(f"{lines[0]} --steps {steps[len(steps) // 2]}")
     return _code(lines)
@@ -84,10 +98,19 @@ def _losses(sweep: Path) -> str:
 
 def _fits(calibrations: Mapping[int, Calibration]) -> str:
     rows = [
-        {"steps": one.steps, "schedule": " ".join(map(str, one.schedule)), "rise": one.rise, "divergence": one.kl}
+        {
+            "steps": one.steps,
+            "schedule": " ".join(map(str, one.schedule)),
+            "rise": one.rise,
+            "divergence": one.kl,
+            "error": one.error,
+        }
         for one in calibrations.values()
     ]
-    return f"{FITS}\n\n{_table(rows)}" if rows else "None."
+    if not rows:
+        return "None."
+    told = [name for name in rows[0] if any(row[name] is not None for row in rows)]
+    return f"{FITS}\n\n{_table([{name: row[name] for name in told} for row in rows])}"
 
 
 def _recipe(name: str, steps: Sequence[int], folder: Path, file: str) -> str:

@@ -80,7 +80,7 @@ def resolve(name: Path | str, task: str | None = None, loops: int | None = None)
     )
     run = RunFolder(path)
     config = run.config()
-    kind = config.model.kind
+    kind = config.model.learns
     require(
         task in (None, kind),
         f'{path}: is a {kind} model: task = "{task}" is for a Hugging Face model; leave it out',
@@ -125,7 +125,7 @@ TASKS: dict[Task, tuple[str, ...]] = {
     "classifier": ("classify", "encode", "calibrate"),
     "token_classifier": ("encode", "sweep", "report", "calibrate", "bench"),
     "question_answering": ("encode", "sweep", "report", "calibrate", "bench"),
-    "encoder": ("encode", "sweep", "report", "calibrate", "bench"),
+    "encoder": ("encode", "sweep", "report", "calibrate", "export", "bench"),
 }
 """What each kind of model can do in infer.py; the first is what it does where no task is named."""
 

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+from itertools import islice
+
 import numpy as np
 
 from jaxode.checkpoint import TrainedModel
 from jaxode.config import InferConfig
-from jaxode.data import Batch
+from jaxode.data import Batch, BatchSpec, ValidationBatches
+from jaxode.data.packing import pack_texts
 from jaxode.inference.loading.names import LINE_TASKS
 from jaxode.inference.tasks.line_tables import BATCH_SIZE, Lines, read_lines
 from jaxode.inference.tasks.measured_text import file_text, validation_text
 from jaxode.inference.texts.batching import bucketed, padded, real_tokens
 from jaxode.inference.texts.token_ids import token_rows
+
+PACKED_TOKENS = 1024
+"""In a batch of a fit of states, where no batch size is given."""
+
+FEWEST = 4
+"""Batches that a short text is divided into, where no batch size is given."""
 
 SHAPES = 4
 """Lengths of batches that a fit or a comparison compiles for."""
@@ -30,6 +39,24 @@ def line_batches(trained: TrainedModel, lines: Lines, config: InferConfig) -> li
         rows = [encoded.ids[i] for i in batch.rows]
         tokens, real = padded(rows, batch, tokenizer.pad_id), real_tokens(rows, batch)
         found.append(Batch(tokens, tokens, real.astype(np.float32), real))
+    return [found[i] for i in np.random.default_rng(config.seed).permutation(len(found))]
+
+
+def packed_batches(trained: TrainedModel, lines: Lines, config: InferConfig) -> list[Batch]:
+    """At most `config.batches` batches for a fit of states, in an order of their own: texts share rows of the model's
+    length, so that almost nothing is padding, and each is read as if it stood alone.
+    """
+    tokenizer, length = trained.own_tokenizer, trained.config.model.length
+    encoded = token_rows(
+        tokenizer, lines.texts, length, frame=config.text_frame, truncate=config.truncate, names=lines.names
+    )
+    size = config.batch_size or max(1, PACKED_TOKENS // length)
+    rows = [row.features for row in islice(pack_texts(encoded.ids, length, tokenizer.pad_id), config.batches * size)]
+    if config.batch_size is None:
+        # a short text still makes batches to fit on and to measure on
+        size = max(1, min(size, len(rows) // FEWEST))
+    spec = BatchSpec(tokenizer, "encoder", document_mask=True, around=((), ()))
+    found = list(ValidationBatches(rows, spec, min(size, len(rows))))
     return [found[i] for i in np.random.default_rng(config.seed).permutation(len(found))]
 
 

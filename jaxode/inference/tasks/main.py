@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from jaxode.calibration import Fit, calibrate, calibration_batches, check_steps, save
-from jaxode.config import DepthConfig, InferConfig
+from jaxode.config import DepthConfig, InferConfig, require
 from jaxode.data import Batch
 from jaxode.evaluation import (
     Method,
@@ -43,9 +43,9 @@ from jaxode.inference.tasks.generation import (
     generation_settings,
 )
 from jaxode.inference.tasks.line_tables import Lines, classify_lines, read_lines, score_lines
-from jaxode.inference.tasks.line_text import line_batches
+from jaxode.inference.tasks.line_text import line_batches, packed_batches
 from jaxode.inference.tasks.measured_text import Text, file_text, needed_corpus, validation_text
-from jaxode.inference.tasks.report import report_methods, write_report
+from jaxode.inference.tasks.report import report_methods, tuned_model, tuned_rows, write_report
 from jaxode.inference.tasks.requested_model import check_places, check_rows, requested_model, wants_calibrations
 from jaxode.inference.tasks.vectors import encode_lines, encoder_bench
 from jaxode.inference.texts.fill_mask import fill
@@ -79,6 +79,11 @@ def run(config: InferConfig, write: Write, note: Write) -> None:
         check_steps(model, config.steps)
     elif task == "report":
         report_methods(model, config, named, {})
+        require(
+            not config.tuned or folder.task in STATE_TASKS,
+            f"tuned = {config.tuned}: {folder.path} is a {folder.task.replace('_', ' ')} model, and is measured by its "
+            "loss; a tuned one is set beside an encoder, or a classifier of tokens",
+        )
     by_line = config.by_line or (folder.task in LINE_TASKS and bool(config.file))
     lines = read_lines(config.file, folder.text_key, classified=labelled) if by_line else None
     keep_compiled(config.compiled, note)
@@ -112,7 +117,8 @@ def run(config: InferConfig, write: Write, note: Write) -> None:
         check_prompt(model, config, task)
         write(bench(loaded, config, depth, note))
     elif task == "calibrate":
-        batches = None if lines is None else line_batches(loaded, lines, config)
+        pack = packed_batches if folder.task in STATE_TASKS else line_batches
+        batches = None if lines is None else pack(loaded, lines, config)
         _calibrate(loaded, config, batches, write, note)
     elif task == "encode":
         assert lines is not None  # InferConfig refuses it
@@ -221,13 +227,11 @@ def _compare_states(
     """Sweep or report of an encoder: errors of its states in the place of losses."""
     folder, reports = Path(config.out) if config.out else loaded.run.path, bool(methods)
     compared = methods or tuple(Method(f"{one.solver}, {one.schedule}", one) for one in depths)
-    found = compare_states(
-        loaded,
-        line_batches(loaded, lines, config),
-        compared,
-        profiles=reports,
-        progress="report" if reports else "sweep",
-    )
+    tuned = tuned_model(loaded, config.tuned) if config.tuned else None
+    batches = line_batches(loaded, lines, config)
+    found = compare_states(loaded, batches, compared, profiles=reports, progress="report" if reports else "sweep")
+    if tuned is not None:
+        found = dataclasses.replace(found, rows=(*found.rows, *tuned_rows(loaded, tuned, batches, config, found)))
     write((save_state_report if reports else save_state_sweep)(folder, found) + "\n")
     names = ("report.csv", "report.png", "trace.csv", "trace.png") if reports else ("sweep.csv", "sweep.png")
     note(f"{found.tokens} tokens compared; written: {', '.join(str(folder / name) for name in names)}")

@@ -35,7 +35,7 @@ def corpus(trained: TrainedModel) -> jaxode.data.PreparedData:
         UserError: it is not at hand.
     """
     model = trained.config.model
-    return jaxode.data.prepare(trained.config.data, model.length, model.kind, tokenizer=trained.own_tokenizer)
+    return jaxode.data.prepare(trained.config.data, model.length, model.learns, tokenizer=trained.own_tokenizer)
 
 
 def needed_corpus(trained: TrainedModel, remedy: str = FILE_INSTEAD) -> jaxode.data.PreparedData:
@@ -68,12 +68,12 @@ def file_text(trained: TrainedModel, file: str, limit: int | None = None) -> Tex
         UserError: it cannot be read, is no UTF-8, is a table, or is empty.
     """
     data, model = trained.config.data, trained.config.model
-    texts = tuple(documents.read_texts(Path(file).expanduser(), data.separator, data.text_key))
+    texts = tuple(documents.read_texts(Path(file).expanduser(), data.separator, data.text_key, data.lines))
     require(bool(texts), f"{file}: is empty; give a file that holds text")
-    spec = BatchSpec(trained.own_tokenizer, model.kind, data.document_mask, data.mask_fraction)
     # a short text would leave most rows of a training batch empty
     tokens = sum(len(text.encode()) + 1 for text in texts)
     length = min(model.length, LONGEST_ROW)
+    spec = BatchSpec.of(data, trained.own_tokenizer, model.learns, length)
     rows = min(trained.config.train.batch_size, (tokens - 1) // length + 1)
     scored = jaxode.data.text_batches(texts, spec, length, rows, limit)
     note = None

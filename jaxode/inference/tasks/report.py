@@ -2,20 +2,35 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from jaxode.calibration import Calibration, calibration_batches, magnitude_matching
 from jaxode.checkpoint import TrainedModel
-from jaxode.config import DepthConfig, InferConfig, ModelConfig, UserError
+from jaxode.config import DepthConfig, InferConfig, ModelConfig, UserError, require
 from jaxode.data import Batch
-from jaxode.evaluation import Method, comparators, evaluation_counts, fits, resolved, save_report, work_precision
+from jaxode.evaluation import (
+    Method,
+    StateReport,
+    StateRow,
+    comparators,
+    compare_states,
+    evaluation_counts,
+    fits,
+    resolved,
+    save_report,
+    work_precision,
+)
+from jaxode.inference.loading.loaded_model import LoadedModel, load
+from jaxode.inference.loading.names import STATE_TASKS
 from jaxode.inference.tasks.measured_text import Text, corpus, file_text, validation_text
 from jaxode.interop import is_pretrained
-from jaxode.model.parameters import calibration_parameters
+from jaxode.model.parameters import calibration_parameters, without_calibrations
 
 CALIBRATION_BATCHES = 10
+TUNED = "tuned"
 
 
 def report_methods(
@@ -38,10 +53,57 @@ def report_methods(
     if not listed and asked not in [method.depth for method in methods]:
         methods.append(Method(f"{asked.solver}, {asked.schedule}", asked))
     methods += [
-        Method("calibrated", one.depth, calibration_parameters(steps, one.coefficients))
+        Method(
+            "step adapters" if one.adapted else "calibrated",
+            one.depth,
+            calibration_parameters(steps, one.coefficients),
+            one.tokens,
+            one.seconds / 60,
+        )
         for steps, one in calibrations.items()
     ]
     return tuple(methods)
+
+
+def tuned_rows(
+    trained: TrainedModel, tuned: LoadedModel, batches: Sequence[Batch], config: InferConfig, report: StateReport
+) -> tuple[StateRow, ...]:
+    """Of a model that was trained on from this one: its states, in every number of steps, against this one's at full
+    depth; times are relative to this one's.
+    """
+    model, run = tuned.config.model, tuned.config.train
+    methods = [Method(TUNED, DepthConfig(steps=n)) for n in evaluation_counts(model, config.steps)]
+    teacher = (trained.architecture, without_calibrations(trained.params))
+    found = compare_states(tuned, batches, methods, teacher=teacher, progress="report: tuned")
+    return tuple(
+        dataclasses.replace(
+            row,
+            method=TUNED,
+            relative_time=row.milliseconds / report.rows[0].milliseconds,
+            numbers=tuned.model.num_parameters,
+            fit_tokens=tuned.step * run.batch_size * model.length,
+        )
+        for row in found.rows
+    )
+
+
+def tuned_model(trained: TrainedModel, name: str) -> LoadedModel:
+    """The model that `tuned` names.
+
+    Raises:
+        UserError: none, one that is not measured by its states, or one with another vocabulary.
+    """
+    tuned = load(name)
+    require(
+        tuned.task in STATE_TASKS,
+        f"tuned = {name}: is a {tuned.task} model; name one that is measured by its states, as this one is",
+    )
+    require(
+        tuned.own_tokenizer.fingerprint == trained.own_tokenizer.fingerprint,
+        f"tuned = {name}: reads with another tokenizer ({tuned.own_tokenizer.name}) than this model "
+        f"({trained.own_tokenizer.name}); name one that was trained on from it",
+    )
+    return tuned
 
 
 def write_report(

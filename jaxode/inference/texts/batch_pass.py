@@ -134,7 +134,9 @@ class BatchPass:
                 out = program(self.params, *given, architecture=self.architecture, depth=depth)
                 found = np.asarray(jax.device_get(out))[: len(batch.rows)]
                 if not np.isfinite(found).all():
-                    raise diverged("a prediction", self.architecture, self.params, given[0], given[1], depth)
+                    raise diverged(
+                        "a prediction", self.architecture, self.params, given[0], {"segments": given[1]}, depth
+                    )
                 if values is None:
                     kept = (ends[-1], *found.shape[2:]) if by_token else (len(lengths), *found.shape[1:])
                     values = np.empty(kept, dtype)

@@ -129,7 +129,7 @@ def fill(
     out = mask_logits(params, row, seen, np.asarray(masks, np.int32), architecture=architecture, depth=depth)
     logits, evaluations = jax.device_get(out)
     if not np.isfinite(logits).all():
-        raise diverged("a prediction", architecture, params, row, seen, depth)
+        raise diverged("a prediction", architecture, params, row, {"segments": seen}, depth)
     fills = tuple(MaskFill(at, _candidates(tokenizer, row, top)) for at, row in zip(masks, logits, strict=True))
     for found in fills:
         ids[found.position] = found.candidates[0].id

@@ -10,10 +10,7 @@ from jaxtyping import Int
 
 from jaxode.config import ModelConfig, UserError, require
 from jaxode.data import Tokenizer
-
-Frame = bool | tuple[str, str] | None
-"""Whether texts stand within the tokenizer's template, or between which two entries of its vocabulary; None: within
-the template where the tokenizer's own model reads them so."""
+from jaxode.data.tokenizers import Frame
 
 
 @dataclass(frozen=True)
@@ -89,7 +86,7 @@ def token_rows(
     require(bool(texts), "no texts: give at least one")
     require(not names or len(names) == len(texts), f"names: {len(names)} of them for {len(texts)} texts; give one each")
     names = names or [f"text {i}" for i in range(1, len(texts) + 1)]
-    before, after = around_text(tokenizer, frame)
+    before, after = tokenizer.around(frame)
     around = len(before) + len(after)
     own = tokenizer.encode_batch(texts)
     for name, ids in zip(names, own, strict=True):
@@ -103,26 +100,6 @@ def token_rows(
         )
     rows = tuple((*before, *ids[: length - around], *after) for ids in own)
     return TokenRows(rows, len(before), len(after), len(long), tokenizer.count_unknown(texts, own))
-
-
-def around_text(tokenizer: Tokenizer, frame: Frame) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The ids that a frame puts before and after a text.
-
-    Raises:
-        UserError: a named token that the vocabulary has not.
-    """
-    if isinstance(frame, tuple):
-        before, after = (_named(tokenizer, token) for token in frame)
-        return (before,), (after,)
-    framed = tokenizer.framed if frame is None else frame
-    return (tokenizer.template.before, tokenizer.template.after) if framed else ((), ())
-
-
-def _named(tokenizer: Tokenizer, token: str) -> int:
-    index = tokenizer.token_id(token)
-    if index is None:
-        raise UserError(f'frame: tokenizer {tokenizer.name} has no token "{token}": name two that it has')
-    return index
 
 
 def check_vocabulary(model: ModelConfig, tokenizer: Tokenizer) -> None:

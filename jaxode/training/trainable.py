@@ -1,0 +1,54 @@
+"""What trains of a model that begins with weights which exist: everything, its norms, or low-rank changes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxode.config import TrainConfig, require
+from jaxode.model.low_rank import LOW_RANK
+
+FRESH = (".conditioning.", ".clock.")
+"""Within the names of what tells blocks t and h: it begins at zero beside trained weights, and trains always."""
+
+
+def frozen(params: Mapping[str, Any], train: TrainConfig) -> frozenset[str]:
+    """Names of the parameters that stay as they are.
+
+    Raises:
+        UserError: none would move.
+    """
+    if train.trains == "all":
+        return frozenset()
+
+    def moves(name: str) -> bool:
+        if any(part in name for part in FRESH):
+            return True
+        return name.startswith(LOW_RANK) if train.trains == "lora" else "norm" in name
+
+    still = frozenset(name for name in params if not moves(name))
+    require(
+        len(still) < len(params),
+        f'train.trains = "{train.trains}": this model has none; choose "all" or "lora"',
+    )
+    return still
+
+
+def partly(optimizer: optax.GradientTransformation, still: frozenset[str]) -> optax.GradientTransformation:
+    """An optimizer that leaves some parameters where they are, and keeps no moments of them."""
+    if not still:
+        return optimizer
+
+    def moving(tree: Any) -> dict[str, Any]:
+        return {name: value for name, value in tree.items() if name not in still}
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        moved, state = optimizer.update(moving(updates), state, moving(params))
+        still_here: Any = jax.tree.map(jnp.zeros_like, updates)
+        return {**still_here, **moved}, state
+
+    return optax.GradientTransformation(lambda params: optimizer.init(moving(params)), update)

@@ -1,0 +1,40 @@
+"""Which parameters an update moves how far."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxode.config import ClockConfig, OptimizerConfig, UserError
+from jaxode.model import make_model
+from jaxode.model.parameters import split
+from jaxode.training.optimizer import make_optimizer
+
+
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+@pytest.mark.parametrize("shared", [False, True])
+def test_factors_on_the_updates_of_parts(tiny, name, shared):
+    _, params = split(make_model(tiny(conditioning="step", clock=ClockConfig(shared=shared))))
+    gradient = jax.tree.map(lambda x: jnp.full(x.shape, 1e-3), params)
+
+    def update(**factors):
+        optimizer = make_optimizer(OptimizerConfig(name=name, warmup_fraction=0.0, **factors), 10)
+        return optimizer.update(gradient, optimizer.init(params), params)[0]
+
+    plain, changed = update(), update(branch_rate=2.0, conditioning_rate=10.0)
+    seen = set()
+    for key, value in plain.items():
+        told = ".conditioning." in key or ".clock." in key
+        branch = key.endswith((".attention.output.kernel", ".feed_forward.output.kernel"))
+        branch |= key.endswith((".attention.output.bias", ".feed_forward.output.bias"))
+        factor = 10.0 if told else 2.0 if branch else 1.0
+        seen.add(factor)
+        np.testing.assert_allclose(changed[key], factor * value, rtol=1e-5, atol=1e-9, err_msg=key)
+        assert np.any(value)
+    assert seen == {1.0, 2.0, 10.0}
+
+
+@pytest.mark.parametrize("field", ["branch_rate", "conditioning_rate"])
+def test_factors_are_positive(field):
+    with pytest.raises(UserError, match=rf"optimizer\.{field} = 0.0: must be positive"):
+        OptimizerConfig(**{field: 0.0})
