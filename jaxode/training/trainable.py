@@ -47,8 +47,9 @@ def partly(optimizer: optax.GradientTransformation, still: frozenset[str]) -> op
         return {name: value for name, value in tree.items() if name not in still}
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        moved: Any
         moved, state = optimizer.update(moving(updates), state, moving(params))
         still_here: Any = jax.tree.map(jnp.zeros_like, updates)
-        return {**still_here, **moved}, state
+        return still_here | moved, state
 
     return optax.GradientTransformation(lambda params: optimizer.init(moving(params)), update)
