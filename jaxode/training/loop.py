@@ -28,7 +28,7 @@ from jaxode.model.low_rank import merged, with_low_rank
 from jaxode.model.parameters import Architecture, Parameters, split
 from jaxode.tracking import JsonlTracker, ProgressBar, TensorBoardTracker, Tracker, Trackers, WandbTracker
 from jaxode.training.curriculum import Cost, Curriculum, Solves, cost
-from jaxode.training.initial import read_initial, read_teacher, record
+from jaxode.training.initial import check_teacher, read_initial, read_teacher, record
 from jaxode.training.memory import check_memory
 from jaxode.training.optimizer import learning_rate, make_optimizer
 from jaxode.training.parallel import Parallel, make_parallel
@@ -112,6 +112,7 @@ def train(config: Config) -> TrainResult:
         # buffers of its own: those of the parameters are given away
         state = dataclasses.replace(state, teacher=jax.tree.map(jnp.copy, initial.weights))
         taught_by = teacher, jax.device_get(initial.weights)
+        check_teacher(taught_by, config.init, data.validation(config.train.batch_size, 1))
     state = parallel.place_state(state)
 
     @cache  # one program for each of a fixed, small set of step counts

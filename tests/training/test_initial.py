@@ -204,6 +204,19 @@ def test_it_is_continued_with_the_same_teacher_or_not_at_all(taught, folders, tm
         np.testing.assert_array_equal(second.params[name], value, err_msg=name)
 
 
+@pytest.mark.parametrize("of", ["taught", "encoding"])
+def test_a_teacher_that_is_not_finite_teaches_nothing(request, of, folders, tmp_path):
+    run = request.getfixturevalue(of)
+    own = from_pretrained(folders["masked" if of == "taught" else "encoder"])
+    name = "stack.looped.0.attention.qkv.kernel"
+    # large numbers pass as weights, and overflow in the solve
+    own = dataclasses.replace(own, params=own.params | {name: np.full_like(own.params[name], 3e38)})
+    damaged = dataclasses.replace(run, init=str(save_pretrained(own, tmp_path / "damaged")))
+    with pytest.raises(UserError, match=r"init = .*damaged: cannot teach: the state is not finite"):
+        train(damaged)
+    assert not (tmp_path / "run").exists()
+
+
 def test_who_is_taught_by_its_beginning_has_one(config):
     with pytest.raises(UserError, match=r'objective\.teacher = "init" without init'):
         dataclasses.replace(config, objective=ObjectiveConfig(distil=1.0, teacher="init"))
