@@ -67,9 +67,10 @@ class Fit:
 
     Attributes:
         form: of the weights. "step": K of their own in each step. "unit": the same, but instead of a schedule and least
-            squares the fit begins at the trained block itself, applied n times, and has no correction; for networks
-            that turn along depth, with adapters. "global": those of solver "secant" with one gain for all steps.
-            "schedule": the step sizes alone. The last two fit nothing else and leave the rest unread.
+            squares the fit begins at the trained block itself, applied n times (one that is told t: in n even steps),
+            and has no correction; for networks that turn along depth, with adapters. "global": those of solver
+            "secant" with one gain for all steps. "schedule": the step sizes alone. The last two fit nothing else and
+            leave the rest unread.
         memory: K, evaluations that a step combines; 1 is a fitted step size alone.
         rank: R, directions in which an increment may be turned; 0 leaves the correction out.
         gains: let the block's features weigh differently from step to step (`jaxode.model.gains`); fitted by gradient,
@@ -78,7 +79,7 @@ class Fit:
             0 leaves them out.
         candidates: schedules, the best by the full trajectory, that are fitted to some of the batches to compare.
         updates: gradient steps on the gap between full depth and short solve after that; 0 leaves them out.
-        learning_rate: of these updates at their beginning; 0 takes that of the form in `RECIPES`.
+        learning_rate: of these updates, the largest; 0 takes that of the form in `RECIPES`.
     """
 
     form: Form = "step"
@@ -327,12 +328,15 @@ class _References(Sequence[Reference]):
 def _unit(
     groups: Sequence[tuple[int, int]], memory: int, gains: Gains | None, told: bool
 ) -> tuple[tuple[int, ...], Coefficients]:
-    """The trained block applied n times; a block that is told hears of even times."""
+    """The trained block applied n times; of a block that is told t, and may have learned what a longer step is, its own
+    n even steps.
+    """
     steps = sum(short for _, short in groups)
     weights = np.zeros((steps, memory), np.float32)
-    weights[:, 0] = 1.0
+    sizes = [full / short if told else 1.0 for full, short in groups for _ in range(short)]
+    weights[:, 0] = sizes
     at = np.concatenate([np.arange(short, dtype=np.float32) * (full / short) for full, short in groups])
-    return (1,) * steps, Coefficients(weights, gains=gains, starts=at if told else None)
+    return tuple(round(size) for size in sizes), Coefficients(weights, gains=gains, starts=at if told else None)
 
 
 def _closed_forms(times: tuple[tuple[int, ...], ...], form: Form, told: bool) -> list[Coefficients]:
@@ -391,6 +395,8 @@ def _refine(
 
     for number in range(fit.updates):
         gradient = comparison.gradient(coefficients, references[number % len(references)])
+        # these stay, and do not count in the norm that is clipped
+        gradient = dataclasses.replace(gradient, starts=jax.tree.map(jnp.zeros_like, gradient.starts))
         coefficients, state = update(gradient, state, coefficients)
         tick()
     return coefficients

@@ -35,9 +35,11 @@ class Origin:
     def difference(self, other: Origin) -> str:
         """What this was made for and `other` has not, in words; empty where they agree.
 
-        A field that is younger than a file had its default then, as in an older config.toml.
+        A field that is younger than a file had its default then, as in an older config.toml; but for the head, which
+        the names of the weights tell.
         """
         defaults = Origin(dataclasses.asdict(ModelConfig()), "", "").model
+        defaults["head"] = other.model.get("head")
         own = flatten_dict(defaults, sep=".") | flatten_dict(self.model, sep=".")
         for name, value in flatten_dict(other.model, sep=".").items():
             if own[name] != value:

@@ -63,10 +63,10 @@ def takes_model(function: Callable[Concatenate[Any, P], R]) -> OfModel[P, R]:
 
 
 def _standing_for(function: Callable[..., Any], parts: tuple[str, ...]) -> Callable[..., Any]:
-    """What the model was trained with is the default of `document_mask`, where there is one."""
+    """What the model was trained with is the default of `document_mask` and of `frame`, where there is one."""
     parameters = inspect.signature(function).parameters
     passed_on = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
-    masked = "document_mask" in parameters or passed_on
+    masked, framed = "document_mask" in parameters or passed_on, "frame" in parameters
 
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
@@ -74,6 +74,8 @@ def _standing_for(function: Callable[..., Any], parts: tuple[str, ...]) -> Calla
             trained = args[0]
             if masked:
                 kwargs.setdefault("document_mask", trained.config.data.document_mask)
+            if framed and kwargs.get("frame") is None:
+                kwargs["frame"] = trained.text_frame
             args = (*(getattr(trained, part) for part in parts), *args[1:])
         return function(*args, **kwargs)
 

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
 from jaxode.checkpoint.folder import RunFolder
 from jaxode.checkpoint.steps import Checkpoints
 from jaxode.config import Config, UserError, require
+from jaxode.config.checks import parse_frame
 from jaxode.data import Tokenizer
 from jaxode.model import CausalLM, Encoder, MaskedLM, SequenceClassifier, TokenClassifier, make_model
 from jaxode.model.low_rank import merged, with_low_rank
@@ -53,6 +55,13 @@ class TrainedModel:
         return RunFolder(self.folder)
 
     @property
+    def text_frame(self) -> bool | tuple[str, str] | None:
+        """What a model that was trained on whole texts read them within; None: what its tokenizer says."""
+        data = self.config.data
+        whole = data.rows == "texts" and self.config.model.kind == "masked"
+        return parse_frame("data.frame", data.frame) if whole else None
+
+    @property
     def own_tokenizer(self) -> Tokenizer:
         """The tokenizer, for those who cannot do without.
 
@@ -89,7 +98,9 @@ def load_run(path: Path | str, step: int | None = None) -> TrainedModel:
     if train.trains == "lora" and not run.exported:
         held = with_low_rank(shapes, train.lora_rank, train.lora_matrices)
     weights = read(run, held, step)
-    params = merged(weights.params)
+    params = weights.params
+    if held is not shapes:
+        params = jax.tree.map(jnp.asarray, merged(jax.device_get(params)))
     if run.exported:
         # weights in bfloat16 are multiplied so
         dtype = matmul_type(params)

@@ -37,6 +37,8 @@ class SplitStats:
     documents: int
     tokens: int
     bytes: int
+    cut: int = 0
+    """Texts that were longer than a row, where rows hold whole texts; of these the first tokens are read."""
 
     @property
     def tokens_per_byte(self) -> float:
@@ -62,8 +64,11 @@ class PreparedData:
     """Whether a run may go on over another text than it began with."""
 
     def bytes_per_token(self, split: str) -> float | None:
-        """Turns nats per token into bits per byte; None for a masked model, which predicts a part of the text only."""
-        return 1.0 / self.stats[split].tokens_per_byte if self.spec.kind == "causal" else None
+        """Turns nats per token into bits per byte; None where a part of the text only is predicted: by a masked model,
+        or of texts that were cut.
+        """
+        stats = self.stats[split]
+        return 1.0 / stats.tokens_per_byte if self.spec.kind == "causal" and not stats.cut else None
 
     def train(self, batch_size: int, seed: int) -> Batches:
         """Endless shuffled batches.
@@ -83,6 +88,16 @@ class PreparedData:
     def validation(self, batch_size: int, limit: int | None = None, seed: int = 0) -> ValidationBatches:
         """One pass over the validation split, or over its first `limit` batches; iterate it as often as needed."""
         return ValidationBatches(self.validation_rows, self.spec, batch_size, limit, seed)
+
+
+def cut_note(stats: SplitStats, length: int) -> str | None:
+    """What is told of texts that were cut to a row; None where none was."""
+    if not stats.cut:
+        return None
+    return (
+        f"{stats.cut} of {stats.documents} texts are longer than model.length = {length} with what stands around "
+        "them, and were cut to it"
+    )
 
 
 def cache_folder(data: DataConfig) -> Path:
@@ -126,12 +141,6 @@ def prepare(
 
         makers = {split: lambda split=split: rows(split) for split in SPLITS}
         write(JaxodeRows(makers, length, spec.around is not None, data_dir=str(folder)))
-        for split, count in counts.items():
-            if count.cut:
-                notice(
-                    f"{data.corpus}, {split}: {count.cut} of {count.documents} texts are longer than model.length = "
-                    f"{length} with what stands around them, and were cut to it"
-                )
         stats = {split: asdict(counts[split].stats()) for split in SPLITS}
         identity = {split: asdict(identities[split].identity()) for split in SPLITS}
         for name, content in ((_STATS_FILE, stats), (_IDENTITY_FILE, identity)):
@@ -145,6 +154,9 @@ def prepare(
     stats, identity = (
         json.loads((folder / name).read_text(encoding="utf-8")) for name in (_STATS_FILE, _IDENTITY_FILE)
     )
+    for split in SPLITS:
+        if note := cut_note(SplitStats(**stats[split]), length):
+            notice(f"{data.corpus}, {split}: {note}")
     return PreparedData(
         corpus=data.corpus,
         tokenizer=tokenizer,
@@ -240,7 +252,7 @@ class _Counter:
         return framed
 
     def stats(self) -> SplitStats:
-        return SplitStats(self.documents, self.tokens, self.bytes)
+        return SplitStats(self.documents, self.tokens, self.bytes, self.cut)
 
 
 def _encoded(

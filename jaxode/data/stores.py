@@ -141,7 +141,8 @@ def hold(rows: Sequence[Mapping[str, Any]], limit: int = HELD_BYTES) -> Sequence
 
     A random read from array_record takes 0.1 ms a row; a GPU with a small model would wait for it.
     """
-    return HeldRows(rows) if len(rows) and len(rows) * rows[0]["tokens"].nbytes <= limit else rows
+    size = sum(np.asarray(value).nbytes for value in rows[0].values() if np.ndim(value)) if len(rows) else 0
+    return HeldRows(rows) if len(rows) and len(rows) * size <= limit else rows
 
 
 def make_folder(folder: Path, fill: Callable[[Path], None]) -> Path:

@@ -163,6 +163,7 @@ def compare_states(
     for method in measured:
         plan(bound.config, method.depth)
     held = {name: value for name, value in params.items() if name.startswith(CALIBRATION)}
+    brought = [_numbers(bound.config, method, held) for method in measured]
     # a method's own calibration takes the place of one that the model came with
     measured = [
         dataclasses.replace(method, parameters=jax.device_put(method.parameters or held)) for method in measured
@@ -191,7 +192,7 @@ def compare_states(
             {number: partial(solve, method, first) for number, method in enumerate(measured)}, rounds, bar.update
         )
     rows = tuple(
-        _row(bound.config, method, found, times[number], times[0])
+        _row(bound.config, method, found, times[number], times[0], brought[number])
         for number, (method, found) in enumerate(zip(measured, sums, strict=True))
     )
     return StateReport(rows, traces, round(sums[0].states.count))
@@ -298,7 +299,15 @@ def _compared(
     )
 
 
-def _row(model: Any, method: Method, found: _Sums, time: float, full_time: float) -> StateRow:
+def _numbers(model: Any, method: Method, held: Parameters) -> int:
+    """What a method brings beside the weights: its own coefficients, or those that the model holds for its steps."""
+    if method.parameters or method.depth.solver != "calibrated":
+        return method.numbers
+    prefix = f"{CALIBRATION}{method.depth.steps or model.steps}."
+    return sum(int(np.size(value)) for name, value in held.items() if name.startswith(prefix))
+
+
+def _row(model: Any, method: Method, found: _Sums, time: float, full_time: float, numbers: int) -> StateRow:
     depth, adaptive = method.depth, get_solver(method.depth.solver).adaptive
     states, pooled = found.states, found.pooled
     return StateRow(
@@ -312,7 +321,7 @@ def _row(model: Any, method: Method, found: _Sums, time: float, full_time: float
         pooled_error=pooled.error if pooled.count else None,
         milliseconds=time,
         relative_time=time / full_time,
-        numbers=method.numbers,
+        numbers=numbers,
         fit_tokens=method.tokens,
         fit_minutes=method.minutes,
     )

@@ -12,7 +12,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from jaxode.config import UserError
+from jaxode.config import UserError, require
 
 LOW_RANK = "lora."
 """Before the name of a matrix W [E, F]: of A (.down, [E, R]) and B (.up, [R, F])."""
@@ -22,11 +22,15 @@ def with_low_rank(parameters: Mapping[str, Any], rank: int, names: str = "", see
     """The parameters with A, random, and B, zero, of every matrix that `names` says: the model is the same at first.
 
     Raises:
-        UserError: a name that no matrix of the blocks has.
+        UserError: a name that no matrix of the blocks has, or a rank above that of one.
     """
     rng, added = np.random.default_rng((seed, 0x10A)), {}
     for name in matrices(parameters, names):
         width, out = parameters[name].shape
+        require(
+            rank <= min(width, out),
+            f"train.lora_rank = {rank}: {name} is a matrix of {width} by {out}; must be at most {min(width, out)}",
+        )
         down = rng.normal(size=(width, rank)) / np.sqrt(width)
         added[f"{LOW_RANK}{name}.down"] = jnp.asarray(down, jnp.float32)
         added[f"{LOW_RANK}{name}.up"] = jnp.zeros((rank, out), jnp.float32)
@@ -39,8 +43,15 @@ def merged(parameters: Mapping[str, Any]) -> dict[str, Any]:
     for name, down in parameters.items():
         if name.startswith(LOW_RANK) and name.endswith(".down"):
             matrix = name.removeprefix(LOW_RANK).removesuffix(".down")
-            whole[matrix] = whole[matrix] + down @ parameters[f"{LOW_RANK}{matrix}.up"]
+            whole[matrix] = _sum(whole[matrix], down, parameters[f"{LOW_RANK}{matrix}.up"])
     return whole
+
+
+def _sum(matrix: Any, down: Any, up: Any) -> Any:
+    if not isinstance(matrix, np.ndarray):
+        return matrix + down @ up
+    # on the host the same numbers on every machine: fingerprints are of them
+    return (matrix + np.asarray(down, np.float64) @ np.asarray(up, np.float64)).astype(matrix.dtype)
 
 
 def matrices(parameters: Mapping[str, Any], names: str = "") -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,12 +12,13 @@ from typing import Any, TypeVar
 import jax.numpy as jnp
 
 from jaxode.checkpoint import RunFolder
-from jaxode.config import Config, ModelConfig, UserError, require
-from jaxode.data import Tokenizer, byte_tokenizer
+from jaxode.config import Config, DepthConfig, ModelConfig, UserError, require
+from jaxode.data import Batch, Tokenizer, byte_tokenizer
 from jaxode.data.tokenizers import from_pretrained
+from jaxode.evaluation import Diverged, evaluate_states
 from jaxode.inference import load
 from jaxode.model import make_model
-from jaxode.model.parameters import Parameters, check_fit, fingerprint, split, without_calibrations
+from jaxode.model.parameters import Architecture, Parameters, check_fit, fingerprint, split, without_calibrations
 
 FREE = ("model.dropout", "model.steps", "model.conditioning", "model.clock.")
 """What may differ from the model that a run begins with; of rotary positions the length as well."""
@@ -93,6 +95,18 @@ def read_teacher(config: Config) -> Initial:
         f"({begun}), which teach it; put those back",
     )
     return initial
+
+
+def check_teacher(teacher: tuple[Architecture, Parameters], name: str, batches: Iterable[Batch]) -> None:
+    """Solve some text at full depth: what the teacher says must be finite.
+
+    Raises:
+        UserError: it is not.
+    """
+    try:
+        evaluate_states(*teacher, batches, DepthConfig(), teacher)
+    except Diverged as error:
+        raise UserError(f"init = {name}: cannot teach: {error}") from None
 
 
 def record(run: RunFolder, initial: Initial) -> None:

@@ -28,7 +28,7 @@ from jaxode.model.low_rank import merged, with_low_rank
 from jaxode.model.parameters import Architecture, Parameters, split
 from jaxode.tracking import JsonlTracker, ProgressBar, TensorBoardTracker, Tracker, Trackers, WandbTracker
 from jaxode.training.curriculum import Cost, Curriculum, Solves, cost
-from jaxode.training.initial import read_initial, read_teacher, record
+from jaxode.training.initial import check_teacher, read_initial, read_teacher, record
 from jaxode.training.memory import check_memory
 from jaxode.training.optimizer import learning_rate, make_optimizer
 from jaxode.training.parallel import Parallel, make_parallel
@@ -79,6 +79,12 @@ def train(config: Config) -> TrainResult:
         initial = read_teacher(config) if config.resume else read_initial(config)
         config = dataclasses.replace(config, model=initial.model)
     plan(config.model, config.depth)
+    rate = config.optimizer.conditioning_rate
+    require(
+        rate == 1.0 or config.model.conditioning != "none",
+        f'optimizer.conditioning_rate = {rate:g} with model.conditioning = "none": nothing tells the blocks t and h; '
+        "leave it out, or choose a conditioning",
+    )
     curriculum = Curriculum(config)
     parallel = make_parallel(config.train)
     check_memory(config, len(parallel.devices))
@@ -104,7 +110,7 @@ def train(config: Config) -> TrainResult:
     params = params if initial is None else initial.params
     if config.train.trains == "lora":
         params = with_low_rank(params, config.train.lora_rank, config.train.lora_matrices, config.train.seed)
-    still = frozen(params, config.train)
+    still = frozen(params, config)
     optimizer = partly(make_optimizer(config.optimizer, config.train.updates), still)
     state, teacher, taught_by = init_state(params, optimizer), None, None
     if taught and initial is not None:
@@ -112,6 +118,7 @@ def train(config: Config) -> TrainResult:
         # buffers of its own: those of the parameters are given away
         state = dataclasses.replace(state, teacher=jax.tree.map(jnp.copy, initial.weights))
         taught_by = teacher, jax.device_get(initial.weights)
+        check_teacher(taught_by, config.init, data.validation(config.train.batch_size, 1))
     state = parallel.place_state(state)
 
     @cache  # one program for each of a fixed, small set of step counts
@@ -145,7 +152,7 @@ def train(config: Config) -> TrainResult:
             batches.close()
             loop.trackers.close()
     done = int(state.step)
-    params = jax.device_get(merged(state.params))
+    params = merged(jax.device_get(state.params))
     final = loop.validate(params, limit=config.train.final_batches or None) if done == config.train.updates else None
     return TrainResult(run, done, stop.signal, final, architecture, params, data, config, taught_by)
 
@@ -225,7 +232,7 @@ class _Loop:
         model, stats = self.config.model, self.data.stats["train"]
         size = sum(math.prod(value.shape) for value in params.values())
         return (
-            f"{self.checkpoints.run.path}: {model.kind} model of {size:,} parameters, N = {model.steps}; "
+            f"{self.checkpoints.run.path}: {model.learns} model of {size:,} parameters, N = {model.steps}; "
             f"{self.data.corpus}: {stats.tokens:,} tokens, tokenizer {self.data.tokenizer.name}; "
             f"updates {start + 1} to {self.config.train.updates} of {self.tokens_per_update:,} tokens"
         )

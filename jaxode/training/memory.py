@@ -15,9 +15,9 @@ from jaxode.model.room import check_memory as check_model
 def update_bytes(config: Config, devices: int) -> int:
     """Bytes that an update holds on each device at the very least.
 
-    Parameters, their gradient, one momentum, and the teacher's where there is one; the batch; and of the rows that a
-    device solves at once the logits, the state at every step, and one block's attention scores where they are written
-    out.
+    Parameters, where all of them train their gradient and one momentum, and the teacher's where there is one; the
+    batch; and of the rows that a device solves at once the logits, the state at every step, and one block's attention
+    scores where they are written out.
 
     Args:
         config: of the run; a vocabulary of 0 has no logits.
@@ -30,9 +30,10 @@ def update_bytes(config: Config, devices: int) -> int:
     masked = config.data.document_mask or model.kind == "masked"
     kernel = attention_kernel(q, q, masked=masked, causal=model.kind == "causal", capability=capability())
     scores = 0 if kernel == "cudnn" else model.heads * model.length
-    token = model.vocab_size + model.steps * model.width + scores
+    token = (model.vocab_size if model.head == "vocabulary" else 0) + model.steps * model.width + scores
     batch = 4 * train.batch_size // devices * model.length
-    sets = 3 + (config.objective.resolved.teacher == "init")
+    moving = 3 if train.trains == "all" else 1
+    sets = moving + (config.objective.resolved.teacher == "init")
     return 4 * (sets * num_parameters(model) + batch + rows * model.length * token)
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Hashable
 from typing import Any
 
-import jax
 import optax
 from optax.contrib import muon
 
 from jaxode.config import OptimizerConfig
+from jaxode.model.low_rank import LOW_RANK
 from jaxode.model.parameters import Parameters
 
 MUON_RMS = 0.2
@@ -40,6 +40,8 @@ def parts(params: Parameters) -> dict[str, str]:
     ends = (".attention.output", ".feed_forward.output")
 
     def part(name: str) -> str:
+        # low-rank changes are of the matrix that they stand beside
+        name = name.removeprefix(LOW_RANK).removesuffix(".down").removesuffix(".up")
         if not name.startswith("stack."):
             return "rest"
         if ".conditioning." in name or ".clock." in name:
@@ -67,5 +69,7 @@ def make_optimizer(config: OptimizerConfig, updates: int) -> optax.GradientTrans
 
 
 def _decays(params: Any) -> Any:
-    """Weight decay belongs to matrices: kernels and embeddings, not biases, norms and gates."""
-    return jax.tree.map(lambda value: value.ndim >= 2, params)
+    """Weight decay belongs to matrices: kernels and embeddings, not biases, norms and gates, nor the table of token
+    types, most of which a text without pairs never reads.
+    """
+    return {name: getattr(value, "ndim", 0) >= 2 and ".types." not in name for name, value in params.items()}

@@ -9,32 +9,30 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxode.config import TrainConfig, require
+from jaxode.config import Config, require
 from jaxode.model.low_rank import LOW_RANK
 
 FRESH = (".conditioning.", ".clock.")
 """Within the names of what tells blocks t and h: it begins at zero beside trained weights, and trains always."""
 
 
-def frozen(params: Mapping[str, Any], train: TrainConfig) -> frozenset[str]:
-    """Names of the parameters that stay as they are.
+def frozen(params: Mapping[str, Any], config: Config) -> frozenset[str]:
+    """Names of the parameters that stay as they are. An encoder's states are matched, and its pooler learns nothing.
 
     Raises:
         UserError: none would move.
     """
-    if train.trains == "all":
-        return frozenset()
+    trains, encodes = config.train.trains, config.model.learns == "encoder"
 
     def moves(name: str) -> bool:
         if any(part in name for part in FRESH):
             return True
-        return name.startswith(LOW_RANK) if train.trains == "lora" else "norm" in name
+        if encodes and name.startswith("head."):
+            return False
+        return trains == "all" or (name.startswith(LOW_RANK) if trains == "lora" else "norm" in name)
 
     still = frozenset(name for name in params if not moves(name))
-    require(
-        len(still) < len(params),
-        f'train.trains = "{train.trains}": this model has none; choose "all" or "lora"',
-    )
+    require(len(still) < len(params), f'train.trains = "{trains}": this model has none; choose "all" or "lora"')
     return still
 
 

@@ -9,7 +9,7 @@ import pytest
 from flax import nnx
 
 from jaxode.calibration import Fit, calibrate, with_calibrations
-from jaxode.config import DepthConfig, ModelConfig, UserError
+from jaxode.config import ClockConfig, DepthConfig, ModelConfig, UserError
 from jaxode.data import Batch
 from jaxode.depth import secant
 from jaxode.evaluation import evaluate
@@ -155,6 +155,18 @@ def test_a_fit_can_begin_at_the_trained_block_itself(layout):
     np.testing.assert_allclose(bound(tokens, done.depth).logits, truncated.logits, rtol=1e-4, atol=1e-5)
     assert set(done.schedule) == {1}
     assert done.coefficients.down is None
+
+
+@pytest.mark.parametrize("per_pass", [False, True])
+def test_a_fit_of_a_block_that_is_told_begins_at_its_own_steps(per_pass):
+    architecture, params = model(norm_position="post", conditioning="step", clock=ClockConfig(per_pass=per_pass))
+    bound = architecture.bind(params)
+    done = calibrate(bound, batches(), 2, Fit("unit", memory=1, gains=False, updates=0))
+    tokens = jnp.asarray(batches()[0].tokens)
+    own = bound(tokens, DepthConfig(steps=2, solver="euler", schedule="even"))
+    fitted = architecture.bind(with_calibrations(params, {2: done}))(tokens, done.depth)
+    np.testing.assert_allclose(fitted.logits, own.logits, rtol=1e-4, atol=1e-5)
+    assert done.schedule == (bound.config.steps // 2,) * 2
 
 
 def test_adapters_follow_what_gains_cannot():

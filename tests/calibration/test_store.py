@@ -72,6 +72,11 @@ def test_a_field_that_is_younger_than_the_file_had_its_default_then():
     older = {name: value for name, value in ORIGIN.model.items() if name not in ("sharing", "width")}
     assert dataclasses.replace(ORIGIN, model=older | {"width": 16}).difference(ORIGIN) == ""
     assert dataclasses.replace(ORIGIN, model=older).difference(ORIGIN).startswith("model.width = ")
+    # what reads the end is told by the weights
+    headless = dataclasses.replace(ORIGIN, model=ORIGIN.model | {"head": "none"})
+    older = {name: value for name, value in ORIGIN.model.items() if name != "head"}
+    assert dataclasses.replace(ORIGIN, model=older).difference(headless) == ""
+    assert ORIGIN.difference(headless).startswith("model.head = 'vocabulary'")
 
 
 @pytest.mark.parametrize(

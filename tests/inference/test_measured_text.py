@@ -79,3 +79,18 @@ def test_notes_are_text_without_their_byte_order_mark(tmp_path, monkeypatch):
     (tmp_path / "notes.md").write_bytes(b"\xef\xbb\xbfFrom afar.\n")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert read_notes("~/notes.md") == "From afar.\n"
+
+
+def test_whole_texts_that_are_cut_are_told_of(tmp_path):
+    run = load_run(write_run(tmp_path / "run", model_config("causal"), rows="texts"))
+    path = tmp_path / "long.txt"
+    path.write_text("a" * (LENGTH + 1))
+    found = file_text(run, str(path))
+    assert found.note == (
+        f"1 of 1 texts are longer than model.length = {LENGTH} with what stands around them, and were cut to it"
+    )
+    # of a part of the text there are no bits per byte
+    assert found.bytes_per_token is None
+    path.write_text("a" * LENGTH)
+    found = file_text(run, str(path))
+    assert (found.note, found.bytes_per_token) == (None, 1.0)

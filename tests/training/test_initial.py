@@ -12,7 +12,7 @@ import pytest
 from flax import nnx
 from small_runs import change, stop_after
 
-from jaxode import Encoder, SequenceClassifier, from_pretrained, load, save_pretrained
+from jaxode import Encoder, SequenceClassifier, encode_texts, from_pretrained, load, save_pretrained
 from jaxode.checkpoint import load_run
 from jaxode.config import ClockConfig, Config, DepthConfig, ModelConfig, ObjectiveConfig, OptimizerConfig, UserError
 from jaxode.data import byte_tokenizer
@@ -204,6 +204,19 @@ def test_it_is_continued_with_the_same_teacher_or_not_at_all(taught, folders, tm
         np.testing.assert_array_equal(second.params[name], value, err_msg=name)
 
 
+@pytest.mark.parametrize("of", ["taught", "encoding"])
+def test_a_teacher_that_is_not_finite_teaches_nothing(request, of, folders, tmp_path):
+    run = request.getfixturevalue(of)
+    own = from_pretrained(folders["masked" if of == "taught" else "encoder"])
+    name = "stack.looped.0.attention.qkv.kernel"
+    # large numbers pass as weights, and overflow in the solve
+    own = dataclasses.replace(own, params=own.params | {name: np.full_like(own.params[name], 3e38)})
+    damaged = dataclasses.replace(run, init=str(save_pretrained(own, tmp_path / "damaged")))
+    with pytest.raises(UserError, match=r"init = .*damaged: cannot teach: the state is not finite"):
+        train(damaged)
+    assert not (tmp_path / "run").exists()
+
+
 def test_who_is_taught_by_its_beginning_has_one(config):
     with pytest.raises(UserError, match=r'objective\.teacher = "init" without init'):
         dataclasses.replace(config, objective=ObjectiveConfig(distil=1.0, teacher="init"))
@@ -259,6 +272,42 @@ def test_an_encoder_learns_from_its_beginning(encoding, folders, parallel):
     assert [record for record in records if "validation_error" in record]
 
 
+def test_what_an_encoder_learns_nothing_of_stays(encoding, folders):
+    decaying = dataclasses.replace(encoding, optimizer=OptimizerConfig(learning_rate=1e-2, weight_decay=1.0))
+    result, own = train(decaying), from_pretrained(folders["encoder"])
+    for name, value in result.params.items():
+        same = name.startswith("head.") or name.endswith(".types.embedding")
+        if name.startswith("head."):
+            np.testing.assert_array_equal(value, own.params[name], err_msg=name)
+        elif same:  # of two kinds of tokens only the first stands in the text
+            np.testing.assert_array_equal(value[1], own.params[name][1], err_msg=name)
+
+
+def test_an_encoders_run_has_a_text_and_a_frame_of_its_own(encoding, infer, tmp_path):
+    run = train(encoding).run.path
+    ran = infer("--checkpoint", run, "--task", "sweep", "--at", "4,2", "--batches", 2)
+    assert ran.code == 0, ran.err
+    assert "error" in ran.out
+    ran = infer("--checkpoint", run, "--task", "calibrate", "--steps", 2, "--updates", 5)
+    assert ran.code == 0, ran.err
+    bounded = ("--task", "encode", "--max-error", 0.99, "--batches", 2, "--out", tmp_path / "bounded.npz")
+    ran = infer("--checkpoint", run, *bounded, "--truncate", "--file", encoding.data.files)
+    assert "chosen: 2 steps (calibrated): relative error" in ran.err
+    loaded = load(run)
+    framed = encode_texts(loaded, ["depth"])
+    assert framed.lengths.tolist() == [len("depth") + 2]
+    np.testing.assert_array_equal(
+        framed.vectors, encode_texts(loaded, ["depth"], frame=("[MASK]", "<|endoftext|>")).vectors
+    )
+    assert encode_texts(loaded, ["depth"], frame=False).lengths.tolist() == [len("depth")]
+    lines = tmp_path / "two.txt"
+    lines.write_text("depth\ntime\n")
+    infer("--checkpoint", run, "--task", "encode", "--file", lines, "--out", tmp_path / "v.npz")
+    assert np.load(tmp_path / "v.npz")["lengths"].tolist() == [7, 6]
+    refused = infer("--checkpoint", run, "--task", "calibrate", "--steps", 2, "--frame", "none")
+    assert (refused.code, "frame = none with task = calibrate" in refused.err) == (2, True)
+
+
 def test_a_tuned_encoder_goes_back_to_an_albert(encoding, tmp_path):
     result = train(encoding)
     trained = load_run(result.run.path)
@@ -310,6 +359,8 @@ def test_a_report_sets_a_tuned_encoder_beside_its_beginning(encoding, folders, i
     want = np.sqrt(np.sum((y - x) ** 2) / np.sum((x - x.mean(0)) ** 2))
     np.testing.assert_allclose(float(rows["2"]["error"]), want, rtol=1e-3)
     assert float(rows["4"]["error"]) > 0
+    with open(tmp_path / "out" / "report.csv") as file:
+        assert {row["numbers"] for row in csv.DictReader(file) if row["method"] != "tuned"} == {"0"}
     assert rows["2"]["numbers"] == str(load_run(tuned).model.num_parameters)
     assert rows["2"]["fit_tokens"] == str(8 * 4 * 16)
     refused = infer("--checkpoint", folders["masked"], *about[2:], "--out", tmp_path / "o", "--tuned", tuned)
@@ -394,3 +445,9 @@ def test_what_cannot_train_alone(begun, config):
         trains(config, "norms")
     with pytest.raises(UserError, match=r'train\.lora_rank = 4 with train\.trains = "all"'):
         trains(begun, "all", lora_rank=4)
+    with pytest.raises(
+        UserError, match=r"train\.lora_rank = 1000: stack\..* is a matrix of 16 by .*must be at most 16"
+    ):
+        train(trains(begun, "lora", lora_rank=1000))
+    with pytest.raises(UserError, match=r'optimizer\.conditioning_rate = 3 with model\.conditioning = "none"'):
+        train(dataclasses.replace(begun, optimizer=OptimizerConfig(conditioning_rate=3.0)))

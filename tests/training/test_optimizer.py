@@ -7,8 +7,9 @@ import pytest
 
 from jaxode.config import ClockConfig, OptimizerConfig, UserError
 from jaxode.model import make_model
+from jaxode.model.low_rank import with_low_rank
 from jaxode.model.parameters import split
-from jaxode.training.optimizer import make_optimizer
+from jaxode.training.optimizer import make_optimizer, parts
 
 
 @pytest.mark.parametrize("name", ["adamw", "muon"])
@@ -38,3 +39,13 @@ def test_factors_on_the_updates_of_parts(tiny, name, shared):
 def test_factors_are_positive(field):
     with pytest.raises(UserError, match=rf"optimizer\.{field} = 0.0: must be positive"):
         OptimizerConfig(**{field: 0.0})
+
+
+def test_low_rank_changes_are_of_their_matrices(tiny):
+    _, params = split(make_model(tiny()))
+    params = with_low_rank(params, 2)
+    found = parts(params)
+    for name, part in found.items():
+        branch = ".attention.output." in name or ".feed_forward.output." in name
+        assert part == ("branch" if branch else "rest"), name
+    assert found["lora.stack.looped.0.attention.output.kernel.down"] == "branch"

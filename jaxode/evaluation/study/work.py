@@ -229,6 +229,10 @@ class Work:
     def _trained(self, run: Run, record: Started) -> Result:
         folder = self.folder(run)
         summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+        require(
+            "nats_per_token" in summary,
+            f"{folder}: is an encoder, which has no loss; studies compare language models",
+        )
         check_same_corpus(run, folder, summary["tokens"], record.tokens)
         logged: dict[str, Any] = {}
         for line in read_jsonl(folder / "metrics.jsonl"):

@@ -10,6 +10,7 @@ from jaxode.checkpoint import TrainedModel
 from jaxode.config import InferConfig
 from jaxode.data import Batch, BatchSpec, ValidationBatches
 from jaxode.data.packing import pack_texts
+from jaxode.data.tokenizers import Frame
 from jaxode.inference.loading.names import LINE_TASKS
 from jaxode.inference.tasks.line_tables import BATCH_SIZE, Lines, read_lines
 from jaxode.inference.tasks.measured_text import file_text, validation_text
@@ -33,7 +34,7 @@ def line_batches(trained: TrainedModel, lines: Lines, config: InferConfig) -> li
     tokenizer, length = trained.own_tokenizer, trained.config.model.length
     size = config.batch_size or BATCH_SIZE
     texts, names = lines.texts[: config.batches * size], lines.names[: config.batches * size]
-    encoded = token_rows(tokenizer, texts, length, frame=config.text_frame, truncate=config.truncate, names=names)
+    encoded = token_rows(tokenizer, texts, length, frame=_frame(trained, config), truncate=config.truncate, names=names)
     found = []
     for batch in bucketed(encoded.lengths, size, length, SHAPES):
         rows = [encoded.ids[i] for i in batch.rows]
@@ -48,21 +49,26 @@ def packed_batches(trained: TrainedModel, lines: Lines, config: InferConfig) -> 
     """
     tokenizer, length = trained.own_tokenizer, trained.config.model.length
     encoded = token_rows(
-        tokenizer, lines.texts, length, frame=config.text_frame, truncate=config.truncate, names=lines.names
+        tokenizer, lines.texts, length, frame=_frame(trained, config), truncate=config.truncate, names=lines.names
     )
     size = config.batch_size or max(1, PACKED_TOKENS // length)
     rows = [row.features for row in islice(pack_texts(encoded.ids, length, tokenizer.pad_id), config.batches * size)]
     if config.batch_size is None:
         # a short text still makes batches to fit on and to measure on
-        size = max(1, min(size, len(rows) // FEWEST))
+        size = max(1, min(size, len(rows) // min(FEWEST, config.batches)))
     spec = BatchSpec(tokenizer, "encoder", document_mask=True, around=((), ()))
     found = list(ValidationBatches(rows, spec, min(size, len(rows))))
     return [found[i] for i in np.random.default_rng(config.seed).permutation(len(found))]
 
 
+def _frame(trained: TrainedModel, config: InferConfig) -> Frame:
+    """As asked for, else as the model was trained."""
+    return trained.text_frame if config.text_frame is None else config.text_frame
+
+
 def bound_batches(trained: TrainedModel, config: InferConfig) -> list[Batch]:
     """The text that a bound on the loss or on changed labels is tested on."""
-    if trained.task in LINE_TASKS:
+    if trained.task in LINE_TASKS and config.bound_file:
         return line_batches(
             trained, read_lines(config.bound_file, trained.config.data.text_key, classified=True), config
         )

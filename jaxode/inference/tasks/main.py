@@ -123,7 +123,7 @@ def run(config: InferConfig, write: Write, note: Write) -> None:
     elif task == "encode":
         assert lines is not None  # InferConfig refuses it
         note(cost(model, depth, encode_lines(loaded, lines, config, depth, note).block_evaluations))
-    elif lines is not None and task in ("sweep", "report"):
+    elif folder.task in STATE_TASKS and task in ("sweep", "report"):
         _compare_states(loaded, lines, config, depths, methods, write, note)
     elif compared:
         check_prompt(model, config, task)
@@ -217,7 +217,7 @@ def _sweep(
 
 def _compare_states(
     loaded: LoadedModel,
-    lines: Lines,
+    lines: Lines | None,
     config: InferConfig,
     depths: tuple[DepthConfig, ...],
     methods: tuple[Method, ...],
@@ -228,7 +228,10 @@ def _compare_states(
     folder, reports = Path(config.out) if config.out else loaded.run.path, bool(methods)
     compared = methods or tuple(Method(f"{one.solver}, {one.schedule}", one) for one in depths)
     tuned = tuned_model(loaded, config.tuned) if config.tuned else None
-    batches = line_batches(loaded, lines, config)
+    if lines is None:
+        batches = list(validation_text(loaded, config.batches).batches)
+    else:
+        batches = line_batches(loaded, lines, config)
     found = compare_states(loaded, batches, compared, profiles=reports, progress="report" if reports else "sweep")
     if tuned is not None:
         found = dataclasses.replace(found, rows=(*found.rows, *tuned_rows(loaded, tuned, batches, config, found)))

@@ -23,6 +23,7 @@ from jaxode.evaluation import (
     save_report,
     work_precision,
 )
+from jaxode.evaluation.methods import FULL_DEPTH
 from jaxode.inference.loading.loaded_model import LoadedModel, load
 from jaxode.inference.loading.names import STATE_TASKS
 from jaxode.inference.tasks.measured_text import Text, corpus, file_text, validation_text
@@ -52,17 +53,16 @@ def report_methods(
     listed = asked.solver == "calibrated" or (asked.solver, asked.schedule) == ("euler", "even")
     if not listed and asked not in [method.depth for method in methods]:
         methods.append(Method(f"{asked.solver}, {asked.schedule}", asked))
-    methods += [
-        Method(
-            "step adapters" if one.adapted else "calibrated",
-            one.depth,
-            calibration_parameters(steps, one.coefficients),
-            one.tokens,
-            one.seconds / 60,
-        )
-        for steps, one in calibrations.items()
-    ]
+    methods += [_fitted("", steps, one) for steps, one in calibrations.items()]
     return tuple(methods)
+
+
+def _fitted(whose: str, steps: int, one: Calibration) -> Method:
+    """A calibration as a method."""
+    name = "step adapters" if one.adapted else "calibrated"
+    return Method(
+        f"{whose}{name}", one.depth, calibration_parameters(steps, one.coefficients), one.tokens, one.seconds / 60
+    )
 
 
 def tuned_rows(
@@ -72,16 +72,18 @@ def tuned_rows(
     depth; times are relative to this one's.
     """
     model, run = tuned.config.model, tuned.config.train
-    methods = [Method(TUNED, DepthConfig(steps=n)) for n in evaluation_counts(model, config.steps)]
+    methods = [Method(TUNED, DepthConfig(steps=n, solver="euler")) for n in evaluation_counts(model, config.steps)]
+    methods += [_fitted(f"{TUNED}, ", steps, one) for steps, one in tuned.calibrations.items()]
+    read = tuned.step * run.batch_size * model.length
     teacher = (trained.architecture, without_calibrations(trained.params))
     found = compare_states(tuned, batches, methods, teacher=teacher, progress="report: tuned")
     return tuple(
         dataclasses.replace(
             row,
-            method=TUNED,
+            method=TUNED if row.method == FULL_DEPTH else row.method,
             relative_time=row.milliseconds / report.rows[0].milliseconds,
-            numbers=tuned.model.num_parameters,
-            fit_tokens=tuned.step * run.batch_size * model.length,
+            numbers=tuned.model.num_parameters + row.numbers,
+            fit_tokens=(read + (row.fit_tokens or 0)) if read else None,
         )
         for row in found.rows
     )
@@ -98,6 +100,13 @@ def tuned_model(trained: TrainedModel, name: str) -> LoadedModel:
         tuned.task in STATE_TASKS,
         f"tuned = {name}: is a {tuned.task} model; name one that is measured by its states, as this one is",
     )
+    for name_of in ("width", "head"):
+        own, theirs = (getattr(one.config.model, name_of) for one in (trained, tuned))
+        require(
+            own == theirs,
+            f"tuned = {name}: has model.{name_of} = {theirs!r}, this model {own!r}; name one that was trained on from "
+            "it",
+        )
     require(
         tuned.own_tokenizer.fingerprint == trained.own_tokenizer.fingerprint,
         f"tuned = {name}: reads with another tokenizer ({tuned.own_tokenizer.name}) than this model "

@@ -65,7 +65,7 @@ def check_rows(config: InferConfig, task: str, folder: ModelFolder) -> None:
     Raises:
         UserError: one that would be passed over.
     """
-    if config.by_line or folder.task in LINE_TASKS:
+    if config.by_line or (folder.task in LINE_TASKS and (config.file or config.bound_file)):
         return
     for name, free in ROW_FLAGS.items():
         value = getattr(config, name)
