@@ -45,6 +45,15 @@ class SplitStats:
         """Turns nats per token into bits per byte: bits/byte = nats/token * tokens_per_byte / ln 2."""
         return self.tokens / self.bytes
 
+    def cut_note(self, length: int) -> str | None:
+        """What is told of texts that were cut to rows of `length`; None where none was."""
+        if not self.cut:
+            return None
+        return (
+            f"{self.cut} of {self.documents} texts are longer than model.length = {length} with what stands around "
+            "them, and were cut to it"
+        )
+
 
 @dataclass(frozen=True)
 class PreparedData:
@@ -88,16 +97,6 @@ class PreparedData:
     def validation(self, batch_size: int, limit: int | None = None, seed: int = 0) -> ValidationBatches:
         """One pass over the validation split, or over its first `limit` batches; iterate it as often as needed."""
         return ValidationBatches(self.validation_rows, self.spec, batch_size, limit, seed)
-
-
-def cut_note(stats: SplitStats, length: int) -> str | None:
-    """What is told of texts that were cut to a row; None where none was."""
-    if not stats.cut:
-        return None
-    return (
-        f"{stats.cut} of {stats.documents} texts are longer than model.length = {length} with what stands around "
-        "them, and were cut to it"
-    )
 
 
 def cache_folder(data: DataConfig) -> Path:
@@ -155,7 +154,7 @@ def prepare(
         json.loads((folder / name).read_text(encoding="utf-8")) for name in (_STATS_FILE, _IDENTITY_FILE)
     )
     for split in SPLITS:
-        if note := cut_note(SplitStats(**stats[split]), length):
+        if note := SplitStats(**stats[split]).cut_note(length):
             notice(f"{data.corpus}, {split}: {note}")
     return PreparedData(
         corpus=data.corpus,

@@ -10,7 +10,6 @@ import jaxode.data  # its names by attribute: what reads corpora loads where a t
 from jaxode.checkpoint import TrainedModel
 from jaxode.config import UserError, require
 from jaxode.data import Batch, BatchSpec, documents
-from jaxode.data.prepared import cut_note
 
 LONGEST_ROW = 2048
 """Tokens of a row of text that is measured on, at most: models that read 65,536 would need as many at once."""
@@ -80,6 +79,6 @@ def file_text(trained: TrainedModel, file: str, limit: int | None = None) -> Tex
     note = None
     if length < model.length:
         note = f"measured in rows of {length} tokens, each a beginning; the model reads up to {model.length} at once"
-    note = cut_note(scored.stats, length) or note
+    note = scored.stats.cut_note(length) or note
     whole = model.learns == "causal" and not scored.stats.cut
     return Text(scored.batches, 1 / scored.stats.tokens_per_byte if whole else None, note)
