@@ -1,7 +1,7 @@
 """What fewer steps cost frozen weights: calibrated solvers beside truncation, step rescaling and fitted step sizes.
 
     python benchmarks/calibrated_depth.py runs/NAME [more runs]
-    python benchmarks/calibrated_depth.py --brief runs/NAME [more runs]   (step rescaling and calibrated solves alone)
+    python benchmarks/calibrated_depth.py --brief runs/NAME [more runs]   (step rescaling, calibrated, adapters)
     python benchmarks/calibrated_depth.py --ablate runs/NAME              (what each part buys, n = N/3)
     python benchmarks/calibrated_depth.py --sizes runs/NAME               (how much text a fit needs, n = N/3)
     python benchmarks/calibrated_depth.py --across wikitext-2 runs/NAME   (fit on one corpus, report on both)
@@ -39,6 +39,7 @@ METHODS: dict[str, tuple[str, str] | Fit] = {
     "fitted steps": dataclasses.replace(PLAIN, memory=1),
     "calibrated, no gains": Fit(gains=False, updates=40),
     "calibrated": Fit(),
+    "step adapters": Fit("unit", adapters=8, updates=400),
 }
 
 ABLATION = {
@@ -56,6 +57,10 @@ ABLATION = {
     "rank 32, gains": Fit(),
     "rank 128, gains": Fit(rank=128),
     "rank 32, gains, 400 updates": Fit(updates=400),
+    "unit steps, gains": Fit("unit", updates=400),
+    "unit steps, gains, adapters 2": Fit("unit", adapters=2, updates=400),
+    "unit steps, gains, adapters 8": Fit("unit", adapters=8, updates=400),
+    "unit steps, gains, adapters 32": Fit("unit", adapters=32, updates=400),
 }
 
 SIZES = (8, 32, 128, 512)
@@ -84,12 +89,19 @@ def loss(trained: TrainedModel, params: dict, batches: Sequence[Batch], depth: D
         return math.inf
 
 
+def text_for(data: PreparedData, fit: Fit) -> list[Batch]:
+    """To calibrate on: form "unit" reads no batch twice, and smaller ones."""
+    once = {"batches": fit.updates + 2, "tokens": 1024} if fit.form == "unit" else {}
+    return calibration_batches(data, **once)
+
+
 def fitted(trained: TrainedModel, text: Sequence[Batch], reported: Sequence[Batch], steps: int, fit: Fit) -> dict:
     """Calibrate on `text`, measure on `reported`."""
     done = calibrate(trained.model, text, steps, fit, document_mask=trained.config.data.document_mask)
     own = with_calibrations(trained.params, {steps: done})
     return rise(trained, own, reported, done.depth) | {
         "schedule": " ".join(map(str, done.schedule)),
+        "tokens": done.tokens,
         "seconds": done.seconds,
         "fit_kl": done.kl,
     }
@@ -112,18 +124,18 @@ def record(rows: list[dict], row: dict) -> None:
     print(table([row], list(row)), flush=True)
 
 
-BRIEF = ("step rescaling", "calibrated")
+BRIEF = ("step rescaling", "calibrated", "step adapters")
 
 
 def methods(trained: TrainedModel, names: Sequence[str] = tuple(METHODS)) -> list[dict]:
     """Every method at every number of steps."""
     model, data, rows = trained.config.model, text_of(trained), []
-    text, reported = calibration_batches(data), held_out(data)
+    reported = held_out(data)
     for steps in default_steps(model, (2, 3, 4, 6)):
         cost = {"steps": steps, "block_evaluations": block_evaluations(model, DepthConfig(steps=steps))}
         for name, method in ((name, METHODS[name]) for name in names):
             if isinstance(method, Fit):
-                row = fitted(trained, text, reported, steps, method)
+                row = fitted(trained, text_for(data, method), reported, steps, method)
             else:
                 solver, schedule = method
                 depth = DepthConfig(steps=steps, solver=solver, schedule=schedule)
@@ -137,7 +149,8 @@ def ablation(trained: TrainedModel) -> list[dict]:
     data, steps, rows = text_of(trained), trained.config.model.steps // 3, []
     text, reported = calibration_batches(data), held_out(data)
     for name, fit in ABLATION.items():
-        record(rows, {"method": name, "steps": steps, **fitted(trained, text, reported, steps, fit)})
+        row = fitted(trained, text_for(data, fit), reported, steps, fit)
+        record(rows, {"method": name, "steps": steps, **row})
     some = [*text[:3], *text[-2:]]
     row = fitted(trained, some, reported, steps, Fit())
     record(rows, {"method": "rank 32, gains, a sixth of the text", "steps": steps, **row})

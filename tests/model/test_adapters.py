@@ -10,7 +10,7 @@ import pytest
 from jaxode.config import AttentionConfig, DepthConfig
 from jaxode.depth import Coefficients
 from jaxode.model import make_model
-from jaxode.model.adapters import Adapters, LowRank, wider
+from jaxode.model.adapters import MANY_ROWS, Adapters, LowRank, wider
 from jaxode.model.gains import Gains
 from jaxode.model.parameters import calibration_parameters, coefficients, named, split
 
@@ -107,3 +107,22 @@ def test_rows_by_their_own():
     found = pair(x.reshape(12, 5)).reshape(3, 4, 6)
     for row in range(3):
         np.testing.assert_allclose(found[row], x[row] @ pair.down[row] @ pair.up[row], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("rank", [1, 3, 16, 17])
+def test_many_rows_are_changed_as_few_are(rank):
+    rng = np.random.default_rng(0)
+    pair = LowRank(rng.normal(size=(5, rank)).astype(np.float32), rng.normal(size=(rank, 6)).astype(np.float32))
+    x = jnp.asarray(rng.normal(size=(MANY_ROWS, 5)), jnp.float32)
+    np.testing.assert_allclose(pair(x), x @ pair.down @ pair.up, rtol=1e-4, atol=1e-5)
+    assert pair(x.astype(jnp.bfloat16)).dtype == jnp.bfloat16
+
+    def objective(pair, x):
+        return jnp.sum(jnp.sin(pair(x)))
+
+    found = jax.grad(objective, argnums=(0, 1))(jax.tree.map(jnp.asarray, pair), x)
+    product = jax.grad(lambda pair, x: jnp.sum(jnp.sin(x @ pair.down @ pair.up)), argnums=(0, 1))(
+        jax.tree.map(jnp.asarray, pair), x
+    )
+    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(product), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-3)
