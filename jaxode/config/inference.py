@@ -58,6 +58,10 @@ class InferConfig:
     lines: bool = False
     """score: each line of the file is a text of its own, blank ones are passed over; a masked model gives its
     pseudo-log-likelihood, each token masked in turn."""
+    stride: int = 0
+    """score of a whole file, by a causal model: rows of model.length tokens move on by so many, and each predicts what
+    is new in it, behind all that it holds before (a sliding window); 0: rows stand end to end (blocks), and the first
+    tokens of each follow little."""
     batch_size: int | None = None
     """Rows that go through the model at once, of score with `lines`, classify and encode (32 when absent) and of bench
     (1). Where a model is calibrated by its states, rows of its length, each filled with lines (so many that a batch has
@@ -222,6 +226,12 @@ class InferConfig:
             not self.lines or self.task == "score",
             f"lines with task = {self.task}: score alone reads a file line by line or as a whole (classify and encode "
             "read lines always); leave it out",
+        )
+        at_least("stride", self.stride, 0)
+        require(
+            not self.stride or (self.task == "score" and not self.lines),
+            f"stride = {self.stride} with task = {self.task}{' and lines' if self.lines else ''}: rows overlap where "
+            "score reads a file as a whole; leave it out",
         )
         require(
             not self.chat or self.task in ("auto", "generate", "bench"),

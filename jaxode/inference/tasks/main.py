@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -178,7 +179,7 @@ def _fill(loaded: LoadedModel, config: InferConfig, depth: DepthConfig, write: W
 
 
 def _score(loaded: LoadedModel, config: InferConfig, depth: DepthConfig, write: Write, note: Write) -> None:
-    text = file_text(loaded, config.file)
+    text = file_text(loaded, config.file, stride=config.stride)
     _tell(text, note)
     result = evaluate(
         loaded,
@@ -194,6 +195,8 @@ def _score(loaded: LoadedModel, config: InferConfig, depth: DepthConfig, write: 
     }
     if result.bits_per_byte is not None:
         row["bits_per_byte"] = result.bits_per_byte
+    if text.words_per_token is not None:
+        row["word_perplexity"] = math.exp(min(result.nats_per_token / text.words_per_token, 700.0))
     write(table([row], list(row)) + "\n")
     note(cost(loaded.config.model, depth, result.block_evaluations))
 
