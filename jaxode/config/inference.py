@@ -55,6 +55,15 @@ class InferConfig:
     file: Place = ""
     """Text file for score, classify, encode, sweep, report and calibrate; the run's own text when empty (for the last
     three). A classifier and an encoder read a text a line."""
+    text: str = ""
+    """classify, of a table (.tsv, .csv) or JSON lines: the column of texts, by name or by number from 1; when empty one
+    of a common name (text, sentence, sentence1, premise, ..)."""
+    pair: str = ""
+    """The column of second texts, where the model reads pairs; when empty one of a common name (sentence2, ..)."""
+    label: str = ""
+    """The column of labels, to say how often the model finds them; when empty labels are not looked at."""
+    header: Literal["auto", "yes", "no"] = "auto"
+    """Whether the table's first line names its columns; auto: where it holds a name that is looked for."""
     lines: bool = False
     """score: each line of the file is a text of its own, blank ones are passed over; a masked model gives its
     pseudo-log-likelihood, each token masked in turn."""
@@ -227,6 +236,12 @@ class InferConfig:
             f"lines with task = {self.task}: score alone reads a file line by line or as a whole (classify and encode "
             "read lines always); leave it out",
         )
+        for name, plain in (("text", ""), ("pair", ""), ("label", ""), ("header", "auto")):
+            value = getattr(self, name)
+            require(
+                value == plain or self.task in ("auto", "classify"),
+                f"{name} = {value} with task = {self.task}: names a column of what classify reads; leave it out",
+            )
         at_least("stride", self.stride, 0)
         require(
             not self.stride or (self.task == "score" and not self.lines),

@@ -50,8 +50,8 @@ def text_format(path: Path) -> Literal["text", "json"]:
     """
     require(
         suffix(path) not in _TABLES,
-        f"{path}: is a table ({suffix(path)}), and labelled data is not supported yet: keep the column of texts alone "
-        "as .txt, or as .jsonl with data.text_key",
+        f"{path}: is a table ({suffix(path)}), which only classify reads: keep the column of texts alone as .txt, or "
+        "as .jsonl with data.text_key",
     )
     return "json" if suffix(path) in _JSON else "text"
 

@@ -43,7 +43,7 @@ from jaxode.inference.tasks.generation import (
     compared_depths,
     generation_settings,
 )
-from jaxode.inference.tasks.line_tables import Lines, classify_lines, read_lines, score_lines
+from jaxode.inference.tasks.line_tables import Lines, classify_lines, read_labelled, read_lines, score_lines
 from jaxode.inference.tasks.line_text import line_batches, packed_batches
 from jaxode.inference.tasks.measured_text import Text, file_text, needed_corpus, validation_text
 from jaxode.inference.tasks.report import report_methods, tuned_model, tuned_rows, write_report
@@ -86,7 +86,11 @@ def run(config: InferConfig, write: Write, note: Write) -> None:
             "loss; a tuned one is set beside an encoder, or a classifier of tokens",
         )
     by_line = config.by_line or (folder.task in LINE_TASKS and bool(config.file))
-    lines = read_lines(config.file, folder.text_key, classified=labelled) if by_line else None
+    lines = None
+    if by_line and task == "classify":
+        lines = read_labelled(config, folder.text_key)
+    elif by_line:
+        lines = read_lines(config.file, folder.text_key, classified=labelled)
     keep_compiled(config.compiled, note)
     kind = None if config.dtype == "auto" else config.dtype
     loaded = load_folder(folder, calibrations=wants_calibrations(config), dtype=kind)
