@@ -91,8 +91,9 @@ class DataConfig:
                 f"data.{name} = {getattr(self, name)} without data.train: it belongs to labelled texts; name them",
             )
         require(
-            not (self.train and self.files),
-            f'data.train = "{self.train}" with data.files = "{self.files}": labelled texts, or text without labels',
+            not self.train or (not self.files and self.corpus == "stdlib"),
+            f'data.train = "{self.train}" with data.corpus = "{self.corpus}", data.files = "{self.files}": '
+            "labelled texts, or text without labels",
         )
         require(
             bool(self.train) or self.class_weights == "none",

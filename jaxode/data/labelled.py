@@ -17,7 +17,7 @@ from jaxode.data.identity import IdentityCounter
 from jaxode.data.notices import notice
 from jaxode.data.prepared import PreparedData, SplitStats
 from jaxode.data.tables import Columns, Table, read_table
-from jaxode.data.targets import Target, read_targets
+from jaxode.data.targets import Target, label_name, label_parts, read_targets
 from jaxode.data.tokenizers import Tokenizer, byte_tokenizer, from_pretrained
 
 SPLIT_SEED = 0x5917
@@ -61,6 +61,7 @@ def prepare_labelled(data: DataConfig, model: ModelConfig, tokenizer: Tokenizer 
         tokenizer = byte_tokenizer() if data.tokenizer == "bytes" else from_pretrained(data.tokenizer)
     columns = Columns(data.text, data.pair, data.label, data.header)
     train = read_table(data.train, columns, labelled=True)
+    labels = model.labels or _labels(train, model.problem_type)
     if data.valid:
         valid = read_table(data.valid, columns, labelled=True)
     else:
@@ -69,7 +70,7 @@ def prepare_labelled(data: DataConfig, model: ModelConfig, tokenizer: Tokenizer 
         train.paired == valid.paired,
         f"{train.file} holds {'pairs' if train.paired else 'texts'} and {valid.file} does not: name the columns",
     )
-    labels = model.labels or _labels(train, model.problem_type)
+    valid = _shuffled(valid)
     targets = {
         name: read_targets([one.label for one in table.examples], model.problem_type, labels, table.names)
         for name, table in (("train", train), ("validation", valid))
@@ -103,32 +104,31 @@ def _divided(table: Table, share: float) -> tuple[Table, Table]:
     count = len(table.examples)
     held = max(1, round(share * count))
     require(held < count, f"{table.file}: {count} examples are too few to hold some out; name data.valid")
-    order = np.random.default_rng(SPLIT_SEED).permutation(count)
-    chosen = set(order[:held].tolist())
+    chosen = set(np.random.default_rng(SPLIT_SEED).permutation(count)[:held].tolist())
     parts = ([one for i, one in enumerate(table.examples) if (i in chosen) == side] for side in (False, True))
     train, valid = (dataclasses.replace(table, examples=tuple(part)) for part in parts)
     return train, valid
 
 
+def _shuffled(table: Table) -> Table:
+    """In an order of its own: files are often sorted by label, and some of a validation is to be like the whole."""
+    order = np.random.default_rng(SPLIT_SEED).permutation(len(table.examples))
+    return dataclasses.replace(table, examples=tuple(table.examples[i] for i in order))
+
+
 def _labels(table: Table, problem_type: str) -> tuple[str, ...]:
-    """Names of what the training data holds."""
+    """Names of what the file holds."""
     if problem_type == "regression":
-        first = table.examples[0].label
-        several = first if isinstance(first, list) else str(first).replace(";", ",").split(",")
-        return ("score",) if len(several) == 1 else tuple(f"score {i + 1}" for i in range(len(several)))
+        count = len(label_parts(table.examples[0].label))
+        return ("score",) if count == 1 else tuple(f"score {i + 1}" for i in range(count))
+    several = problem_type == "multi_label_classification"
     found: set[str] = set()
-    for example in table.examples:
-        found |= set(_names(example.label, problem_type == "multi_label_classification"))
-    ordered = sorted(found, key=int) if all(name.isdigit() for name in found) else sorted(found)
-    require(len(ordered) > 1, f"{table.file}: all labels are {ordered[0] if ordered else 'empty'}: nothing to learn")
+    for example, name in zip(table.examples, table.names, strict=True):
+        found |= {label_name(one, name) for one in (label_parts(example.label) if several else [example.label])}
+    ordered = sorted(found, key=int) if all(name.isdecimal() for name in found) else sorted(found)
+    some = ordered[0] if ordered else "empty"
+    require(len(ordered) >= (1 if several else 2), f"{table.file}: all labels are {some}: nothing to learn")
     return tuple(ordered)
-
-
-def _names(value: Any, several: bool) -> list[str]:
-    if not several:
-        return [value.strip() if isinstance(value, str) else str(value)]
-    parts = value if isinstance(value, list) else str(value).replace(";", ",").split(",")
-    return [str(part).strip() for part in parts if str(part).strip()]
 
 
 def _check_present(table: Table, targets: Sequence[Target], labels: Sequence[str], problem_type: str) -> None:
@@ -138,7 +138,8 @@ def _check_present(table: Table, targets: Sequence[Target], labels: Sequence[str
     missing = [name for number, name in enumerate(labels) if number not in seen]
     require(
         not missing,
-        f"{table.file}: no text has the label {', '.join(missing)} of model.labels: nothing could be learned of it",
+        f"{table.file}: no training text has the label {', '.join(missing)}: nothing could be learned of it; give "
+        "more, or name validation texts of their own with data.valid",
     )
 
 

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from jaxode.config import UserError, require
 from jaxode.data import documents
+from jaxode.data.notices import notice
 
 TEXTS = ("text", "sentence", "text_a", "sentence1", "premise", "question", "question1", "review", "content")
 PAIRS = ("text_b", "sentence2", "hypothesis", "question2")
@@ -96,7 +97,27 @@ def read_table(file: str, columns: Columns, *, labelled: bool) -> Table:
         fields = fields or _Fields.of(file, line, row, columns, labelled)
         examples.append(fields.example(file, line, row))
     require(bool(examples), f"{file}: holds no example; give one a line")
+    if columns.header == "auto" and fields is not None and fields.text.isdecimal():
+        _check_first(file, examples)
+    if fields is not None and (columns.text, columns.pair, columns.label) == ("", "", ""):
+        notice(f"{file}: {fields}")
     return Table(file, tuple(examples))
+
+
+def has_pairs(path: Path) -> bool:
+    """Whether lines of JSON hold a second text under a common name."""
+    first = next((record for _, record in documents.json_records(path) if record), {})
+    return any(name in first for name in PAIRS)
+
+
+def _check_first(file: str, examples: Sequence[Example]) -> None:
+    """A header without a common name looks like an example whose label is no other one's."""
+    first, *others = (example.label for example in examples)
+    require(
+        first in others or len(set(others)) == len(others),
+        f'{file}: line {examples[0].line}: "{first}" is the label of no other line; is it a header? Say so with '
+        "--header yes or no (data.header)",
+    )
 
 
 @dataclass(frozen=True)
@@ -107,16 +128,31 @@ class _Fields:
     pair: str | None
     label: str | None
 
+    def __str__(self) -> str:
+        """What is read, for a note."""
+        pair = "" if self.pair is None else f' and "{self.pair}"'
+        label = "" if self.label is None else f', labels in "{self.label}"'
+        return f'texts in column "{self.text}"{pair}{label}'
+
     @classmethod
     def of(cls, file: str, line: int, row: Mapping[str, Any], columns: Columns, labelled: bool) -> _Fields:
         there = f"{file}: it has the columns {', '.join(row)}" if row else f"{file}: line {line} has no column"
 
         def find(what: str, given: str, common: Sequence[str]) -> str | None:
             if given:
+                # the columns of a header have numbers, too
+                if given not in row and given.isdecimal() and 1 <= int(given) <= len(row):
+                    return list(row)[int(given) - 1]
                 require(given in row, f"{there}, and none that is called {given} (data.{what}, --{what})")
                 return given
             return next((name for name in common if name in row), None)
 
+        several = [name for name in TEXTS if name in row]
+        require(
+            bool(columns.text) or len(several) < 2,
+            f"{there}: {' and '.join(several)} may hold the texts; name one, and the other as the second of a "
+            "pair if it is one (data.text, data.pair; --text, --pair)",
+        )
         text = find("text", columns.text, TEXTS)
         label = find("label", columns.label, LABELS) if labelled or columns.label else None
         # a column of texts by itself needs no name
@@ -150,10 +186,19 @@ class _Fields:
             require(bool(value.strip()), f'{file}: line {line}: the text in "{name}" is empty; remove that line')
             return value
 
+        second = next((name for name in PAIRS if name in row), None)
+        require(
+            self.pair is not None or second is None or second in (self.text, self.label),
+            f'{file}: line {line} has a second text, "{second}", and the lines before it none',
+        )
         label = None
         if self.label is not None:
             require(self.label in row, f'{file}: line {line} lacks the field "{self.label}" of labels')
             label = row[self.label]
+            require(
+                not isinstance(label, str) or not any(0xD800 <= ord(letter) <= 0xDFFF for letter in label),
+                f"{file}: line {line}: its label is not Unicode text (lone surrogate)",
+            )
         return Example(text(self.text), None if self.pair is None else text(self.pair), label, line)
 
 

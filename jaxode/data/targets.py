@@ -18,7 +18,7 @@ def read_targets(
     """What a file says of every text, for a head of a kind.
 
     A label is written by its name, or by its number from 0 where no name is a number. Several labels are a list of JSON
-    or stand parted by ";" or ","; none is an empty cell. A regression of several numbers has as many, parted so.
+    or stand parted by ";"; none is an empty cell. A regression of several numbers has as many, parted so.
 
     Args:
         values: as the file has them.
@@ -32,30 +32,44 @@ def read_targets(
     return tuple(_target(value, problem_type, labels, name) for value, name in zip(values, names, strict=True))
 
 
+def label_name(value: Any, name: str) -> str:
+    """A label as text: what a cell says, or a whole number, or true and false.
+
+    Raises:
+        UserError: nothing, or another value of JSON; `name` says where.
+    """
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    text = value.strip() if isinstance(value, str) else str(value) if isinstance(value, int) else ""
+    require(bool(text), f"{name}: label {value!r} is none; a label is a text or a whole number")
+    return text
+
+
+def label_parts(value: Any) -> list[Any]:
+    """Several labels, or numbers, one by one."""
+    if isinstance(value, list | tuple):
+        return list(value)
+    if not isinstance(value, str):
+        return [value]
+    return [part.strip() for part in value.split(";") if part.strip()]
+
+
 def _target(value: Any, problem_type: str, labels: Sequence[str], name: str) -> Target:
     if problem_type == "single_label_classification":
         return (_number(value, labels, name),)
-    parts = _parts(value)
+    parts = label_parts(value)
     if problem_type == "multi_label_classification":
         return tuple(sorted({_number(part, labels, name) for part in parts}))
     require(len(parts) == len(labels), f"{name} has {len(parts)} numbers to predict, the model gives {len(labels)}")
     return tuple(_real(part, name) for part in parts)
 
 
-def _parts(value: Any) -> list[Any]:
-    if isinstance(value, list | tuple):
-        return list(value)
-    if not isinstance(value, str):
-        return [value]
-    return [part.strip() for part in value.replace(";", ",").split(",") if part.strip()]
-
-
 def _number(value: Any, labels: Sequence[str], name: str) -> int:
-    text = value.strip() if isinstance(value, str) else str(value)
+    text = label_name(value, name)
     if text in labels:
         return list(labels).index(text)
-    numbered = not any(label.isdigit() for label in labels)
-    if numbered and text.isdigit() and int(text) < len(labels):
+    numbered = not any(label.isdecimal() for label in labels)
+    if numbered and text.isdecimal() and int(text) < len(labels):
         return int(text)
     some = ", ".join(labels[:20]) + (", .." if len(labels) > 20 else "")
     also = f", or a number from 0 to {len(labels) - 1}" if numbered else ""

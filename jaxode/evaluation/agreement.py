@@ -31,6 +31,9 @@ def agreement(expected: Values, found: Values, problem_type: str, labels: Sequen
         return _numbers(np.asarray(expected, np.float64), np.asarray(found, np.float64))
     if problem_type == "multi_label_classification":
         want, have = _indicators(expected, len(labels)), _indicators(found, len(labels))
+        if len(labels) == 1:
+            want, have = want[:, 0], have[:, 0]
+            return {"accuracy": float(metrics.accuracy_score(want, have)), "F1": _f1(want, have, "binary")}
         return {
             "accuracy": float(metrics.accuracy_score(want, have)),
             "F1": _f1(want, have, "micro"),

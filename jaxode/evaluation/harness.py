@@ -138,6 +138,8 @@ class HarnessModel(TemplateLM):
         )
         self.checkpoint, self.cache = checkpoint, cache
         self.depth = self.loaded.model.resolve(DepthConfig(steps=steps, solver=solver, schedule=schedule))
+        if isinstance(batch_size, str) and batch_size.isdecimal():
+            batch_size = int(batch_size)  # from the command line
         self.batch_size = _count("batch_size", BATCH_SIZE if batch_size in (None, "auto") else batch_size)
         longest = self.loaded.config.model.length
         self.max_length = longest if max_length is None else _count("max_length", max_length)
@@ -200,6 +202,8 @@ class HarnessModel(TemplateLM):
             f"apply_chat_template = {chat_template!r}: the tokenizer holds one template, which has no name; ask for it "
             "without one",
         )
+        # requests that were cached come without a call to apply it
+        self._chat = bool(chat_template)
         return self._template.template if chat_template else ""
 
     @cached_property
@@ -248,6 +252,7 @@ class HarnessModel(TemplateLM):
         length, answers = self.max_length, np.zeros((len(pairs), 2))
         places: dict[tuple[tuple[int, ...], int], list[int]] = {}
         for number, (given, predicted) in enumerate(pairs):
+            given = given or [self.prefix_token_id]
             if len(predicted) > length:
                 raise UserError(
                     f"{name}: a continuation has {len(predicted)} tokens, and the model reads {length}: nothing of its "
@@ -301,6 +306,9 @@ class HarnessModel(TemplateLM):
         """
         rows, made = [prompt or [self.prefix_token_id] for prompt in prompts], [[] for _ in prompts]
         texts, open_rows, left = [""] * len(rows), set(range(len(rows))), settings.new_tokens
+        # special tokens have no text
+        ids = {text: self._text.token_id(text) for text in settings.until}
+        ends = {i for i in ids.values() if i in self._text.special_ids} | {self.eot_token_id}
         while left and open_rows:
             piece = min(PIECE, left)
             found = generate_batch(
@@ -315,11 +323,11 @@ class HarnessModel(TemplateLM):
             left -= piece
             for number in sorted(open_rows):
                 made[number] += found[number].ids
-                ended = self.eot_token_id in found[number].ids
-                text = self._text.decode(made[number])
+                end = next((place for place, i in enumerate(made[number]) if i in ends), None)
+                text = self._text.decode(made[number][:end])
                 stop = min((at for at in map(text.find, settings.until) if at >= 0), default=-1)
                 texts[number] = text if stop < 0 else text[:stop]
-                if ended or stop >= 0:
+                if end is not None or stop >= 0:
                     open_rows.discard(number)
         return texts
 
@@ -342,7 +350,10 @@ class Decoding:
         """
         settings = dict(normalize_gen_kwargs(dict(given), most))
         new_tokens, until = settings.pop("max_gen_toks"), settings.pop("until")
-        sampled, value = settings.pop("do_sample"), settings.pop("temperature", 0.0)
+        sampled, value = (
+            settings.pop("do_sample"),
+            settings.pop("temperature", 1.0 if settings.get("do_sample") else 0.0),
+        )
         top_k, top_p = settings.pop("top_k", None), settings.pop("top_p", None)
         for name, other in settings.items():
             raise UserError(
@@ -354,9 +365,9 @@ class Decoding:
             f"max_gen_toks = {new_tokens}: must be at least 1 and leave room for a context in the {length} tokens that "
             "the model reads",
         )
-        if not sampled:
+        if not sampled or float(value) == 0:
             return cls(tuple(filter(None, until)), new_tokens, Greedy())
-        methods: list[Sampling] = [Temperature(float(value) or 1.0)]
+        methods: list[Sampling] = [Temperature(float(value))]
         methods += [TopK(int(top_k))] if top_k else []
         methods += [TopP(float(top_p))] if top_p is not None else []
         return cls(tuple(filter(None, until)), new_tokens, Chain(tuple(methods)))
@@ -379,12 +390,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from lm_eval.__main__ import cli_evaluate  # pyright: ignore[reportMissingImports]
 
     given = list(sys.argv[1:] if arguments is None else arguments)
-    if not any(argument == "--model" or argument.startswith("--model=") for argument in given):
-        given = ["--model", "jaxode", *given]
-    if not any(argument.startswith(("--batch_size", "-b")) for argument in given):
-        given += ["--batch_size", "auto"]  # the harness says 1
+    if given[:1] not in (["ls"], ["validate"]):
+        given = ["run", *(given[1:] if given[:1] == ["run"] else given)]
+        told = [argument.partition("=")[0] for argument in given]
+        if not {"--config", "-C"} & set(told):
+            given += [] if {"--model", "-M"} & set(told) else ["--model", "jaxode"]
+            given += [] if {"--batch_size", "-b"} & set(told) else ["--batch_size", "auto"]  # the harness says 1
     kept = sys.argv
-    sys.argv = ["jaxode.evaluation.harness", "run", *(given[1:] if given[:1] == ["run"] else given)]
+    sys.argv = ["jaxode.evaluation.harness", *given]
     try:
         cli_evaluate()
     except UserError as error:

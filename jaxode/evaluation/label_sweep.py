@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from jaxode.data import Batch
+from jaxode.evaluation.divergence import Diverged
 from jaxode.evaluation.figures import Panel, panel_figure, table, write_csv
 from jaxode.evaluation.labels import evaluate_labels
 from jaxode.evaluation.sweep import default_configs
+from jaxode.model import block_evaluations
 from jaxode.model.parameters import Architecture, Parameters
 
 
@@ -19,10 +23,18 @@ def label_sweep(architecture: Architecture, params: Parameters, batches: Iterabl
     Raises:
         Diverged: outputs that are not finite at full depth.
     """
-    rows = []
-    model = architecture.bind(params)
+    rows: list[dict[str, Any]] = []
+    model, full = architecture.bind(params), None
     for depth in default_configs(model.config):
-        found = evaluate_labels(architecture, params, batches, depth)
+        try:
+            found = evaluate_labels(architecture, params, batches, depth)
+        except Diverged:
+            if full is None:  # the full depth comes first
+                raise
+            nothing = dict.fromkeys(full.metrics, math.nan)
+            blocks = block_evaluations(model.config, depth)
+            found = dataclasses.replace(full, loss=math.inf, metrics=nothing, block_evaluations=blocks)
+        full = full or found
         rows.append(
             {
                 "solver": found.solver,

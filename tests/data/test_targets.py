@@ -19,6 +19,8 @@ def read(value, kind, labels):
         (" good ", ONE, ("bad", "good"), (1,)),
         ("1", ONE, ("bad", "good"), (1,)),
         (1, ONE, ("bad", "good"), (1,)),
+        (1.0, ONE, ("bad", "good"), (1,)),
+        (True, ONE, ("False", "True"), (1,)),
         # names that are numbers are names
         ("1", ONE, ("1", "0"), (0,)),
         ("so, so", ONE, ("so, so", "good"), (0,)),
@@ -45,11 +47,15 @@ def test_labels_by_name_and_number(value, kind, labels, expected):
         ),
         ("2", ONE, ("bad", "good"), 'label "2" is none'),
         ("2", ONE, ("0", "1"), "none of the model's: 0, 1$"),
-        ("", ONE, ("bad", "good"), 'label "" is none'),
-        ("a,d", SEVERAL, ("a", "b"), 'label "d"'),
+        ("", ONE, ("bad", "good"), "label '' is none"),
+        ("a;d", SEVERAL, ("a", "b"), 'label "d"'),
+        (None, ONE, ("bad", "good"), "label None is none; a label is a text or a whole number"),
+        (["good"], ONE, ("bad", "good"), "is none; a label is a text"),
+        ("²", ONE, ("bad", "good"), 'label "²" is none'),
+        ("3,5", NUMBERS, ("score",), "'3,5' is no number"),
         ("many", NUMBERS, ("score",), "line 2: 'many' is no number"),
         ("nan", NUMBERS, ("score",), "'nan' is no number"),
-        ("1,2", NUMBERS, ("score",), "line 2 has 2 numbers to predict, the model gives 1"),
+        ("1;2", NUMBERS, ("score",), "line 2 has 2 numbers to predict, the model gives 1"),
     ],
 )
 def test_other_labels_are_refused_with_the_line(value, kind, labels, message):

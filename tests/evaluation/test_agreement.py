@@ -30,6 +30,11 @@ def test_of_several_labels():
     }
 
 
+def test_of_one_yes_or_no():
+    found = agreement([(0,), ()] + [()] * 8, [()] * 10, SEVERAL, ("toxic",))
+    assert found == {"accuracy": 0.9, "F1": 0.0}
+
+
 def test_of_numbers():
     found = agreement([(1.0,), (2.0,), (3.0,)], [(2.0,), (4.0,), (6.0,)], NUMBERS, ("score",))
     assert found["Pearson correlation"] == pytest.approx(1)

@@ -36,16 +36,19 @@ def file(tmp_path_factory):
     return table(tmp_path_factory.mktemp("labelled") / "train.csv", rows)
 
 
-def settings(file, out, **sections):
-    model = {"kind": "masked", "head": "classifier", "width": 16, "heads": 2, "length": 16, "steps": 4}
+def settings(file, out, init="", **sections):
+    model = {"kind": "masked", "width": 16, "heads": 2, "length": 16, "steps": 4}
+    model = {"head": "classifier"} | ({} if init else model)
     given = {
         "model": ModelConfig(**(model | sections.pop("model", {}))),
-        "data": DataConfig(train=file, tokenizer="bytes", valid_fraction=0.25, **sections.pop("data", {})),
+        "data": DataConfig(
+            train=file, tokenizer="bpe" if init else "bytes", valid_fraction=0.25, **sections.pop("data", {})
+        ),
         "optimizer": OptimizerConfig(name="adamw", learning_rate=1e-2, weight_decay=0.0),
         "train": TrainConfig(**({"updates": 40, "batch_size": 8, "validate_every": 0} | sections.pop("train", {}))),
         **sections,
     }
-    return Config(**given, out=str(out))
+    return Config(**given, out=str(out), init=str(init))
 
 
 @pytest.fixture(scope="module")
@@ -113,10 +116,8 @@ def language_model(tmp_path_factory):
 
 
 def test_it_begins_with_the_weights_of_a_language_model(language_model, file, tmp_path):
-    config = settings(file, tmp_path / "run", train={"updates": 1, "trains": "norms"})
-    config = dataclasses.replace(config, init=str(language_model.run.path), model=ModelConfig(head="classifier"))
-    config = dataclasses.replace(config, data=dataclasses.replace(config.data, tokenizer="bpe"))
-    result = train(config)
+    model = language_model.run.path
+    result = train(settings(file, tmp_path / "run", init=model, train={"updates": 1, "trains": "norms"}))
     own = language_model.params
     assert result.config.model.width == 16
     kept = [name for name in result.params if name.startswith("stack.") and "norm" not in name]
@@ -129,9 +130,8 @@ def test_it_begins_with_the_weights_of_a_language_model(language_model, file, tm
 
 
 def test_low_rank_changes_are_merged(language_model, file, tmp_path):
-    config = settings(file, tmp_path / "run", train={"updates": 4, "trains": "lora"})
-    config = dataclasses.replace(config, init=str(language_model.run.path), model=ModelConfig(head="classifier"))
-    result = train(dataclasses.replace(config, data=dataclasses.replace(config.data, tokenizer="bpe")))
+    model = language_model.run.path
+    result = train(settings(file, tmp_path / "run", init=model, train={"updates": 4, "trains": "lora"}))
     loaded = jaxode.load(result.run.path)
     assert set(loaded.params) == set(result.params)
     for name, value in result.params.items():
@@ -144,10 +144,12 @@ def test_pairs_numbers_and_several_labels(tmp_path):
     pairs = table(tmp_path / "pairs.csv", [("a", "b", "x"), ("c", "d", "y")] * 8, ("sentence1", "sentence2", "label"))
     numbers = table(tmp_path / "numbers.csv", [(f"t {i}", i / 8) for i in range(16)])
     several = table(tmp_path / "several.csv", [("a", "x;y"), ("b", "y"), ("c", "")] * 6)
+    toxic = table(tmp_path / "toxic.csv", [("a", "toxic"), ("b", "")] * 8)
     for name, model, labels, metric in (
         (pairs, {"token_types": 2}, ("x", "y"), "accuracy"),
         (numbers, {"problem_type": "regression"}, ("score",), "Pearson correlation"),
         (several, {"problem_type": "multi_label_classification"}, ("x", "y"), "accuracy"),
+        (toxic, {"problem_type": "multi_label_classification", "width": 8}, ("toxic",), "accuracy"),
     ):
         done = train(settings(name, tmp_path / f"run-{model}", model=model, train={"updates": 2}))
         assert done.config.model.labels == labels
@@ -209,7 +211,7 @@ def test_rows_that_fill_a_batch_count_nowhere(run):
     ("rows", "model", "data", "message"),
     [
         ([("a", "x"), ("b", "x")], {}, {}, "all labels are x: nothing to learn"),
-        ([("a", "x"), ("b", "y")] * 4, {"labels": ("x", "y", "z")}, {}, "no text has the label z"),
+        ([("a", "x"), ("b", "y")] * 4, {"labels": ("x", "y", "z")}, {}, "no training text has the label z"),
         ([("a", "x"), ("b", "y")] * 4, {"labels": ("x", "z")}, {}, 'line 3: label "y" is none of the model'),
         ([("a", "1"), ("b", "two")] * 4, {"problem_type": "regression"}, {}, "line 3: 'two' is no number"),
         ([("a", "x"), ("b", "y")] * 4, {}, {"label": "class"}, "none that is called class"),
@@ -220,6 +222,38 @@ def test_data_that_does_not_fit_is_refused(tmp_path, rows, model, data, message)
     with pytest.raises(UserError, match=message):
         train(settings(table(tmp_path / "a.csv", rows), tmp_path / "run", model=model, data=data))
     assert not (tmp_path / "run").exists()
+
+
+def test_other_labels_get_a_fresh_head(run, tmp_path):
+    file = table(tmp_path / "other.csv", [("a stone", "left"), ("b night", "right")] * 16)
+    options = {"init": run[0].run.path, "train": {"updates": 1}}
+    with pytest.raises(UserError, match='label "left" is none of the model'):
+        train(settings(file, tmp_path / "run", **options))
+    done = train(settings(file, tmp_path / "run", model={"labels": ("left", "right")}, **options))
+    assert jaxode.load(done.run.path).labels == ("left", "right")
+
+
+def test_only_a_classifier_teaches_labels(language_model, run, file, tmp_path):
+    objective = ObjectiveConfig(teacher="init", distil=1.0, steps="uniform:2,4")
+
+    def taught(by):
+        return settings(file, tmp_path / "run", init=by, objective=objective, train={"updates": 2})
+
+    with pytest.raises(UserError, match="is a masked model and knows no label"):
+        train(taught(language_model.run.path))
+    assert train(taught(run[0].run.path)).validation.metrics["accuracy"] > 0.5
+
+
+def test_a_label_that_is_held_out_whole_is_known_and_said(tmp_path):
+    rows = [(f"a {i}", ("x", "y")[i % 2]) for i in range(39)]
+    found = set()
+    for place in range(40):
+        name = table(tmp_path / f"{place}.csv", [*rows[:place], ("b", "rare"), *rows[place:]])
+        try:
+            found.add(prepared(name).labels)
+        except UserError as error:
+            found.add(str(error).split(": ")[1].split(";")[0])
+    assert found == {("rare", "x", "y"), "no training text has the label rare"}
 
 
 @pytest.mark.parametrize(

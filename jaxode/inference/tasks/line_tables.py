@@ -11,7 +11,7 @@ from typing import Any
 
 from jaxode.config import DepthConfig, InferConfig, require
 from jaxode.data.documents import numbered_lines, suffix, text_format
-from jaxode.data.tables import Columns, read_table
+from jaxode.data.tables import Columns, has_pairs, read_table
 from jaxode.data.targets import read_targets
 from jaxode.evaluation.agreement import agreement
 from jaxode.inference.loading.loaded_model import LoadedModel
@@ -80,7 +80,9 @@ def read_labelled(config: InferConfig, text_key: str) -> Lines:
         UserError: as `read_table` for a table, or where columns are named; as `read_lines` else.
     """
     columns = Columns(config.text, config.pair, config.label, config.header)
-    if not (columns != Columns() or suffix(Path(config.file)) in (".tsv", ".csv")):
+    path = Path(config.file).expanduser()
+    paired = suffix(path) in (".jsonl", ".ndjson") and has_pairs(path)
+    if columns == Columns() and suffix(path) not in (".tsv", ".csv") and not paired:
         return read_lines(config.file, text_key, classified=True)
     table = read_table(config.file, columns, labelled=bool(config.label))
     examples = table.examples

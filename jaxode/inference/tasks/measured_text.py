@@ -40,6 +40,7 @@ def corpus(trained: TrainedModel) -> jaxode.data.PreparedData:
         UserError: it is not at hand.
     """
     model = trained.config.model
+    require(model.learns != "classifier", "a classifier is measured on the lines of a file")
     return jaxode.data.prepare(trained.config.data, model.length, model.learns, tokenizer=trained.own_tokenizer)
 
 
