@@ -55,9 +55,22 @@ class InferConfig:
     file: Place = ""
     """Text file for score, classify, encode, sweep, report and calibrate; the run's own text when empty (for the last
     three). A classifier and an encoder read a text a line."""
+    text: str = ""
+    """classify, of a table (.tsv, .csv) or JSON lines: the column of texts, by name or by number from 1; when empty one
+    of a common name (text, sentence, sentence1, premise, ..)."""
+    pair: str = ""
+    """The column of second texts, where the model reads pairs; when empty one of a common name (sentence2, ..)."""
+    label: str = ""
+    """The column of labels, to say how often the model finds them; when empty labels are not looked at."""
+    header: Literal["auto", "yes", "no"] = "auto"
+    """Whether the table's first line names its columns; auto: where it holds a name that is looked for."""
     lines: bool = False
     """score: each line of the file is a text of its own, blank ones are passed over; a masked model gives its
     pseudo-log-likelihood, each token masked in turn."""
+    stride: int = 0
+    """score of a whole file, by a causal model: rows of model.length tokens move on by so many, and each predicts what
+    is new in it, behind all that it holds before (a sliding window); 0: rows stand end to end (blocks), and the first
+    tokens of each follow little."""
     batch_size: int | None = None
     """Rows that go through the model at once, of score with `lines`, classify and encode (32 when absent) and of bench
     (1). Where a model is calibrated by its states, rows of its length, each filled with lines (so many that a batch has
@@ -222,6 +235,18 @@ class InferConfig:
             not self.lines or self.task == "score",
             f"lines with task = {self.task}: score alone reads a file line by line or as a whole (classify and encode "
             "read lines always); leave it out",
+        )
+        for name, plain in (("text", ""), ("pair", ""), ("label", ""), ("header", "auto")):
+            value = getattr(self, name)
+            require(
+                value == plain or self.task in ("auto", "classify"),
+                f"{name} = {value} with task = {self.task}: names a column of what classify reads; leave it out",
+            )
+        at_least("stride", self.stride, 0)
+        require(
+            not self.stride or (self.task == "score" and not self.lines),
+            f"stride = {self.stride} with task = {self.task}{' and lines' if self.lines else ''}: rows overlap where "
+            "score reads a file as a whole; leave it out",
         )
         require(
             not self.chat or self.task in ("auto", "generate", "bench"),

@@ -17,9 +17,15 @@ class ModelConfig:
 
     kind: Literal["causal", "masked"] = "causal"
     """causal: a GPT-like decoder; masked: a BERT-like encoder."""
-    head: Literal["vocabulary", "pooler", "none"] = "vocabulary"
+    head: Literal["vocabulary", "pooler", "none", "classifier"] = "vocabulary"
     """What reads the state at the end: vocabulary: tokens are predicted; pooler, none: an encoder's states are the
-    result, with one more vector a text or without."""
+    result, with one more vector a text or without; classifier: labels of a text."""
+    problem_type: Literal["single_label_classification", "multi_label_classification", "regression"] = (
+        "single_label_classification"
+    )
+    """Of a classifier: a choice of one label, a yes or no for each label, or numbers."""
+    labels: tuple[str, ...] = ()
+    """Names of a classifier's labels by number; when empty those of its training data, in order."""
     vocab_size: int = 0
     """V; 0 takes the tokenizer's size."""
     width: int = 128
@@ -153,9 +159,24 @@ class ModelConfig:
         """Choices that stand or fall together."""
         rule, loop = self.norm_position, self.loop
         require(
-            self.head == "vocabulary" or self.kind == "masked",
+            self.head in ("vocabulary", "classifier") or self.kind == "masked",
             f'model.head = "{self.head}" with model.kind = "{self.kind}": an encoder reads both sides; set model.kind '
             '= "masked"',
+        )
+        classifies = self.head == "classifier"
+        for name, plain in (("problem_type", "single_label_classification"), ("labels", ())):
+            value = getattr(self, name)
+            require(
+                classifies or value == plain,
+                f'model.{name} = {value!r} with model.head = "{self.head}": it belongs to "classifier"; leave it out',
+            )
+        require(
+            len(set(self.labels)) == len(self.labels) and all(label.strip() == label != "" for label in self.labels),
+            f"model.labels = {self.labels!r}: must be different names without white space around them",
+        )
+        require(
+            len(self.labels) != 1 or self.problem_type != "single_label_classification",
+            f"model.labels = {self.labels!r}: a choice of one label needs at least two of them",
         )
         require(
             (rule == "sphere") == (self.norm == "unit") == (self.attention.norm == "unit"),
@@ -249,8 +270,10 @@ class ModelConfig:
         return self.norm_position == "post" or (self.loop.boundary == "norm" and self.coda == 0)
 
     @property
-    def learns(self) -> Literal["causal", "masked", "encoder"]:
+    def learns(self) -> Literal["causal", "masked", "encoder", "classifier"]:
         """What a batch of text is for, as `jaxode.data.BatchSpec` takes it."""
+        if self.head == "classifier":
+            return "classifier"
         return self.kind if self.head == "vocabulary" else "encoder"
 
     @property

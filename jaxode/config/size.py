@@ -105,8 +105,9 @@ def _head(model: ModelConfig) -> int:
     width, masked = model.width, model.kind == "masked"
     if model.head == "none":
         return 0
-    if model.head == "pooler":
-        return (0 if model.ends_normalised else _norm(model, width, model.final_norm)) + _linear(width, width)
+    if model.head in ("pooler", "classifier"):
+        pooler = (0 if model.ends_normalised else _norm(model, width, model.final_norm)) + _linear(width, width)
+        return pooler + (_linear(width, len(model.labels)) if model.labels else 0)
     inner = model.embedding_width or width
     norm = 0 if model.ends_normalised else _norm(model, width, model.final_norm)
     transform = _linear(width, inner) if masked or inner != width else 0

@@ -27,6 +27,22 @@ class DataConfig:
     """Each line of a text file is a document; blank ones are passed over."""
     text_key: str = "text"
     """Field of a jsonl line or of a TFDS example that holds the text."""
+    train: Place = ""
+    """Labelled texts of a classifier: a table (.tsv, .csv) or JSON lines."""
+    valid: Place = ""
+    """The same to measure on; when empty a part of `train`, as valid_fraction says."""
+    text: str = ""
+    """Column of the texts in both, by name or by number from 1; when empty one of a common name (text, sentence,
+    sentence1, premise, ..)."""
+    pair: str = ""
+    """Column of second texts, of pairs; when empty one of a common name (sentence2, hypothesis, ..)."""
+    label: str = ""
+    """Column of the labels; when empty one of a common name (label, class, ..)."""
+    header: Literal["auto", "yes", "no"] = "auto"
+    """Whether their first line names the columns; auto: where it holds a name that is looked for."""
+    class_weights: Literal["none", "balanced"] = "none"
+    """balanced: a text counts by one over how often its label is in the training texts, 1 in the mean; of a choice of
+    one label."""
     valid_fraction: float = 0.05
     """Share of documents held out for validation where the corpus brings no validation split."""
     tokenizer: Place = "bpe"
@@ -69,8 +85,22 @@ class DataConfig:
             f'data.lines = true with data.corpus = "{self.corpus}": it belongs to text files of your own (data.files)',
         )
         parse_frame("data.frame", self.frame)
+        for name, plain in (("valid", ""), ("text", ""), ("pair", ""), ("label", ""), ("header", "auto")):
+            require(
+                bool(self.train) or getattr(self, name) == plain,
+                f"data.{name} = {getattr(self, name)} without data.train: it belongs to labelled texts; name them",
+            )
         require(
-            not self.frame or self.rows == "texts",
+            not self.train or (not self.files and self.corpus == "stdlib"),
+            f'data.train = "{self.train}" with data.corpus = "{self.corpus}", data.files = "{self.files}": '
+            "labelled texts, or text without labels",
+        )
+        require(
+            bool(self.train) or self.class_weights == "none",
+            f'data.class_weights = "{self.class_weights}" without data.train: it belongs to labelled texts',
+        )
+        require(
+            not self.frame or self.rows == "texts" or bool(self.train),
             f'data.frame = "{self.frame}" with data.rows = "{self.rows}": only whole texts stand within one; set '
             'data.rows = "texts"',
         )
@@ -213,6 +243,17 @@ class Config:
         require(
             self.objective.resolved.teacher == "main" or bool(self.init),
             'objective.teacher = "init" without init: name the model that the run begins with, which teaches it',
+        )
+        classifies = self.model.head == "classifier"
+        require(
+            classifies == bool(self.data.train),
+            f'model.head = "{self.model.head}" with data.train = "{self.data.train}": a classifier learns from '
+            'labelled texts, and only it does; set model.head = "classifier" and data.train, or neither',
+        )
+        require(
+            self.data.class_weights == "none" or self.model.problem_type == "single_label_classification",
+            f'data.class_weights = "{self.data.class_weights}" with model.problem_type = "{self.model.problem_type}": '
+            "labels are weighed where one of them is chosen; leave it out",
         )
         require(
             self.train.trains == "all" or bool(self.init),

@@ -18,9 +18,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Parse, prepare, print. Returns the exit code."""
     config = parse(Config, argv)
     # after parsing, so that --help and a wrong flag cost no import of jax
+    from jaxode.data.labelled import prepare_labelled
     from jaxode.data.prepared import prepare
 
-    data = prepare(config.data, config.model.length, config.model.learns)
+    if config.data.train:
+        data = prepare_labelled(config.data, config.model)
+    else:
+        data = prepare(config.data, config.model.length, config.model.learns)
     print(json.dumps({split: dataclasses.asdict(stats) for split, stats in data.stats.items()}))
     return 0
 

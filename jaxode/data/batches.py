@@ -21,10 +21,15 @@ from jaxode.data.identity import Identity, change
 from jaxode.data.packing import places, segments
 from jaxode.data.tokenizers import Tokenizer
 
-Kind = Literal["causal", "masked", "encoder"]
-"""What a batch is for: to predict the next token, masked ones, or none (states are matched, of the text as it is)."""
+Kind = Literal["causal", "masked", "encoder", "classifier"]
+"""What a batch is for: to predict the next token, masked ones, none (states are matched, of the text as it is), or the
+labels of a text."""
 
 Rows = Mapping[str, np.ndarray]  # tokens [B L+1], count [B], of whole texts segments [B L+1]
+"""Of labelled texts tokens [B L], count [B], wanted [B K], weight [B], of pairs kinds [B L]."""
+
+LENGTHS = 4
+"""Lengths that batches of labelled texts are padded to, in even steps up to L: each is compiled for."""
 
 # separate streams of random numbers for the same (seed, step)
 _TRAINING, _VALIDATION = 0, 1
@@ -44,6 +49,11 @@ class Batch:
     """Document number within the row, from 1; 0 is padding."""
     places: Int[np.ndarray | Array, "B L"] | None = None
     """Place of each token in its text, where rows hold whole texts; None: in its row."""
+    kinds: Int[np.ndarray | Array, "B L"] | None = None
+    """Of pairs, which token is of which text: 0 of the first, 1 of the second."""
+    wanted: Float[np.ndarray | Array, "B K"] | None = None
+    """Of labelled texts: the number of the label, or 0 or 1 for each of several, or the numbers of a regression. A text
+    counts by its weight at place 0."""
 
 
 def _flatten(batch: Batch) -> tuple[list[tuple[Any, Any]], None]:
@@ -102,6 +112,8 @@ class BatchSpec:
 
 def make_batch(spec: BatchSpec, rows: Rows, rng: np.random.Generator) -> Batch:
     """Turn packed rows [B L+1] into a batch of B sequences of L tokens; `rng` decides the masking."""
+    if spec.kind == "classifier":
+        return _labelled(rows)
     tokens, count = np.asarray(rows["tokens"], np.int32), np.asarray(rows["count"])
     whole = "segments" in rows
     number = np.asarray(rows["segments"]) if whole else segments(tokens, spec.tokenizer.end_id, count)
@@ -116,6 +128,20 @@ def make_batch(spec: BatchSpec, rows: Rows, rng: np.random.Generator) -> Batch:
         # the first token of a document cannot be foreseen from another one
         weights &= number[:, 1:] == number[:, :-1]
     return Batch(tokens[:, :-1], tokens[:, 1:], weights.astype(np.float32), number[:, :-1], place)
+
+
+def _labelled(rows: Rows) -> Batch:
+    """As long as its longest text needs."""
+    tokens, count = np.asarray(rows["tokens"], np.int32), np.asarray(rows["count"])
+    step = -(-tokens.shape[1] // LENGTHS)
+    length = min(tokens.shape[1], -(-max(1, int(count.max())) // step) * step)
+    real = np.arange(length) < count[:, None]
+    weights = np.zeros((len(tokens), length), np.float32)
+    weights[:, 0] = np.where(count > 0, rows["weight"], 0)
+    kinds = np.asarray(rows["kinds"], np.int32)[:, :length] if "kinds" in rows else None
+    tokens = tokens[:, :length]
+    wanted = np.asarray(rows["wanted"], np.float32)
+    return Batch(tokens, tokens, weights, real.astype(np.int32), None, kinds, wanted)
 
 
 def _masked(

@@ -40,8 +40,9 @@ class ChatTemplate:
         """For a file of JSON."""
         return {"template": self.template, "tokens": dict(self.tokens)}
 
-    def render(self, messages: Messages) -> str:
-        """The text that stands for a conversation and begins the model's answer.
+    def render(self, messages: Messages, answer: bool = True) -> str:
+        """The text that stands for a conversation and begins the model's answer; without `answer` the last message is
+        to be gone on with.
 
         Raises:
             UserError: what is no conversation, or one that the template refuses.
@@ -64,7 +65,10 @@ class ChatTemplate:
                 )
                 return str(
                     renderer.apply_chat_template(
-                        [dict(one) for one in conversation], tokenize=False, add_generation_prompt=True
+                        [dict(one) for one in conversation],
+                        tokenize=False,
+                        add_generation_prompt=answer,
+                        continue_final_message=not answer,
                     )
                 )
         except ImportError:

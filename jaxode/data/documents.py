@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Literal, cast
+from typing import Any, BinaryIO, Literal, cast
 
 from jaxode.config import UserError, require
 
@@ -50,8 +50,8 @@ def text_format(path: Path) -> Literal["text", "json"]:
     """
     require(
         suffix(path) not in _TABLES,
-        f"{path}: is a table ({suffix(path)}), and labelled data is not supported yet: keep the column of texts alone "
-        "as .txt, or as .jsonl with data.text_key",
+        f"{path}: is a table ({suffix(path)}), which only classify reads: keep the column of texts alone as .txt, or "
+        "as .jsonl with data.text_key",
     )
     return "json" if suffix(path) in _JSON else "text"
 
@@ -103,19 +103,36 @@ def read_text(path: Path) -> str:
         return _decode(file.read(), path)
 
 
-def numbered_lines(path: Path, text_key: str = "text") -> Iterator[tuple[int, str]]:
+def numbered_lines(path: Path, text_key: str = "text", table: bool = False) -> Iterator[tuple[int, str]]:
     """Yield number, from 1, and text of every line, blank ones too; of JSON lines the text of the field `text_key`.
 
     Only line feeds end a line, as for other programs that count lines. A carriage return before one is no text.
 
     Raises:
-        UserError: as `read_texts`.
+        UserError: as `read_texts`; of a `table` the lines are wanted as they stand.
     """
-    if text_format(path) == "json":
+    if not table and text_format(path) == "json":
         yield from _json_lines(path, text_key)
         return
     for number, line in _lines(path):
         yield number, line[:-1].removesuffix("\r") if line.endswith("\n") else line
+
+
+def json_records(path: Path) -> Iterator[tuple[int, dict[str, Any] | None]]:
+    """Yield number, from 1, and object of every line of JSON; None of a blank one, and no fields of what is no object.
+
+    Raises:
+        UserError: as `read_texts`.
+    """
+    for number, line in _lines(path):
+        if not line.strip():
+            yield number, None
+            continue
+        try:
+            record = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{path}: line {number} is no JSON ({error}); each line must be one JSON object") from None
+        yield number, record if isinstance(record, dict) else {}
 
 
 def _separated_texts(path: Path, separator: str) -> Iterator[str]:
@@ -134,17 +151,13 @@ def _separated_texts(path: Path, separator: str) -> Iterator[str]:
 def _json_lines(path: Path, text_key: str) -> Iterator[tuple[int, str]]:
     if suffix(path) == ".json":
         _check_json_lines(path)
-    for number, line in _lines(path):
-        if not line.strip():
+    for number, record in json_records(path):
+        if record is None:
             yield number, ""
             continue
-        try:
-            record = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise UserError(f"{path}: line {number} is no JSON ({error}); each line must be one JSON object") from None
-        fields = ", ".join(sorted(record)) if isinstance(record, dict) else ""
+        fields = ", ".join(sorted(record))
         require(
-            isinstance(record, dict) and text_key in record,
+            text_key in record,
             f'{path}: line {number} lacks the field "{text_key}" (it has {fields or "none"}); data.text_key must name '
             "the field of the text",
         )

@@ -86,6 +86,20 @@ def _row(texts: Sequence[Sequence[int]], length: int, pad_id: int) -> Row:
     return Row(tokens, end, number)
 
 
+def windows(tokens: int, length: int, stride: int) -> Iterator[tuple[int, int]]:
+    """Rows of `length` inputs over a stream of so many tokens, each `stride` further on than the last.
+
+    Yields where each begins and the place in it from which it predicts, so that every token but the stream's first is
+    predicted once, by the first row that reaches it: behind at least length - stride others, but for the first row's.
+    The last row ends where the stream ends.
+    """
+    reached, start = 1, 0
+    while reached < tokens:
+        yield start, reached - 1 - start
+        reached = start + length + 1
+        start = max(0, min(start + stride, tokens - 1 - length))
+
+
 def unpack(rows: Iterable[Row]) -> Iterator[int]:
     """Yield the stream that `pack` cut into `rows`."""
     for i, row in enumerate(rows):

@@ -21,6 +21,7 @@ from tokenizers import Regex, decoders, models, pre_tokenizers, trainers
 
 from jaxode.config import UserError, require
 from jaxode.data.chat import ChatTemplate, Messages
+from jaxode.data.pairs import PairTemplate, pair_template
 from jaxode.data.tokenizer_files import quiet, readable, reason
 
 END, PAD, MASK = "<|endoftext|>", "<|pad|>", "[MASK]"
@@ -136,6 +137,20 @@ class Tokenizer:
             return (before,), (after,)
         framed = self.framed if frame is None else frame
         return (self.template.before, self.template.after) if framed else ((), ())
+
+    def pair_template(self, frame: Frame) -> PairTemplate:
+        """What stands before, between and after two texts: the tokenizer's own template, or with a frame of two named
+        tokens the second of them in the middle as well; without either the end token in the middle.
+
+        Raises:
+            UserError: a named token that the vocabulary has not, or a template without a second text.
+        """
+        whole = self.framed if frame is None else frame
+        if whole is True and (own := pair_template(self._plain, self.name)) is not None:
+            return own
+        before, after = self.around(frame)
+        between = after if isinstance(frame, tuple) else (self.end_id,)
+        return PairTemplate(before, between, after, ((0,) * len(before), 0, (0,) * len(between), 1, (1,) * len(after)))
 
     def _named(self, token: str) -> int:
         index = self.token_id(token)

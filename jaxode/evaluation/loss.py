@@ -93,7 +93,8 @@ def batch_segments(batch: Batch, kind: str, document_mask: bool) -> Segments | N
 def batch_inputs(batch: Batch, kind: str, document_mask: bool) -> dict[str, Any]:
     """What a model gets of a batch besides the tokens: `segments`, and `places` where rows hold whole texts."""
     own = {} if batch.places is None else {"places": jnp.asarray(batch.places)}
-    return {"segments": batch_segments(batch, kind, document_mask), **own}
+    own |= {} if batch.kinds is None else {"token_types": jnp.asarray(batch.kinds)}
+    return {"segments": batch_segments(batch, kind, document_mask or batch.wanted is not None), **own}
 
 
 def forward(

@@ -228,7 +228,7 @@ def save_pretrained(trained: TrainedModel, folder: Path | str, *, max_shard_byte
     task = "masked" if trained.task == "causal" else trained.task  # what is causal is refused by its kind
     config = albert_config.write(model, task, trained.source) | {"dtype": kind}
     if task in albert_config.LABELLED:
-        _write_classes(config, params["head.classifier.bias"].shape[0], trained.model)
+        _write_classes(config, params["head.classifier.bias"].shape[0], trained)
     table = albert_tensors.written(model, params, prefix="" if task == "encoder" else "albert.")
     return _write(trained, folder, config, table, params, max_shard_bytes)
 
@@ -284,9 +284,11 @@ def _check_not_quantised(raw: Mapping[str, Any], source: str) -> None:
     )
 
 
-def _write_classes(config: dict[str, Any], classes: int, model: Any) -> None:
+def _write_classes(config: dict[str, Any], classes: int, trained: TrainedModel) -> None:
+    model = trained.model
     if len(config.get("id2label") or ()) != classes:
-        config["id2label"] = {str(i): f"LABEL_{i}" for i in range(classes)}
+        names = trained.labels if len(trained.labels) == classes else [f"LABEL_{i}" for i in range(classes)]
+        config["id2label"] = {str(i): name for i, name in enumerate(names)}
         config["label2id"] = {label: int(i) for i, label in config["id2label"].items()}
     if not isinstance(model, SequenceClassifier):
         return

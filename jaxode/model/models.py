@@ -371,13 +371,19 @@ class Encoder(Transformer):
         return state if self.head is None else self.head.pool(state, segments)
 
 
-def make_model(config: ModelConfig, *, seed: int = 0, dtype: DTypeLike = jnp.float32) -> CausalLM | MaskedLM | Encoder:
-    """The language model of `config.kind`, or with another `config.head` the encoder, with fresh parameters.
+def make_model(
+    config: ModelConfig, *, seed: int = 0, dtype: DTypeLike = jnp.float32
+) -> CausalLM | MaskedLM | Encoder | SequenceClassifier:
+    """The language model of `config.kind`, or with another `config.head` the encoder or classifier, with fresh
+    parameters.
 
     Raises:
         UserError: a model that does not fit into memory, or a seed outside [0, 2^32 - 1].
     """
     rngs = nnx.Rngs(check_seed(seed))
+    if config.head == "classifier":
+        problem = config.problem_type
+        return SequenceClassifier(config, len(config.labels), problem_type=problem, rngs=rngs, dtype=dtype)
     if config.head != "vocabulary":
         return Encoder(config, pooler=config.head == "pooler", rngs=rngs, dtype=dtype)
     return (CausalLM if config.kind == "causal" else MaskedLM)(config, rngs=rngs, dtype=dtype)

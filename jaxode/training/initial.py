@@ -16,9 +16,11 @@ from jaxode.config import Config, DepthConfig, ModelConfig, UserError, require
 from jaxode.data import Batch, Tokenizer, byte_tokenizer
 from jaxode.data.tokenizers import from_pretrained
 from jaxode.evaluation import Diverged, evaluate_states
-from jaxode.inference import load
-from jaxode.model import make_model
+from jaxode.inference import LoadedModel, load
+from jaxode.inference.loading.names import resolve
+from jaxode.model import SequenceClassifier, make_model
 from jaxode.model.parameters import Architecture, Parameters, check_fit, fingerprint, split, without_calibrations
+from jaxode.training.trainable import FRESH
 
 FREE = ("model.dropout", "model.steps", "model.conditioning", "model.clock.")
 """What may differ from the model that a run begins with; of rotary positions the length as well."""
@@ -55,12 +57,22 @@ def read_initial(config: Config) -> Initial:
         UserError: no language model, a setting that contradicts it, another tokenizer, or weights that cannot be read.
     """
     name = config.init
-    loaded = load(name)
+    classifies = config.model.head == "classifier"
+    folder = resolve(name)
+    # of a masked ALBERT, the pooler that a head over the vocabulary has no use for
+    pooled = classifies and folder.origin == "huggingface" and folder.task == "masked"
+    loaded = load(name, "encoder" if pooled else None)
     require(
-        loaded.task in ("causal", "masked", "encoder"),
+        loaded.task in ("causal", "masked", "encoder", *(("classifier",) if classifies else ())),
         f"init = {name}: is a {loaded.task.replace('_', ' ')}; train on from a language model or an encoder",
     )
-    model = _merged(config.model, loaded.config.model, ModelConfig(), f"init = {name}")
+    require(
+        not classifies or loaded.task == "classifier" or config.objective.resolved.teacher == "main",
+        f'objective.teacher = "init": init = {name} is a {loaded.task} model and knows no label; begin with a '
+        "classifier, or leave the teacher out",
+    )
+    base = _as_classifier(loaded, config.model) if classifies else loaded.config.model
+    model = _merged(config.model, base, ModelConfig(), f"init = {name}")
     told = model.conditioning != loaded.config.model.conditioning
     require(
         not told or model.conditioning in ("time", "step"),
@@ -69,12 +81,41 @@ def read_initial(config: Config) -> Initial:
         "change",
     )
     own = {key: jnp.asarray(value, jnp.float32) for key, value in without_calibrations(loaded.params).items()}
+    if classifies:
+        # its head is made once the labels are known; of other labels than the model has it is fresh
+        if base.labels != loaded.labels:
+            own = {name: value for name, value in own.items() if not name.startswith("head.classifier.")}
+        return Initial(model, {}, _tokenizer(config, loaded.tokenizer), base, own)
     _, fresh = split(make_model(model, seed=config.train.seed))
     added = {key: value for key, value in fresh.items() if key not in own and told}
     params = own | added
     check_fit(fresh, params, f"init = {name}", "the settings of model do not fit its weights; leave them out")
     params = {key: params[key] for key in fresh}
     return Initial(model, params, _tokenizer(config, loaded.tokenizer), loaded.config.model, own)
+
+
+def _as_classifier(loaded: LoadedModel, asked: ModelConfig) -> ModelConfig:
+    """What a model is with a head for labels: its own, or one that is asked for."""
+    own = loaded.model
+    known = {"problem_type": asked.problem_type, "labels": asked.labels}
+    if isinstance(own, SequenceClassifier) and asked.labels in ((), loaded.labels):
+        known = {"problem_type": own.problem_type, "labels": loaded.labels}
+    return dataclasses.replace(loaded.config.model, head="classifier", **known)
+
+
+def with_labels(initial: Initial, model: ModelConfig, seed: int) -> Initial:
+    """The same with a head for the labels of `model`: whatever the initial model has of it, and the rest fresh.
+
+    Raises:
+        UserError: the settings of model do not fit its weights.
+    """
+    _, fresh = split(make_model(model, seed=seed))
+    own = {name: value for name, value in initial.weights.items() if name in fresh}
+    added = [name for name in fresh if name not in own and not any(part in name for part in ("head.", *FRESH))]
+    require(not added, f"init: the model has no {', '.join(added[:3])}; leave the settings of model out")
+    params = {name: own.get(name, value) for name, value in fresh.items()}
+    check_fit(fresh, params, "init", "the settings of model do not fit its weights; leave them out")
+    return dataclasses.replace(initial, model=model, params=params)
 
 
 def read_teacher(config: Config) -> Initial:

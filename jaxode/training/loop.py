@@ -22,13 +22,15 @@ from tqdm import tqdm
 from jaxode.checkpoint import RUNS, Checkpoints, RunFolder
 from jaxode.config import Config, ModelConfig, UserError, require, to_dict
 from jaxode.data import PreparedData, prepare
+from jaxode.data.labelled import prepare_labelled
 from jaxode.evaluation import Evaluation, StateEvaluation, evaluate, evaluate_states
+from jaxode.evaluation.labels import LabelEvaluation, evaluate_labels
 from jaxode.model import make_model, plan
 from jaxode.model.low_rank import merged, with_low_rank
 from jaxode.model.parameters import Architecture, Parameters, split
 from jaxode.tracking import JsonlTracker, ProgressBar, TensorBoardTracker, Tracker, Trackers, WandbTracker
 from jaxode.training.curriculum import Cost, Curriculum, Solves, cost
-from jaxode.training.initial import check_teacher, read_initial, read_teacher, record
+from jaxode.training.initial import check_teacher, read_initial, read_teacher, record, with_labels
 from jaxode.training.memory import check_memory
 from jaxode.training.optimizer import learning_rate, make_optimizer
 from jaxode.training.parallel import Parallel, make_parallel
@@ -37,12 +39,15 @@ from jaxode.training.step import StepMetrics, TrainState, TrainStep, init_state,
 from jaxode.training.throughput import matmul_peak
 from jaxode.training.trainable import frozen, partly
 
+AnyEvaluation = Evaluation | StateEvaluation | LabelEvaluation
+
 # What may differ between a run and its continuation: where and how often, never what is computed.
 FREE = {
     "": {"out", "resume"},
     "train": {"log_every", "validate_every", "validation_batches", "checkpoint_every", "keep", "sweep"}
     | {"final_batches", "tensorboard", "wandb", "devices", "parallel"},
-    "data": {"cache", "root", "files", "edited"},  # the data position knows its text, wherever that lies
+    # the data position knows its text, wherever that lies
+    "data": {"cache", "root", "files", "train", "valid", "edited"},
     "depth": {"adjoint"},
 }
 
@@ -56,7 +61,7 @@ class TrainResult:
     """Updates made in all."""
     stopped_by: Signals | None
     """The signal that ended it early."""
-    validation: Evaluation | StateEvaluation | None
+    validation: AnyEvaluation | None
     """On the validation split, or train.final_batches of it, at the training depth; None when stopped early. An
     encoder's states are compared with those of the model that it began with."""
     architecture: Architecture
@@ -98,7 +103,13 @@ def train(config: Config) -> TrainResult:
         run.check_free()
     stored = run.config() if config.resume else None
     given = run.tokenizer() if config.resume else None if initial is None else initial.tokenizer
-    data = prepare(config.data, config.model.length, config.model.learns, tokenizer=given)
+    data: PreparedData
+    if config.data.train:
+        data = prepare_labelled(config.data, config.model, given)
+        config = dataclasses.replace(config, model=dataclasses.replace(config.model, labels=data.labels))
+        initial = None if initial is None else with_labels(initial, config.model, config.train.seed)
+    else:
+        data = prepare(config.data, config.model.length, config.model.learns, tokenizer=given)
     batches = data.train(config.train.batch_size, config.train.seed)
     config = dataclasses.replace(config, out=str(run.path), model=_with_vocabulary(config.model, data))
     check_memory(config, len(parallel.devices))  # now with the tokenizer's vocabulary
@@ -237,10 +248,12 @@ class _Loop:
             f"updates {start + 1} to {self.config.train.updates} of {self.tokens_per_update:,} tokens"
         )
 
-    def validate(self, params: Parameters, limit: int | None) -> Evaluation | StateEvaluation:
-        """Validation loss, or an encoder's distance from its teacher, at the training depth."""
+    def validate(self, params: Parameters, limit: int | None) -> AnyEvaluation:
+        """Validation loss, with a classifier's metrics, or an encoder's distance from its teacher, at full depth."""
         data = self.data
         batches = data.validation(self.config.train.batch_size, limit)
+        if self.config.model.head == "classifier":
+            return evaluate_labels(self.architecture, params, batches, self.config.depth)
         if self.config.model.head != "vocabulary":
             assert self.teacher is not None  # the curriculum refuses it
             return evaluate_states(self.architecture, params, batches, self.config.depth, self.teacher)
@@ -333,14 +346,20 @@ def _due(step: int, *every: int) -> bool:
     return any(period and step % period == 0 for period in every)
 
 
-def told(evaluation: Evaluation | StateEvaluation) -> str:
+def told(evaluation: AnyEvaluation) -> str:
     """What a validation found, in words."""
+    if isinstance(evaluation, LabelEvaluation):
+        metrics = ", ".join(f"{name} {value:.4f}" for name, value in evaluation.metrics.items())
+        return f"validation loss {evaluation.loss:.4f} per text, {metrics}"
     if isinstance(evaluation, StateEvaluation):
         return f"validation error {evaluation.error:.4f} of the states, relative to the model at the beginning"
     return f"validation loss {evaluation.nats_per_token:.4f} nats per token"
 
 
-def _validation_metrics(evaluation: Evaluation | StateEvaluation) -> dict[str, float]:
+def _validation_metrics(evaluation: AnyEvaluation) -> dict[str, float]:
+    if isinstance(evaluation, LabelEvaluation):
+        named = {f"validation_{name.replace(' ', '_').lower()}": value for name, value in evaluation.metrics.items()}
+        return {"validation_loss": evaluation.loss, **named}
     if isinstance(evaluation, StateEvaluation):
         return {"validation_error": evaluation.error, "validation_cosine": evaluation.cosine}
     metrics = {"validation_loss": evaluation.nats_per_token}

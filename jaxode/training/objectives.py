@@ -14,8 +14,9 @@ from jaxtyping import Array, Float
 from jaxode.config import DepthConfig, ModelConfig, ObjectiveConfig
 from jaxode.data import Batch
 from jaxode.depth import Coefficients, draw_sizes, secant
+from jaxode.evaluation.labels import class_divergence, class_loss, row_weights
 from jaxode.evaluation.loss import batch_inputs, kl_divergence, token_loss
-from jaxode.model import Encoder, plan, resolve
+from jaxode.model import Encoder, SequenceClassifier, plan, resolve
 from jaxode.training.curriculum import Solves
 from jaxode.types import Key, Scalar
 
@@ -27,8 +28,8 @@ class Terms:
 
     Attributes:
         total: what the gradient is of.
-        loss: of the main solve, nats per predicted token; of an encoder the mean square distance of a channel's states
-            to the teacher's.
+        loss: of the main solve, nats per predicted token, or of a classifier per text; of an encoder the mean square
+            distance of a channel's states to the teacher's.
         others: the further terms by name, before their weights.
     """
 
@@ -81,6 +82,7 @@ def objective_terms(
     # weights in training hold no calibration
     objective, depth = objective.resolved, resolve(model.config, depth)
     inputs, encodes = batch_inputs(batch, model.config.kind, document_mask), isinstance(model, Encoder)
+    labelled = isinstance(model, SequenceClassifier)
     targets, weights = jnp.asarray(batch.targets), jnp.asarray(batch.weights)
     real = jnp.asarray(batch.segments) > 0
 
@@ -90,7 +92,16 @@ def objective_terms(
         return model(tokens, chosen, **inputs, key=key, coefficients=coefficients, trace=trace)
 
     def nats(logits: Any) -> Scalar:
+        if labelled:
+            each = class_loss(logits, jnp.asarray(batch.wanted), model.problem_type)
+            return jnp.sum(each * row_weights(batch)) / counts.tokens
         return token_loss(logits, targets, weights).nats / counts.tokens
+
+    def divergence(out: Any) -> Scalar:
+        if labelled:
+            each = class_divergence(reference.logits, out.logits, model.problem_type)
+            return jnp.sum(each * row_weights(batch)) / counts.tokens
+        return kl_divergence(jax.nn.log_softmax(reference.logits), out.logits, weights) / counts.tokens
 
     def distance(out: Any) -> Scalar:
         each = jnp.mean(jnp.square(out.state - reference.state), axis=-1)
@@ -110,7 +121,7 @@ def objective_terms(
         assert main.trace is not None
         states = main.trace.states
         if objective.exits:
-            others["exit_loss"] = _exit_loss(model, states, objective.exit_shares, nats)
+            others["exit_loss"] = _exit_loss(model, states, objective.exit_shares, nats, inputs["segments"])
         if objective.collinear:
             others["collinear"] = _turning(states, real) / counts.positions
     short = None if solves.short is None else solve(solves.short, objective.short_solver, keys[1])
@@ -118,20 +129,18 @@ def objective_terms(
         others["short_loss"] = own(short)
     learners = [one for one in (main if taught else None, short) if one is not None]
     if learners and objective.distil:
-        expected = jax.nn.log_softmax(reference.logits)
-        found = [kl_divergence(expected, one.logits, weights) / counts.tokens for one in learners]
-        others["distil"] = jnp.mean(jnp.stack(found))
+        others["distil"] = jnp.mean(jnp.stack([divergence(one) for one in learners]))
     if learners and objective.match:
         others["match"] = jnp.mean(jnp.stack([distance(one) for one in learners]))
     total = objective.main_loss * loss + sum(getattr(objective, name) * term for name, term in others.items())
     return Terms(total=total, loss=loss, others=others)
 
 
-def _exit_loss(model: Any, states: Any, shares: Sequence[float], nats: Any) -> Scalar:
+def _exit_loss(model: Any, states: Any, shares: Sequence[float], nats: Any, segments: Any) -> Scalar:
     """Mean loss of the read-outs after these shares of a solve's steps, through the head alone."""
     steps = len(states) - 1
     indices = sorted({min(max(1, round(share * steps)), steps) for share in shares})
-    return jnp.mean(jnp.stack([nats(model.read_out(states[index])) for index in indices]))
+    return jnp.mean(jnp.stack([nats(model.read_out(states[index], segments)) for index in indices]))
 
 
 def _turning(states: Float[Array, "N_plus_1 B L D"], real: Any) -> Scalar:

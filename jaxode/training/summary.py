@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from typing import Any
 
 from jaxode.config import UserError
 from jaxode.evaluation import (
@@ -16,6 +17,8 @@ from jaxode.evaluation import (
     save_sweep,
 )
 from jaxode.evaluation.figures import replacing
+from jaxode.evaluation.label_sweep import label_sweep, save_label_sweep
+from jaxode.evaluation.labels import LabelEvaluation
 from jaxode.training.loop import TrainResult
 
 SUMMARY = "summary.json"
@@ -29,7 +32,13 @@ def write_summary(result: TrainResult) -> None:
     """
     found = result.validation
     assert found is not None
-    reached = {"error": found.error} if isinstance(found, StateEvaluation) else {"nats_per_token": found.nats_per_token}
+    reached: dict[str, Any]
+    if isinstance(found, LabelEvaluation):
+        reached = {"loss": found.loss, **found.metrics}
+    elif isinstance(found, StateEvaluation):
+        reached = {"error": found.error}
+    else:
+        reached = {"nats_per_token": found.nats_per_token}
     train, path = result.config.train, result.run.path / SUMMARY
     text = {
         "updates": result.step,
@@ -54,6 +63,8 @@ def sweep(result: TrainResult) -> str:
     """
     config, folder, data = result.config, result.run.path, result.data
     batches = data.validation(config.train.batch_size)
+    if result.config.model.head == "classifier":
+        return save_label_sweep(folder, label_sweep(result.architecture, result.params, batches))
     if result.config.model.head == "vocabulary":
         found = depth_sweep(
             result.architecture,

@@ -17,7 +17,8 @@ FRESH = (".conditioning.", ".clock.")
 
 
 def frozen(params: Mapping[str, Any], config: Config) -> frozenset[str]:
-    """Names of the parameters that stay as they are. An encoder's states are matched, and its pooler learns nothing.
+    """Names of the parameters that stay as they are. An encoder's states are matched, and its pooler learns nothing; a
+    classifier's head always learns.
 
     Raises:
         UserError: none would move.
@@ -27,8 +28,10 @@ def frozen(params: Mapping[str, Any], config: Config) -> frozenset[str]:
     def moves(name: str) -> bool:
         if any(part in name for part in FRESH):
             return True
-        if encodes and name.startswith("head."):
+        if name.startswith("head.") and encodes:
             return False
+        if name.startswith("head.") and config.model.learns == "classifier":
+            return True
         return trains == "all" or (name.startswith(LOW_RANK) if trains == "lora" else "norm" in name)
 
     still = frozenset(name for name in params if not moves(name))

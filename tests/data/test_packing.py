@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jaxode.data.packing import pack, pack_texts, places, segments, unpack
+from jaxode.data.packing import pack, pack_texts, places, segments, unpack, windows
 
 END, PAD = 0, 1
 documents = st.lists(st.lists(st.integers(2, 9), max_size=20), max_size=8)
@@ -90,3 +90,21 @@ def test_whole_texts_leave_little_room():
 def test_places_begin_anew_with_every_text():
     number = np.array([[1, 1, 1, 2, 2, 3, 0, 0], [1, 2, 3, 3, 3, 3, 3, 3]])
     assert places(number).tolist() == [[0, 1, 2, 0, 1, 0, 0, 1], [0, 0, 0, 1, 2, 3, 4, 5]]
+
+
+@given(st.integers(0, 60), lengths, st.data())
+def test_windows_predict_every_token_once_behind_what_they_hold(tokens: int, length: int, data: st.DataObject):
+    stride = data.draw(st.integers(1, length))
+    reached = 1
+    for number, (start, new) in enumerate(windows(tokens, length, stride)):
+        end = min(start + length, tokens - 1)
+        assert start + new + 1 == reached
+        assert 0 <= new < end - start
+        assert new >= length - stride or number == 0
+        reached = end + 1
+    assert reached == max(tokens, 1)
+
+
+def test_windows_of_the_whole_length_stand_end_to_end():
+    assert list(windows(13, 4, 4)) == [(0, 0), (4, 0), (8, 0)]
+    assert list(windows(12, 4, 4)) == [(0, 0), (4, 0), (7, 1)]

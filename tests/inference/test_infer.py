@@ -1,11 +1,15 @@
 """infer.py from its command line: results on standard output, all else on standard error, errors in one line."""
 
 import json
+import math
 import os
 import re
 import shutil
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 from tiny_runs import TOKENIZER, fails, model_config, write_run
 
@@ -167,14 +171,46 @@ def test_score(infer, runs, text_file, causal):
     ran = infer("--checkpoint", runs["causal"], "--task", "score", "--file", text_file)
     assert ran.code == 0
     head, _, values = map(cells, ran.out.splitlines())
-    assert head == ["tokens", "nats_per_token", "perplexity", "bits_per_byte"]
+    assert head == ["tokens", "nats_per_token", "perplexity", "bits_per_byte", "word_perplexity"]
     scored = text_batches(TEXT, BatchSpec(TOKENIZER), 16, 2)
     # one token a byte, and one for the end
     expected = evaluate(*causal, scored.batches, DepthConfig(), bytes_per_token=len(TEXT) / (len(TEXT) + 1))
     assert expected.bits_per_byte is not None
-    numbers = [expected.tokens, expected.nats_per_token, expected.perplexity, expected.bits_per_byte]
+    words = len(TEXT.split()) + len(TEXT.splitlines())
+    by_word = math.exp(expected.nats_per_token * (len(TEXT) + 1) / words)
+    numbers = [expected.tokens, expected.nats_per_token, expected.perplexity, expected.bits_per_byte, by_word]
     assert [float(value) for value in values] == pytest.approx(numbers, rel=1e-4)
     assert expected.tokens == len(TEXT)
+
+
+@pytest.mark.parametrize("stride", [1, 5, 16])
+def test_score_of_windows_predicts_each_token_behind_what_its_row_holds(infer, runs, text_file, causal, stride):
+    ran = infer("--checkpoint", runs["causal"], "--task", "score", "--file", text_file, "--stride", stride)
+    assert ran.code == 0
+    architecture, params = causal
+    stream = np.asarray([*TOKENIZER.encode(TEXT), TOKENIZER.end_id])
+    nats, start = [], 0
+    while 1 + len(nats) < len(stream):
+        row = stream[start : start + 17]
+        logits = architecture.bind(params)(jnp.asarray(row[None, :-1]), DepthConfig()).logits[0]
+        each = -jax.nn.log_softmax(logits)[np.arange(len(row) - 1), row[1:]]
+        nats += each[len(nats) - start :].tolist()
+        start = min(start + stride, len(stream) - 17)
+    values = cells(ran.out.splitlines()[2])
+    assert int(values[0]) == len(TEXT) == len(nats)
+    assert float(values[1]) == pytest.approx(np.mean(nats), rel=1e-3)
+
+
+def test_a_stride_is_for_causal_models_and_whole_files(infer, runs, text_file):
+    refused = {
+        ("masked", ()): "this is a masked model",
+        ("causal", ("--lines",)): "stride = 4 with task = score and lines",
+        ("causal", ("--stride", 17)): "stride = 17: rows of a causal model's stream of text move on, by 16 tokens",
+    }
+    for (run, flags), message in refused.items():
+        ran = infer("--checkpoint", runs[run], "--task", "score", "--file", text_file, "--stride", 4, *flags)
+        assert ran.code == 2
+        assert message in ran.err
 
 
 def test_score_of_a_masked_run_has_no_bits_per_byte(infer, runs, text_file):

@@ -60,7 +60,7 @@ def test_a_tab_is_refused_where_texts_are_labelled(tmp_path):
     path = tmp_path / "pairs"
     path.write_text("good film\n\ngood film\tbad film\n")
     assert read_lines(str(path)).numbers == (1, 3)
-    with pytest.raises(UserError, match="pairs: line 3 holds a tab: sentence pairs are not supported yet"):
+    with pytest.raises(UserError, match="pairs: line 3 holds a tab: give one text a line"):
         read_lines(str(path), classified=True)
 
 

@@ -56,18 +56,61 @@ def test_classify_writes_labels_and_probabilities(classifier, infer, file):
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "message"),
+    ("name", "content", "flags", "message"),
     [
-        ("pairs.tsv", "0\tgood film\n", "pairs.tsv: is a table (.tsv)"),
-        ("pairs.txt", "one\n\none\ttwo\n", "pairs.txt: line 3 holds a tab: sentence pairs are not supported yet"),
+        ("bare.tsv", "0\tgood film\n", (), "bare.tsv: it has the columns 1, 2: which holds the texts?"),
+        ("pairs.txt", "one\n\none\ttwo\n", (), "pairs.txt: line 3 holds a tab: give one text a line"),
+        ("a.tsv", "text\tlabel\na\tbad\nb\tworse\n", ("--label", "label"), 'line 3: label "worse"'),
+        ("a.tsv", "text\tlabel\na\tbad\n", ("--label", "class"), "none that is called class"),
+        ("a.tsv", "text\tlabel\na\tbad\n", ("--task", "encode", "--out", "x.npz"), "which only classify"),
     ],
 )
-def test_pairs_and_tables_are_not_labelled_as_one_text(classifier, infer, tmp_path, name, content, message):
+def test_what_is_no_table_of_texts_is_refused(classifier, infer, tmp_path, name, content, flags, message):
     (tmp_path / name).write_text(content)
-    ran = infer("--checkpoint", classifier, "--task", "classify", "--file", tmp_path / name)
+    ran = infer("--checkpoint", classifier, "--task", "classify", "--file", tmp_path / name, *flags)
     assert (ran.code, ran.out) == (2, "")
-    assert ran.err.startswith("error: ")
+    assert "error: " in ran.err
     assert message in ran.err
+
+
+def test_tables_are_labelled_as_their_texts(classifier, infer, file, tmp_path):
+    plain = infer("--checkpoint", classifier, "--task", "classify", "--file", file)
+    names = [row[1] for row in csv.reader(io.StringIO(plain.out))][1:]
+    table = tmp_path / "texts.csv"
+    with table.open("w", newline="") as out:
+        csv.writer(out).writerows([("label", "Satz"), *((names[0], text) for text in TEXTS)])
+    flags = ("--checkpoint", classifier, "--task", "classify", "--file", table, "--text", "Satz", "--label", "label")
+    ran = infer(*flags)
+    assert ran.code == 0, ran.err
+    rows, expected = (list(csv.reader(io.StringIO(text))) for text in (ran.out, plain.out))
+    assert [row[1:] for row in rows] == [row[1:] for row in expected]
+    assert [row[0] for row in rows[1:]] == ["2", "3", "4", "5"]
+    assert f"accuracy: {names.count(names[0]) / len(names):.4f}" in ran.err
+    half = infer(*flags, "--steps", 2)
+    assert half.out != ran.out
+    assert "accuracy: " in half.err
+
+
+def test_pairs_share_a_row(classifier, infer, tmp_path):
+    path = classifier / "tokenizer.json"
+    raw = json.loads(path.read_text())
+    end = {"SpecialToken": {"id": "<|endoftext|>", "type_id": 0}}
+    second = {"Sequence": {"id": "B", "type_id": 0}}
+    raw["post_processor"]["pair"] = [*raw["post_processor"]["single"], second, end]
+    path.write_text(json.dumps(raw))
+    found = from_pretrained(classifier)
+    table = tmp_path / "pairs.tsv"
+    pairs = [("ab", "cde"), ("f", "g")]
+    table.write_text("\n".join("\t".join(row) for row in [("sentence1", "sentence2"), *pairs]))
+    ran = infer("--checkpoint", classifier, "--task", "classify", "--file", table)
+    assert ran.code == 0, ran.err
+    end_id, encode = found.tokenizer.end_id, found.tokenizer.encode
+    for (first, other), row in zip(
+        [("ab", "cde"), ("f", "g")], list(csv.reader(io.StringIO(ran.out)))[1:], strict=True
+    ):
+        tokens = jnp.asarray([[end_id, *encode(first), end_id, *encode(other), end_id]])
+        probabilities = jax.nn.softmax(found.model(tokens).logits[0])
+        assert [float(cell) for cell in row[2:]] == pytest.approx(np.asarray(probabilities).tolist(), abs=1e-5)
 
 
 def test_a_file_of_another_editor_has_the_same_labels(classifier, infer, file):

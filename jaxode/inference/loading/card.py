@@ -17,16 +17,19 @@ USES = {
     "causal": "GPT-like, continues text",
     "masked": "BERT-like, fills in [MASK]",
     "encoder": "without a head, gives vectors of texts",
+    "classifier": "labels texts",
 }
 CALLS = {
     "causal": '--prompt "Once upon a time"',
     "masked": '--prompt "The [MASK] of the house."',
     "encoder": "--task encode --file TEXT --out vectors.npz",
+    "classifier": "--task classify --file TEXT",
 }
 MEASURED = ("solver", "schedule", "steps", "block_evaluations", "nats_per_token", "perplexity", "bits_per_byte", "rise")
 MEASURED += ("error", "cosine")
 
 _KINDS = {"causal": "A causal language model", "masked": "A masked language model", "encoder": "An encoder"}
+_KINDS |= {"classifier": "A classifier"}
 
 NO_NOTES = "Nothing was said about the origin of the text and its licence: ask whoever trained the model."
 NO_SWEEP = "Not measured; `python infer.py --task sweep` does."
@@ -61,7 +64,7 @@ def model_card(
         "## Loss against depth": _losses(trained.run.path / "sweep.csv"),
         "## Calibrated steps": _fits(calibrations),
         "## Limits": LIMITS.format(length=model.length),
-        "## Make it again": _recipe(name, list(calibrations), folder, file),
+        "## Make it again": _recipe(name, model.learns, list(calibrations), folder, file),
     }
     return "\n".join(f"{title}\n\n{text}\n" for title, text in sections.items())
 
@@ -77,10 +80,15 @@ def _facts(trained: TrainedModel) -> list[dict[str, str]]:
         "depth": f"N = {model.steps} steps {sharing}",
         "width, heads, context": f"{model.width}, {model.heads}, {model.length} tokens",
         "tokenizer": f"{trained.own_tokenizer.name}, {trained.own_tokenizer.vocab_size} entries",
-        "trained on": f"corpus `{trained.config.data.corpus}`, {tokens:,} tokens in {train.updates} updates",
+        "trained on": f"{_source(trained)}, {tokens:,} tokens in {train.updates} updates",
         "weights": f"fingerprint `{fingerprint(trained.params)}`",
     }
     return [{"": key, " ": value} for key, value in facts.items()]
+
+
+def _source(trained: TrainedModel) -> str:
+    data = trained.config.data
+    return f"labelled texts `{Path(data.train).name}`" if data.train else f"corpus `{data.corpus}`"
 
 
 def _use(name: str, kind: str, steps: Sequence[int]) -> str:
@@ -92,7 +100,8 @@ def _use(name: str, kind: str, steps: Sequence[int]) -> str:
 
 def _losses(sweep: Path) -> str:
     rows = read_csv(sweep) if sweep.is_file() else []
-    columns = [name for name in MEASURED if any(row.get(name) is not None for row in rows)]
+    known = MEASURED if not rows or "nats_per_token" in rows[0] or "error" in rows[0] else tuple(rows[0])
+    columns = [name for name in known if any(row.get(name) is not None for row in rows)]
     return f"{SWEEP}\n\n{_table([{name: row.get(name) for name in columns} for row in rows])}" if rows else NO_SWEEP
 
 
@@ -113,11 +122,11 @@ def _fits(calibrations: Mapping[int, Calibration]) -> str:
     return f"{FITS}\n\n{_table([{name: row[name] for name in told} for row in rows])}"
 
 
-def _recipe(name: str, steps: Sequence[int], folder: Path, file: str) -> str:
-    run = f"runs/{name}"
+def _recipe(name: str, kind: str, steps: Sequence[int], folder: Path, file: str) -> str:
+    run, text = f"runs/{name}", " --file TEXT" if kind == "classifier" else ""
     commands = [
         f"python train.py --config {folder}/config.toml --out {run}  # --data.root FOLDER where a named corpus lies",
-        *(f"python infer.py --checkpoint {run} --task calibrate --steps {n}" for n in steps),
+        *(f"python infer.py --checkpoint {run} --task calibrate --steps {n}{text}" for n in steps),
         f"python infer.py --checkpoint {run} --task export --out {folder}{f' --notes {file}' if file else ''}",
     ]
     return f"`config.toml` holds every setting.\n\n{_code(commands)}"

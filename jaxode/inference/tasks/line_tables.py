@@ -10,11 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from jaxode.config import DepthConfig, InferConfig, require
-from jaxode.data.documents import numbered_lines, text_format
+from jaxode.data.documents import numbered_lines, suffix, text_format
+from jaxode.data.tables import Columns, has_pairs, read_table
+from jaxode.data.targets import read_targets
+from jaxode.evaluation.agreement import agreement
 from jaxode.inference.loading.loaded_model import LoadedModel
 from jaxode.inference.texts.batch_pass import Throughput
 from jaxode.inference.texts.classification import classify_texts
 from jaxode.inference.texts.scoring import score_texts
+from jaxode.model import SequenceClassifier
 
 BATCH_SIZE = 32
 Write = Callable[[str], None]
@@ -30,6 +34,10 @@ class Lines:
     """Their lines in the file, from 1."""
     blank: int
     """Lines that were passed over, for they hold nothing but white space."""
+    pairs: tuple[str, ...] | None = None
+    """The second text of each, where the file holds pairs."""
+    labels: tuple[Any, ...] | None = None
+    """As the file has them, where they were asked for."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -58,11 +66,34 @@ def read_lines(file: str, text_key: str = "text", classified: bool = False) -> L
         number = next((number for number, line in kept if "\t" in line), None)
         require(
             number is None,
-            f"{file}: line {number} holds a tab: sentence pairs are not supported yet; give one text a line, without "
-            "tabs",
+            f"{file}: line {number} holds a tab: give one text a line, without tabs, or a table of texts or pairs as "
+            ".tsv or .csv",
         )
     numbers, texts = zip(*kept, strict=True)
     return Lines(file, texts, numbers, len(lines) - len(kept))
+
+
+def read_labelled(config: InferConfig, text_key: str) -> Lines:
+    """The texts or pairs of the file that classify reads, with their labels where `config.label` names a column.
+
+    Raises:
+        UserError: as `read_table` for a table, or where columns are named; as `read_lines` else.
+    """
+    columns = Columns(config.text, config.pair, config.label, config.header)
+    path = Path(config.file).expanduser()
+    paired = suffix(path) in (".jsonl", ".ndjson") and has_pairs(path)
+    if columns == Columns() and suffix(path) not in (".tsv", ".csv") and not paired:
+        return read_lines(config.file, text_key, classified=True)
+    table = read_table(config.file, columns, labelled=bool(config.label))
+    examples = table.examples
+    return Lines(
+        config.file,
+        tuple(example.text for example in examples),
+        tuple(example.line for example in examples),
+        0,
+        tuple(str(example.pair) for example in examples) if table.paired else None,
+        tuple(example.label for example in examples) if config.label else None,
+    )
 
 
 def score_lines(
@@ -111,7 +142,8 @@ def classify_lines(
     """Write what the classifier finds in every text, each within the tokenizer's template.
 
     The columns are line, then label and p(..) of every label; of several labels, `labels` holds those above 1/2,
-    parted by ";"; a regression has a column score, or score(..) for each of several numbers.
+    parted by ";"; a regression has a column score, or score(..) for each of several numbers. Where the file has labels
+    of its own, lines about the run say how they agree.
 
     Args:
         loaded: a classifier.
@@ -124,10 +156,14 @@ def classify_lines(
     Raises:
         UserError: as `classify_texts`.
     """
-    labels = loaded.labels
+    labels, model = loaded.labels, loaded.model
+    expected = None
+    if lines.labels is not None and isinstance(model, SequenceClassifier):
+        expected = read_targets(lines.labels, model.problem_type, labels, lines.names)
     done = classify_texts(
         loaded,
         lines.texts,
+        pairs=lines.pairs,
         **line_settings(lines, config, depth, "classify"),
     )
     if done.problem_type == "regression":
@@ -146,6 +182,10 @@ def classify_lines(
     rows = [(number, *cells) for number, cells in zip(lines.numbers, columns, strict=True)]
     write(_csv(("line", *header), rows))
     tell(lines, done.truncated, done.unknown, done.throughput, note)
+    if expected is not None:
+        found = [text.scores or text.labels for text in done.classes]
+        for name, value in agreement(expected, found, done.problem_type, labels).items():
+            note(f"{name}: {value:.4f}")
     return done.throughput
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -42,7 +43,7 @@ from jaxode.inference.tasks.generation import (
     compared_depths,
     generation_settings,
 )
-from jaxode.inference.tasks.line_tables import Lines, classify_lines, read_lines, score_lines
+from jaxode.inference.tasks.line_tables import Lines, classify_lines, read_labelled, read_lines, score_lines
 from jaxode.inference.tasks.line_text import line_batches, packed_batches
 from jaxode.inference.tasks.measured_text import Text, file_text, needed_corpus, validation_text
 from jaxode.inference.tasks.report import report_methods, tuned_model, tuned_rows, write_report
@@ -85,7 +86,11 @@ def run(config: InferConfig, write: Write, note: Write) -> None:
             "loss; a tuned one is set beside an encoder, or a classifier of tokens",
         )
     by_line = config.by_line or (folder.task in LINE_TASKS and bool(config.file))
-    lines = read_lines(config.file, folder.text_key, classified=labelled) if by_line else None
+    lines = None
+    if by_line and task == "classify":
+        lines = read_labelled(config, folder.text_key)
+    elif by_line:
+        lines = read_lines(config.file, folder.text_key, classified=labelled)
     keep_compiled(config.compiled, note)
     kind = None if config.dtype == "auto" else config.dtype
     loaded = load_folder(folder, calibrations=wants_calibrations(config), dtype=kind)
@@ -178,7 +183,7 @@ def _fill(loaded: LoadedModel, config: InferConfig, depth: DepthConfig, write: W
 
 
 def _score(loaded: LoadedModel, config: InferConfig, depth: DepthConfig, write: Write, note: Write) -> None:
-    text = file_text(loaded, config.file)
+    text = file_text(loaded, config.file, stride=config.stride)
     _tell(text, note)
     result = evaluate(
         loaded,
@@ -194,6 +199,8 @@ def _score(loaded: LoadedModel, config: InferConfig, depth: DepthConfig, write: 
     }
     if result.bits_per_byte is not None:
         row["bits_per_byte"] = result.bits_per_byte
+    if text.words_per_token is not None:
+        row["word_perplexity"] = math.exp(min(result.nats_per_token / text.words_per_token, 700.0))
     write(table([row], list(row)) + "\n")
     note(cost(loaded.config.model, depth, result.block_evaluations))
 

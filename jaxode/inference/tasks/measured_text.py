@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
 
 import jaxode.data  # its names by attribute: what reads corpora loads where a task needs it
 from jaxode.checkpoint import TrainedModel
 from jaxode.config import UserError, require
-from jaxode.data import Batch, BatchSpec, documents
+from jaxode.data import Batch, BatchSpec, documents, segments
+from jaxode.data.packing import windows
 
 LONGEST_ROW = 2048
 """Tokens of a row of text that is measured on, at most: models that read 65,536 would need as many at once."""
@@ -24,6 +27,8 @@ class Text:
     batches: Iterable[Batch]
     bytes_per_token: float | None
     """None for a masked model, which predicts a part of the tokens only."""
+    words_per_token: float | None = None
+    """Words as WikiText counts them: what white space divides, and the end of every line; None as for bytes."""
     note: str | None = None
     """What differs from how the model could read it."""
 
@@ -35,6 +40,7 @@ def corpus(trained: TrainedModel) -> jaxode.data.PreparedData:
         UserError: it is not at hand.
     """
     model = trained.config.model
+    require(model.learns != "classifier", "a classifier is measured on the lines of a file")
     return jaxode.data.prepare(trained.config.data, model.length, model.learns, tokenizer=trained.own_tokenizer)
 
 
@@ -61,11 +67,17 @@ def validation_text(trained: TrainedModel, limit: int, remedy: str = FILE_INSTEA
     return Text(batches, data.bytes_per_token("validation"))
 
 
-def file_text(trained: TrainedModel, file: str, limit: int | None = None) -> Text:
+def file_text(trained: TrainedModel, file: str, limit: int | None = None, stride: int = 0) -> Text:
     """A file, read as one of the run's corpus is, or its first `limit` batches.
 
+    Args:
+        trained: the model.
+        file: text, or lines of JSON.
+        limit: of batches; None reads all.
+        stride: rows move on by so many tokens and predict what is new in them; 0: they stand end to end.
+
     Raises:
-        UserError: it cannot be read, is no UTF-8, is a table, or is empty.
+        UserError: it cannot be read, is no UTF-8, is a table, or is empty; a stride that does not fit the model.
     """
     data, model = trained.config.data, trained.config.model
     texts = tuple(documents.read_texts(Path(file).expanduser(), data.separator, data.text_key, data.lines))
@@ -81,4 +93,47 @@ def file_text(trained: TrainedModel, file: str, limit: int | None = None) -> Tex
         note = f"measured in rows of {length} tokens, each a beginning; the model reads up to {model.length} at once"
     note = scored.stats.cut_note(length) or note
     whole = model.learns == "causal" and not scored.stats.cut
-    return Text(scored.batches, 1 / scored.stats.tokens_per_byte if whole else None, note)
+    batches: Iterable[Batch] = scored.batches
+    if stride:
+        require(
+            model.learns == "causal" and data.rows == "stream" and stride <= length,
+            f"stride = {stride}: rows of a causal model's stream of text move on, by {length} tokens at most; this is "
+            f'a {model.learns} model with data.rows = "{data.rows}"',
+        )
+        batches = _windows(texts, spec, length, stride, rows)
+    words = sum(map(_words, texts))
+    return Text(
+        batches,
+        1 / scored.stats.tokens_per_byte if whole else None,
+        words / scored.stats.tokens if whole else None,
+        note,
+    )
+
+
+def _words(text: str) -> int:
+    """What white space divides, and an end for every line, empty ones too."""
+    return len(text.split()) + text.count("\n") + (not text.endswith("\n"))
+
+
+def _windows(texts: Sequence[str], spec: BatchSpec, length: int, stride: int, rows: int) -> Iterator[Batch]:
+    """The stream of the texts in rows that overlap, `rows` a batch; the last batch is filled with rows of weight 0."""
+    end = spec.tokenizer.end_id
+    documents_ids = spec.tokenizer.encode_batch(texts)
+    stream = np.concatenate([np.asarray([*ids, end], np.int32) for ids in documents_ids])
+    number = segments(stream, end, len(stream))
+    places = list(windows(len(stream), length, stride))
+    for first in range(0, len(places), rows):
+        tokens = np.full((rows, length), spec.tokenizer.pad_id, np.int32)
+        targets, inside = tokens.copy(), np.zeros((rows, length), np.int32)
+        weights = np.zeros((rows, length), np.float32)
+        for row, (start, new) in enumerate(places[first : first + rows]):
+            here = slice(start, min(start + length, len(stream) - 1))
+            size, following = here.stop - start, slice(start + 1, here.stop + 1)
+            tokens[row, :size], targets[row, :size] = stream[here], stream[following]
+            inside[row, :size] = 1 + number[here] - number[start]
+            predicted = np.arange(size) >= new
+            if spec.document_mask:
+                # the first token of a document cannot be foreseen from another one
+                predicted &= number[following] == number[here]
+            weights[row, :size] = predicted
+        yield Batch(tokens, targets, weights, inside)

@@ -15,11 +15,11 @@ from jaxode.config import DepthConfig, UserError
 from jaxode.data import Tokenizer
 from jaxode.inference.texts.batch_pass import BatchPass, Throughput
 from jaxode.inference.texts.batching import RowBatch, padded, real_tokens
-from jaxode.inference.texts.token_ids import Frame, check_vocabulary, token_rows
+from jaxode.inference.texts.token_ids import Frame, check_vocabulary, pair_rows, token_rows
 from jaxode.model import SequenceClassifier
 from jaxode.model.heads import ProblemType
 from jaxode.model.parameters import Architecture, Parameters
-from jaxode.types import Segments, Tokens
+from jaxode.types import Segments, Tokens, TokenTypes
 
 
 @dataclass(frozen=True)
@@ -57,11 +57,17 @@ class TextClasses:
 
 @partial(jax.jit, static_argnames=("architecture", "depth"))
 def class_outputs(
-    params: Parameters, tokens: Tokens, segments: Segments, *, architecture: Architecture, depth: DepthConfig
+    params: Parameters,
+    tokens: Tokens,
+    segments: Segments,
+    token_types: TokenTypes | None = None,
+    *,
+    architecture: Architecture,
+    depth: DepthConfig,
 ) -> Float[Array, "B classes"]:
     """Of each row: a softmax over the labels, a sigmoid for each of several, or a regression's numbers as they are."""
     model = architecture.bind(params)
-    logits = model(tokens, depth, segments=segments).logits
+    logits = model(tokens, depth, segments=segments, token_types=token_types).logits
     if model.problem_type == "regression":
         return logits
     return jax.nn.sigmoid(logits) if model.problem_type == "multi_label_classification" else jax.nn.softmax(logits)
@@ -74,6 +80,7 @@ def classify_texts(
     tokenizer: Tokenizer,
     texts: Iterable[str],
     *,
+    pairs: Iterable[str] | None = None,
     depth: DepthConfig | None = None,
     batch_size: int = 32,
     frame: Frame = None,
@@ -88,6 +95,7 @@ def classify_texts(
         params: its numbers.
         tokenizer: the model's own.
         texts: each at most L tokens long, frame included; special tokens written out in them are plain text.
+        pairs: the second text of each, where the model reads pairs: [CLS] text [SEP] pair [SEP].
         depth: solver, steps and schedule; full depth when None.
         batch_size: rows that go through the model at once.
         frame: put each text within the tokenizer's template ([CLS] text [SEP]); None does where the model was trained
@@ -107,11 +115,18 @@ def classify_texts(
     if not isinstance(model, SequenceClassifier):
         raise UserError(f"{type(model).__name__} has no classifier head: give a SequenceClassifier")
     check_vocabulary(model.config, tokenizer)
-    encoded = token_rows(tokenizer, texts, model.config.length, frame=frame, truncate=truncate, names=names)
+    options = {"frame": frame, "truncate": truncate, "names": names}
+    if pairs is None:
+        encoded = token_rows(tokenizer, texts, model.config.length, **options)
+    else:
+        encoded = pair_rows(tokenizer, texts, pairs, model.config.length, **options)
+    # a model that tells no kinds apart has no table of them
+    kinds = encoded.kinds if model.config.token_types > 1 else None
 
     def inputs(batch: RowBatch) -> tuple[np.ndarray, ...]:
         rows = [encoded.ids[i] for i in batch.rows]
-        return padded(rows, batch, tokenizer.pad_id), real_tokens(rows, batch)
+        told = () if kinds is None else (padded([kinds[i] for i in batch.rows], batch, 0),)
+        return padded(rows, batch, tokenizer.pad_id), real_tokens(rows, batch), *told
 
     solved = solve(class_outputs, inputs, encoded.lengths, texts=len(encoded.ids), predicted=0)
     classes = tuple(_text_class(row, model.problem_type) for row in solved.values)

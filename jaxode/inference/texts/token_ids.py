@@ -26,6 +26,8 @@ class TokenRows:
     """Texts that were cut to the model's length."""
     unknown: int
     """Tokens that stand for what the tokenizer does not know."""
+    kinds: tuple[tuple[int, ...], ...] | None = None
+    """Of pairs of texts, which token is of which: 0 of the first, 1 of the second."""
 
     @property
     def lengths(self) -> Int[np.ndarray, " texts"]:
@@ -100,6 +102,47 @@ def token_rows(
         )
     rows = tuple((*before, *ids[: length - around], *after) for ids in own)
     return TokenRows(rows, len(before), len(after), len(long), tokenizer.count_unknown(texts, own))
+
+
+def pair_rows(
+    tokenizer: Tokenizer,
+    texts: Iterable[str],
+    pairs: Iterable[str],
+    length: int,
+    *,
+    frame: Frame = None,
+    truncate: bool = False,
+    names: Sequence[str] = (),
+) -> TokenRows:
+    """Token ids of pairs of texts, each in a row; arguments and refusals as of `token_rows`.
+
+    Where a pair is cut, the longer text loses its end, until both are as long; then both do.
+
+    Raises:
+        UserError: also another number of second texts than of first ones, or a template without a place for one.
+    """
+    firsts, seconds = as_texts(texts, names), as_texts(pairs, names)
+    require(bool(firsts), "no texts: give at least one")
+    require(len(firsts) == len(seconds), f"pairs: {len(seconds)} of them for {len(firsts)} texts; give one each")
+    require(not names or len(names) == len(firsts), f"names: {len(names)} of them for {len(firsts)} texts")
+    names = names or [f"text {i}" for i in range(1, len(firsts) + 1)]
+    template = tokenizer.pair_template(frame)
+    require(template.size + 2 <= length, f"model.length = {length}: no room for a pair of texts")
+    one, two = tokenizer.encode_batch(firsts), tokenizer.encode_batch(seconds)
+    for name, first, second in zip(names, one, two, strict=True):
+        require(bool(first and second), f"{name} holds no token that tokenizer {tokenizer.name} knows: remove it")
+    sizes = [len(first) + len(second) + template.size for first, second in zip(one, two, strict=True)]
+    long = [i for i, size in enumerate(sizes) if size > length]
+    if long and not truncate:
+        raise UserError(
+            f"{names[long[0]]} has {sizes[long[0]]} tokens, {template.size} of them around the pair, the model reads "
+            f"at most model.length = {length}; {len(long)} of {len(sizes)} pairs are too long: shorten them, or cut "
+            "them with --truncate"
+        )
+    rows = [template.row(first, second, length) for first, second in zip(one, two, strict=True)]
+    ids, kinds = tuple(tuple(row) for row, _ in rows), tuple(tuple(row) for _, row in rows)
+    unknown = tokenizer.count_unknown(firsts, one) + tokenizer.count_unknown(seconds, two)
+    return TokenRows(ids, len(template.before), len(template.after), len(long), unknown, kinds)
 
 
 def check_vocabulary(model: ModelConfig, tokenizer: Tokenizer) -> None:

@@ -1,0 +1,216 @@
+"""From labelled files to batches of texts with their targets, one text or pair a row."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from jaxode.config import DataConfig, ModelConfig, require
+from jaxode.config.checks import parse_frame
+from jaxode.data.batches import Batches, BatchSpec
+from jaxode.data.identity import IdentityCounter
+from jaxode.data.notices import notice
+from jaxode.data.prepared import PreparedData, SplitStats
+from jaxode.data.tables import Columns, Table, read_table
+from jaxode.data.targets import Target, label_name, label_parts, read_targets
+from jaxode.data.tokenizers import Tokenizer, byte_tokenizer, from_pretrained
+
+SPLIT_SEED = 0x5917
+
+
+@dataclass(frozen=True)
+class LabelledData(PreparedData):
+    """Labelled texts, ready to train on."""
+
+    labels: tuple[str, ...] = ()
+    """Names by number: of a choice, what its training data has, in the order of numbers or of the alphabet."""
+
+    def train(self, batch_size: int, seed: int) -> Batches:
+        """Endless shuffled batches.
+
+        Raises:
+            UserError: fewer texts than a batch holds.
+        """
+        rows = len(self.train_rows)
+        require(rows >= batch_size, f"{self.corpus}: {rows} texts do not fill a batch; lower train.batch_size")
+        return Batches(self.train_rows, self.spec, batch_size, seed, self.identity, self.edited)
+
+
+def prepare_labelled(data: DataConfig, model: ModelConfig, tokenizer: Tokenizer | None = None) -> LabelledData:
+    """Read the tables that `data` names, and put each text or pair into a row of the model's length.
+
+    Args:
+        data: names the files and their columns.
+        model: its length, kind of problem, and labels where they are known.
+        tokenizer: of the model; None takes `data.tokenizer`.
+
+    Raises:
+        UserError: whatever in the files, their columns, texts or labels cannot be used; file and line are named.
+    """
+    if tokenizer is None:
+        require(
+            data.tokenizer != "bpe",
+            'data.tokenizer = "bpe": no vocabulary is learned from labelled texts; begin with a model (init), or use '
+            '"bytes" or a pretrained tokenizer',
+        )
+        tokenizer = byte_tokenizer() if data.tokenizer == "bytes" else from_pretrained(data.tokenizer)
+    columns = Columns(data.text, data.pair, data.label, data.header)
+    train = read_table(data.train, columns, labelled=True)
+    labels = model.labels or _labels(train, model.problem_type)
+    if data.valid:
+        valid = read_table(data.valid, columns, labelled=True)
+    else:
+        train, valid = _divided(train, data.valid_fraction)
+    require(
+        train.paired == valid.paired,
+        f"{train.file} holds {'pairs' if train.paired else 'texts'} and {valid.file} does not: name the columns",
+    )
+    valid = _shuffled(valid)
+    targets = {
+        name: read_targets([one.label for one in table.examples], model.problem_type, labels, table.names)
+        for name, table in (("train", train), ("validation", valid))
+    }
+    _check_present(train, targets["train"], labels, model.problem_type)
+    weights = _weights(targets["train"], len(labels), data.class_weights)
+    spec = BatchSpec(tokenizer, "classifier")
+    rows, stats, identity = {}, {}, {}
+    for name, table in (("train", train), ("validation", valid)):
+        counter = IdentityCounter(len(table.examples), table.names.__getitem__)
+        rows[name], stats[name] = _rows(table, targets[name], weights, tokenizer, data, model, counter)
+        identity[name] = counter.identity()
+        if note := stats[name].cut_note(model.length):
+            notice(f"{table.file}: {note}")
+    return LabelledData(
+        corpus=data.train,
+        tokenizer=tokenizer,
+        length=model.length,
+        spec=spec,
+        stats=stats,
+        train_rows=rows["train"],
+        validation_rows=rows["validation"],
+        identity=identity,
+        edited=data.edited,
+        labels=labels,
+    )
+
+
+def _divided(table: Table, share: float) -> tuple[Table, Table]:
+    """Some of the examples for validation, the same ones whenever the file is the same."""
+    count = len(table.examples)
+    held = max(1, round(share * count))
+    require(held < count, f"{table.file}: {count} examples are too few to hold some out; name data.valid")
+    chosen = set(np.random.default_rng(SPLIT_SEED).permutation(count)[:held].tolist())
+    parts = ([one for i, one in enumerate(table.examples) if (i in chosen) == side] for side in (False, True))
+    train, valid = (dataclasses.replace(table, examples=tuple(part)) for part in parts)
+    return train, valid
+
+
+def _shuffled(table: Table) -> Table:
+    """In an order of its own: files are often sorted by label, and some of a validation is to be like the whole."""
+    order = np.random.default_rng(SPLIT_SEED).permutation(len(table.examples))
+    return dataclasses.replace(table, examples=tuple(table.examples[i] for i in order))
+
+
+def _labels(table: Table, problem_type: str) -> tuple[str, ...]:
+    """Names of what the file holds."""
+    if problem_type == "regression":
+        count = len(label_parts(table.examples[0].label))
+        return ("score",) if count == 1 else tuple(f"score {i + 1}" for i in range(count))
+    several = problem_type == "multi_label_classification"
+    found: set[str] = set()
+    for example, name in zip(table.examples, table.names, strict=True):
+        found |= {label_name(one, name) for one in (label_parts(example.label) if several else [example.label])}
+    ordered = sorted(found, key=int) if all(name.isdecimal() for name in found) else sorted(found)
+    some = ordered[0] if ordered else "empty"
+    require(len(ordered) >= (1 if several else 2), f"{table.file}: all labels are {some}: nothing to learn")
+    return tuple(ordered)
+
+
+def _check_present(table: Table, targets: Sequence[Target], labels: Sequence[str], problem_type: str) -> None:
+    if problem_type == "regression":
+        return
+    seen = {label for target in targets for label in target}
+    missing = [name for number, name in enumerate(labels) if number not in seen]
+    require(
+        not missing,
+        f"{table.file}: no training text has the label {', '.join(missing)}: nothing could be learned of it; give "
+        "more, or name validation texts of their own with data.valid",
+    )
+
+
+def _weights(targets: Sequence[Target], labels: int, how: str) -> np.ndarray:
+    """Of each label."""
+    if how == "none":
+        return np.ones(labels, np.float32)
+    counts = Counter(int(target[0]) for target in targets)
+    return np.asarray([len(targets) / (labels * counts[label]) for label in range(labels)], np.float32)
+
+
+def _rows(
+    table: Table,
+    targets: Sequence[Target],
+    weights: np.ndarray,
+    tokenizer: Tokenizer,
+    data: DataConfig,
+    model: ModelConfig,
+    identity: IdentityCounter,
+) -> tuple[list[Mapping[str, Any]], SplitStats]:
+    frame = parse_frame("data.frame", data.frame)
+    examples = table.examples
+    firsts = tokenizer.encode_batch([one.text for one in examples])
+    seconds = tokenizer.encode_batch([str(one.pair) for one in examples]) if table.paired else None
+    before, after = tokenizer.around(frame)
+    template = tokenizer.pair_template(frame) if seconds is not None else None
+    size = len(before) + len(after) if template is None else template.size + 1
+    require(size < model.length, f"model.length = {model.length}: {size} tokens stand around every text")
+    rows, cut, tokens, characters = [], 0, 0, 0
+    for number, example in enumerate(examples):
+        name = table.names[number]
+        first, second = firsts[number], None if seconds is None else seconds[number]
+        require(
+            bool(first) and (second is None or bool(second)),
+            f"{name} holds no token that tokenizer {tokenizer.name} knows: remove it",
+        )
+        if template is not None and second is not None:
+            whole = len(first) + len(second) + template.size
+            ids, kinds = template.row(first, second, model.length)
+        else:
+            whole = len(first) + size
+            ids, kinds = [*before, *first[: model.length - size], *after], None
+        cut += whole > model.length
+        tokens += len(ids)
+        raw = "\t".join([example.text, *([] if example.pair is None else [example.pair]), str(example.label)]).encode()
+        characters += len(raw)
+        identity.add(raw)
+        rows.append(_row(ids, kinds, targets[number], weights, tokenizer, model))
+    return rows, SplitStats(len(examples), tokens, characters, cut)
+
+
+def _row(
+    ids: Sequence[int],
+    kinds: Sequence[int] | None,
+    target: Target,
+    weights: np.ndarray,
+    tokenizer: Tokenizer,
+    model: ModelConfig,
+) -> dict[str, Any]:
+    row = np.full(model.length, tokenizer.pad_id, np.int32)
+    row[: len(ids)] = ids
+    told = {}
+    if kinds is not None and model.token_types > 1:
+        told["kinds"] = np.zeros(model.length, np.int32)
+        told["kinds"][: len(kinds)] = kinds
+    weight = 1.0
+    if model.problem_type == "multi_label_classification":
+        wanted = np.zeros(len(weights), np.float32)
+        wanted[[int(label) for label in target]] = 1
+    else:
+        wanted = np.asarray(target, np.float32)
+        if model.problem_type == "single_label_classification":
+            weight = float(weights[int(target[0])])
+    return {"tokens": row, "count": len(ids), "wanted": wanted, "weight": np.float32(weight), **told}

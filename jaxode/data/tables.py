@@ -1,0 +1,248 @@
+"""From a labelled file to its examples: tab- and comma-separated tables, and JSON lines. Imports no jax.
+
+Every fault names the file and the line.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from jaxode.config import UserError, require
+from jaxode.data import documents
+from jaxode.data.notices import notice
+
+TEXTS = ("text", "sentence", "text_a", "sentence1", "premise", "question", "question1", "review", "content")
+PAIRS = ("text_b", "sentence2", "hypothesis", "question2")
+LABELS = ("label", "labels", "class", "category", "target", "score", "gold")
+"""Names of columns that are found without being named, in this order."""
+
+Switch = Literal["auto", "yes", "no"]
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Where in a table the texts and the labels stand, by name or by number from 1; empty: found by common names."""
+
+    text: str = ""
+    pair: str = ""
+    """Of the second text, of pairs."""
+    label: str = ""
+    header: Switch = "auto"
+    """Whether the first line names the columns. auto: where it holds a name that was asked for, or a common one."""
+    quotes: Switch = "auto"
+    """Whether a cell may stand in quotation marks, and hold what divides cells. auto: in .csv."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """A text, or a pair, and what was written beside it."""
+
+    text: str
+    pair: str | None
+    label: Any
+    """As the file has it: a text, or of JSON lines any value; None where there is no column of labels."""
+    line: int
+
+
+@dataclass(frozen=True)
+class Table:
+    """The examples of a file, in its order; lines without anything are passed over."""
+
+    file: str
+    examples: tuple[Example, ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What errors call the examples."""
+        return tuple(f"{self.file}: line {example.line}" for example in self.examples)
+
+    @property
+    def paired(self) -> bool:
+        """Whether every example is a pair of texts."""
+        return self.examples[0].pair is not None
+
+
+def is_table(path: Path | str) -> bool:
+    """Whether a file's name says that it is a table with columns, or lines of JSON with fields."""
+    return documents.suffix(Path(path)) in (".tsv", ".csv", ".jsonl", ".ndjson")
+
+
+def read_table(file: str, columns: Columns, *, labelled: bool) -> Table:
+    """The examples of a file.
+
+    Args:
+        file: a table (.tsv, .csv) or JSON lines (.jsonl, .ndjson), which may end in .gz or .xz.
+        columns: where texts and labels stand.
+        labelled: whether there must be labels; else a column of them is read only where it is named.
+
+    Raises:
+        UserError: what cannot be read, is no UTF-8 or no table, a column that is not there, a row of another number of
+            cells, an empty text, or nothing at all.
+    """
+    path = Path(file).expanduser()
+    kind = documents.suffix(path)
+    require(is_table(path), f"{file}: is no table by its name; labelled texts are .tsv, .csv, .jsonl or .ndjson")
+    json_lines = kind in (".jsonl", ".ndjson")
+    rows = documents.json_records(path) if json_lines else _named_cells(path, kind, columns)
+    fields = None
+    examples = []
+    for line, row in rows:
+        if row is None:
+            continue
+        fields = fields or _Fields.of(file, line, row, columns, labelled)
+        examples.append(fields.example(file, line, row))
+    require(bool(examples), f"{file}: holds no example; give one a line")
+    if columns.header == "auto" and fields is not None and fields.text.isdecimal():
+        _check_first(file, examples)
+    if fields is not None and (columns.text, columns.pair, columns.label) == ("", "", ""):
+        notice(f"{file}: {fields}")
+    return Table(file, tuple(examples))
+
+
+def has_pairs(path: Path) -> bool:
+    """Whether lines of JSON hold a second text under a common name."""
+    first = next((record for _, record in documents.json_records(path) if record), {})
+    return any(name in first for name in PAIRS)
+
+
+def _check_first(file: str, examples: Sequence[Example]) -> None:
+    """A header without a common name looks like an example whose label is no other one's."""
+    first, *others = (example.label for example in examples)
+    require(
+        first in others or len(set(others)) == len(others),
+        f'{file}: line {examples[0].line}: "{first}" is the label of no other line; is it a header? Say so with '
+        "--header yes or no (data.header)",
+    )
+
+
+@dataclass(frozen=True)
+class _Fields:
+    """Names of the fields that are read; those of a table without a header are numbers."""
+
+    text: str
+    pair: str | None
+    label: str | None
+
+    def __str__(self) -> str:
+        """What is read, for a note."""
+        pair = "" if self.pair is None else f' and "{self.pair}"'
+        label = "" if self.label is None else f', labels in "{self.label}"'
+        return f'texts in column "{self.text}"{pair}{label}'
+
+    @classmethod
+    def of(cls, file: str, line: int, row: Mapping[str, Any], columns: Columns, labelled: bool) -> _Fields:
+        there = f"{file}: it has the columns {', '.join(row)}" if row else f"{file}: line {line} has no column"
+
+        def find(what: str, given: str, common: Sequence[str]) -> str | None:
+            if given:
+                # the columns of a header have numbers, too
+                if given not in row and given.isdecimal() and 1 <= int(given) <= len(row):
+                    return list(row)[int(given) - 1]
+                require(given in row, f"{there}, and none that is called {given} (data.{what}, --{what})")
+                return given
+            return next((name for name in common if name in row), None)
+
+        several = [name for name in TEXTS if name in row]
+        require(
+            bool(columns.text) or len(several) < 2,
+            f"{there}: {' and '.join(several)} may hold the texts; name one, and the other as the second of a "
+            "pair if it is one (data.text, data.pair; --text, --pair)",
+        )
+        text = find("text", columns.text, TEXTS)
+        label = find("label", columns.label, LABELS) if labelled or columns.label else None
+        # a column of texts by itself needs no name
+        if text is None and len(row) == 1 + (label is not None):
+            text = next(name for name in row if name != label)
+        require(text is not None, f"{there}: which holds the texts? Name it, or its number from 1 (data.text, --text)")
+        require(
+            not labelled or label is not None,
+            f"{there}: which holds the labels? Name it, or its number from 1 (data.label, --label)",
+        )
+        assert text is not None
+        pair = find("pair", columns.pair, PAIRS)
+        chosen = [name for name in (text, pair, label) if name is not None]
+        require(len(set(chosen)) == len(chosen), f"{file}: one column for two things: {', '.join(chosen)}")
+        return cls(text, pair, label)
+
+    def example(self, file: str, line: int, row: Mapping[str, Any]) -> Example:
+        def text(name: str) -> str:
+            value = row.get(name)
+            require(
+                isinstance(value, str),
+                f'{file}: line {line}: field "{name}" is {"missing" if value is None else type(value).__name__}, '
+                "not a text",
+            )
+            assert isinstance(value, str)
+            # of JSON; whatever decoded as UTF-8 is Unicode
+            require(
+                not any(0xD800 <= ord(letter) <= 0xDFFF for letter in value),
+                f'{file}: line {line}: field "{name}" is not Unicode text (lone surrogate)',
+            )
+            require(bool(value.strip()), f'{file}: line {line}: the text in "{name}" is empty; remove that line')
+            return value
+
+        second = next((name for name in PAIRS if name in row), None)
+        require(
+            self.pair is not None or second is None or second in (self.text, self.label),
+            f'{file}: line {line} has a second text, "{second}", and the lines before it none',
+        )
+        label = None
+        if self.label is not None:
+            require(self.label in row, f'{file}: line {line} lacks the field "{self.label}" of labels')
+            label = row[self.label]
+            require(
+                not isinstance(label, str) or not any(0xD800 <= ord(letter) <= 0xDFFF for letter in label),
+                f"{file}: line {line}: its label is not Unicode text (lone surrogate)",
+            )
+        return Example(text(self.text), None if self.pair is None else text(self.pair), label, line)
+
+
+def _named_cells(path: Path, kind: str, columns: Columns) -> Iterator[tuple[int, dict[str, str]]]:
+    """Line and cells of every row, by the names of the header or by number."""
+    names: list[str] | None = None
+    for line, cells in _cells(path, kind, columns.quotes):
+        if not any(cell.strip() for cell in cells):
+            continue
+        if names is None:
+            if _is_header(cells, columns):
+                names = [cell.strip() for cell in cells]
+                twice = next((name for name in names if names.count(name) > 1), None)
+                require(twice is None, f'{path}: line {line}: two columns are called "{twice}"')
+                continue
+            names = [str(number) for number in range(1, len(cells) + 1)]
+        hint = "a tab" if kind == ".tsv" else "a comma or a quotation mark"
+        require(
+            len(cells) == len(names),
+            f"{path}: line {line} has {len(cells)} cells, the first line {len(names)}: {hint} too few or too many",
+        )
+        yield line, dict(zip(names, cells, strict=True))
+
+
+def _is_header(cells: Sequence[str], columns: Columns) -> bool:
+    if columns.header != "auto":
+        return columns.header == "yes"
+    asked = [name for name in (columns.text, columns.pair, columns.label) if name and not name.isdigit()]
+    found = [cell.strip() for cell in cells]
+    return bool(asked) or any(name in found for name in (*TEXTS, *PAIRS, *LABELS))
+
+
+def _cells(path: Path, kind: str, quotes: Switch) -> Iterator[tuple[int, list[str]]]:
+    quoted = quotes == "yes" or (quotes == "auto" and kind == ".csv")
+    if kind == ".tsv" and not quoted:
+        for number, line in documents.numbered_lines(path, table=True):
+            yield number, line.split("\t")
+        return
+    text = io.StringIO(documents.read_text(path), newline="")
+    reader = csv.reader(text, delimiter="\t" if kind == ".tsv" else ",", strict=True)
+    begins = 1
+    try:
+        for cells in reader:
+            yield begins, cells
+            begins = reader.line_num + 1
+    except csv.Error as error:
+        raise UserError(f"{path}: line {reader.line_num}: {error}; see its quotation marks") from None
