@@ -33,7 +33,7 @@ from jaxode.model.parameters import Architecture, Parameters
 from jaxode.types import Segments, Tokens
 
 # Its error bars fork the process by default, which deadlocks where JAX has started threads.
-os.environ.setdefault("LMEVAL_DISABLE_MULTIPROC", "1")
+os.environ.setdefault("DISABLE_MULTIPROC", "1")
 try:
     from lm_eval.api.model import TemplateLM  # pyright: ignore[reportMissingImports]
     from lm_eval.api.registry import register_model  # pyright: ignore[reportMissingImports]
