@@ -44,7 +44,7 @@ class LowRank:
 def _spread(features: Float[Array, "rows R"], up: Float[Array, "R F"]) -> Float[Array, "rows F"]:
     """Features B as R sums, which fuse with what reads them: a product of its own writes [rows, F] and reads it again.
 
-    On 32 * 512 rows that is most of what a step of rank 8 takes longer. Gradients take the products.
+    Gradients take the products.
     """
     return sum(features[:, r, None] * up[r] for r in range(1, len(up))) + features[:, 0, None] * up[0]
 
