@@ -115,6 +115,10 @@ class DataConfig:
         )
 
 
+RATES = ("branch_rate", "conditioning_rate", "head_rate", "embedding_rate")
+"""Factors on the learning rate of parts of a model."""
+
+
 @dataclass(frozen=True)
 class OptimizerConfig:
     """AdamW (Loshchilov & Hutter 2019) or Muon (Jordan et al. 2024) with linear warm-up and cosine decay."""
@@ -135,6 +139,10 @@ class OptimizerConfig:
     the speed of learning."""
     conditioning_rate: float = 1.0
     """Factor on the updates of what tells the blocks t and h: fresh parameters beside trained ones move faster."""
+    head_rate: float = 1.0
+    """Factor on the updates of the head: a fresh one on a model that exists moves faster than what it reads."""
+    embedding_rate: float = 1.0
+    """Factor on the updates of the embedding, to keep what it knows of rare tokens; of a tied head as well."""
     weight_decay: float = 0.1
     """Decoupled, on matrices only (not on biases, norms and gates)."""
     clip: float = 1.0
@@ -149,7 +157,7 @@ class OptimizerConfig:
             within(f"optimizer.{name}", getattr(self, name), 0.0, 0.9999999)
         for name in ("weight_decay", "clip"):
             at_least(f"optimizer.{name}", getattr(self, name), 0)
-        for name in ("branch_rate", "conditioning_rate"):
+        for name in RATES:
             require(getattr(self, name) > 0, f"optimizer.{name} = {getattr(self, name)}: must be positive")
         require(self.epsilon > 0, f"optimizer.epsilon = {self.epsilon}: must be positive")
 

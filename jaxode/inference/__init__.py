@@ -10,7 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from jaxode.inference.adaptive.exits import Confidence, Divergence, ExitGate
+    from jaxode.inference.adaptive.exits import Confidence, Divergence, ExitGate, Patience
     from jaxode.inference.adaptive.readouts import ErrorEstimates, error_estimates, exit_probabilities, read_outs
     from jaxode.inference.adaptive.solves import AdaptiveOutput, exit_early, solve_budgets
     from jaxode.inference.generation.cache import cache_bytes_per_token
@@ -39,7 +39,7 @@ _HOMES = {
     "adaptive.solves": ("AdaptiveOutput", "exit_early", "solve_budgets"),
     "texts.batch_pass": ("Throughput",),
     "texts.classification": ("TextClass", "TextClasses", "classify_texts"),
-    "adaptive.exits": ("Confidence", "Divergence", "ExitGate"),
+    "adaptive.exits": ("Confidence", "Divergence", "ExitGate", "Patience"),
     "texts.encoding": ("TextVectors", "encode_texts"),
     "texts.fill_mask": ("Candidate", "FilledText", "MaskFill", "fill"),
     "generation.cache": ("cache_bytes_per_token",),
@@ -77,6 +77,7 @@ __all__ = [
     "LoadedModel",
     "MaskFill",
     "MinP",
+    "Patience",
     "RepetitionPenalty",
     "Sampling",
     "Speculation",

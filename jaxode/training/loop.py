@@ -32,7 +32,7 @@ from jaxode.tracking import JsonlTracker, ProgressBar, TensorBoardTracker, Track
 from jaxode.training.curriculum import Cost, Curriculum, Solves, cost
 from jaxode.training.initial import check_teacher, read_initial, read_teacher, record, with_labels
 from jaxode.training.memory import check_memory
-from jaxode.training.optimizer import learning_rate, make_optimizer
+from jaxode.training.optimizer import check_rates, learning_rate, make_optimizer
 from jaxode.training.parallel import Parallel, make_parallel
 from jaxode.training.signals import StopRequest
 from jaxode.training.step import StepMetrics, TrainState, TrainStep, init_state, make_train_step
@@ -122,6 +122,7 @@ def train(config: Config) -> TrainResult:
     if config.train.trains == "lora":
         params = with_low_rank(params, config.train.lora_rank, config.train.lora_matrices, config.train.seed)
     still = frozen(params, config)
+    check_rates(config.optimizer, [name for name in params if name not in still])
     optimizer = partly(make_optimizer(config.optimizer, config.train.updates), still)
     state, teacher, taught_by = init_state(params, optimizer), None, None
     if taught and initial is not None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable, Mapping
 from typing import Any
 
 import optax
 from optax.contrib import muon
 
-from jaxode.config import OptimizerConfig
+from jaxode.config import OptimizerConfig, require
+from jaxode.config.training import RATES
 from jaxode.model.low_rank import LOW_RANK
 from jaxode.model.parameters import Parameters
 
@@ -35,20 +36,42 @@ def muon_or_adamw(params: Parameters) -> dict[str, str]:
     }
 
 
-def parts(params: Parameters) -> dict[str, str]:
-    """The projections with which the blocks' sublayers write to the stream, what tells blocks t and h, and the rest."""
+def parts(params: Mapping[str, Any]) -> dict[str, str]:
+    """Whose factor moves each: the head's, the embedding's, that of the projections with which the blocks' sublayers
+    write to the stream, or of what tells blocks t and h; the rest has none.
+    """
     ends = (".attention.output", ".feed_forward.output")
 
     def part(name: str) -> str:
         # low-rank changes are of the matrix that they stand beside
         name = name.removeprefix(LOW_RANK).removesuffix(".down").removesuffix(".up")
-        if not name.startswith("stack."):
-            return "rest"
+        if name.startswith(("head.", "embedding.")):
+            return name.partition(".")[0]
         if ".conditioning." in name or ".clock." in name:
             return "conditioning"
         return "branch" if name.rpartition(".")[0].endswith(ends) else "rest"
 
     return {name: part(name) for name in params}
+
+
+def rates(config: OptimizerConfig) -> dict[str, float]:
+    """The factors by part."""
+    return {name.removesuffix("_rate"): getattr(config, name) for name in RATES}
+
+
+def check_rates(config: OptimizerConfig, params: Iterable[str]) -> None:
+    """Refuse a factor on what does not move.
+
+    Raises:
+        UserError: none of the parameters is of its part.
+    """
+    there = set(parts(dict.fromkeys(params)).values())
+    for part, rate in rates(config).items():
+        require(
+            rate == 1.0 or part in there,
+            f"optimizer.{part}_rate = {rate:g}: nothing moves that it is for (of what trains there is: "
+            f"{', '.join(sorted(there))}); leave it out",
+        )
 
 
 def make_optimizer(config: OptimizerConfig, updates: int) -> optax.GradientTransformation:
@@ -58,7 +81,7 @@ def make_optimizer(config: OptimizerConfig, updates: int) -> optax.GradientTrans
     if config.name == "muon":
         matrices = muon(rate, eps=config.epsilon, weight_decay=decay, consistent_rms=MUON_RMS)
         update = optax.partition({"muon": matrices, "adamw": update}, muon_or_adamw)
-    factors = {"branch": config.branch_rate, "conditioning": config.conditioning_rate, "rest": 1.0}
+    factors = rates(config) | {"rest": 1.0}
     if set(factors.values()) != {1.0}:
         # after all else: Adam and Muon would normalise a factor on the gradient away
         scales: dict[Hashable, optax.GradientTransformation] = {

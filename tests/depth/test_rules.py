@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from jaxode.config import UserError
 from jaxode.depth import Acceleration, Schedule, StateChange, StepError, sequence_mean, step_until
-from jaxode.inference import Confidence, Divergence
+from jaxode.inference import Confidence, Divergence, Patience
 
 STEPS, BATCH, LENGTH, WIDTH = 6, 2, 3, 4
 START = np.asarray(jax.random.normal(jax.random.key(0), (BATCH, LENGTH, WIDTH)))
@@ -108,7 +108,7 @@ def test_the_mean_of_a_sequence_leaves_padding_out():
     np.testing.assert_allclose(sequence_mean(signal, None), [4.0, 4.0])
 
 
-@pytest.mark.parametrize("rule", [StepError, StateChange, Acceleration, Divergence, Confidence])
+@pytest.mark.parametrize("rule", [StepError, StateChange, Acceleration, Divergence, Confidence, Patience])
 def test_wrong_settings_are_refused_at_construction(rule):
     name = rule.__name__
     with pytest.raises(UserError, match=f'{name}: granularity = "layer": allowed are sequence, token'):

@@ -2,6 +2,7 @@
 
 import inspect
 import itertools
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,7 @@ from jaxode.inference import (
     Confidence,
     Divergence,
     ExitGate,
+    Patience,
     error_estimates,
     exit_early,
     read_outs,
@@ -76,7 +78,8 @@ def made_up_landing(steps, seed=0):
 
 def test_no_rule_is_another_to_jax():
     """Programs are kept by the structure of their arguments: equal ones are one program."""
-    rules = [kind(np.float32(0.5)) for kind in (StepError, Acceleration, StateChange, Divergence, Confidence, ExitGate)]
+    kinds = (StepError, Acceleration, StateChange, Divergence, Confidence, Patience, ExitGate)
+    rules = [kind(np.float32(0.5)) for kind in kinds]
     for one, other in itertools.combinations(rules, 2):
         assert jax.tree.structure(one) != jax.tree.structure(other)
     again = [type(rule)(np.float32(0.1)) for rule in rules]
@@ -124,12 +127,12 @@ def test_threshold_zero_is_the_full_solve_and_infinity_the_first_step(models, la
     assert int(first.loops) == 1
 
 
-@pytest.mark.parametrize("rule", [StepError, Acceleration, Divergence, Confidence])
+@pytest.mark.parametrize("rule", [StepError, Acceleration, Divergence, Confidence, Patience])
 def test_the_other_rules_at_their_limits(models, rule):
     model = models["causal"]
     full = model(TOKENS).logits
-    never, always = (1.0, 0.0) if rule is Confidence else (0.0, np.inf)
-    earliest = {StepError: 2, Acceleration: 3, Divergence: 1, Confidence: 1}[rule]
+    never, always = {Confidence: (1.0, 0.0), Patience: (4, 0)}.get(rule, (0.0, np.inf))
+    earliest = {StepError: 2, Acceleration: 3, Divergence: 1, Confidence: 1, Patience: 1}[rule]
     out = exit_early(model, TOKENS, rule(never))
     np.testing.assert_allclose(out.logits, full, rtol=1e-5, atol=1e-5)
     assert (np.asarray(out.steps) == 4).all()
@@ -158,6 +161,43 @@ def test_rules_on_predictions_stop_where_the_read_outs_say(models, rule):
         np.testing.assert_array_equal(found.steps, want)
         # prelude, coda, and block and coda once a step
         np.testing.assert_array_equal(found.block_evaluations, 2 + 2 * want)
+
+
+@pytest.mark.parametrize("layout", ["masked, post-norm", "sequence, prelude and coda", "classifier"])
+def test_patience_counts_agreements_in_a_row(models, layout):
+    """Of a sequence all real tokens agree; the count starts anew with a group."""
+    model, seen = models[layout], set()
+    for seed in range(12):
+        tokens = jnp.asarray(np.random.default_rng(seed).integers(0, 31, TOKENS.shape), jnp.int32)
+        labels = np.asarray(read_outs(model, tokens, segments=SEGMENTS).argmax(-1))
+        same = labels[1:] == labels[:-1]
+        if same.ndim > 2:
+            same = (same | ~np.asarray(SEGMENTS > 0)).all(-1)
+        firsts = (0,) if layout == "masked, post-norm" else (0, 2)
+        for patience in (1, 2):
+            want, exited = [], []
+            for row in same.T:
+                counts = [0]
+                for i, agreed in enumerate(row):
+                    counts.append(counts[-1] + 1 if agreed and i not in firsts else 0)
+                exited.append(patience in counts)
+                want.append(counts.index(patience) if exited[-1] else len(row))
+            found = exit_early(model, tokens, Patience(patience, "sequence"), segments=SEGMENTS)
+            np.testing.assert_array_equal(found.steps, want)
+            np.testing.assert_array_equal(found.exited, exited)
+            seen |= set(want)
+    assert len(seen) > 1
+
+
+def test_patience_begins_again_where_a_label_changes():
+    """Labels of two rows, step by step."""
+    rule, carry, stops = Patience(2, "sequence"), None, []
+    for labels in ([0, 1], [0, 1], [2, 1], [2, 0], [1, 0], [1, 0], [1, 0]):
+        observed = jax.nn.one_hot(jnp.array(labels), 3)
+        carry = rule.start(None, observed) if carry is None else carry
+        stop, carry = rule(SimpleNamespace(observed=observed, weights=None), carry)
+        stops.append(stop.tolist())
+    assert stops == [[False, False], [False, False], [False, True], *[[False, False]] * 2, [False, True], [True, True]]
 
 
 def test_exits_of_tokens_in_a_causal_model_look_at_the_past_only(models):

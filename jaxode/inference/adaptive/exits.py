@@ -7,7 +7,7 @@ from typing import Any, ClassVar, no_type_check
 import jax
 import jax.numpy as jnp
 from flax import struct
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from jaxode.depth import Step, by_granularity, check_rule
 
@@ -72,6 +72,45 @@ class Confidence:
     def __call__(self, step: Step, carry: None) -> tuple[Bool[Array, " *rows"], None]:
         """True where the largest probability is above the threshold."""
         return _exits(self, jnp.max(jax.nn.softmax(step.observed), axis=-1), step, below=False), None
+
+
+@no_type_check
+@struct.dataclass
+class Patience:
+    """Exit where the likeliest label has stayed the same `threshold` times in a row, from one step to the next.
+
+    Source: PABEE, Zhou et al. 2020 (arXiv 2006.04152, section 3.2), whose patience this is. Their classifiers inside
+    are trained each for its layer; here the model's own head reads every state.
+
+    Attributes:
+        threshold: agreements in a row; 0 exits after the first step, one of N or more never.
+        granularity: "token", or "sequence": all of its tokens have to agree.
+        kind: its name, which it gives itself; see `check_rule`.
+    """
+
+    threshold: Any
+    granularity: str = struct.field(pytree_node=False, default="token")
+    kind: str = struct.field(pytree_node=False, default="")
+    observes: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        check_rule(self)
+
+    def start(self, x0: Any, observed: Any) -> tuple[Int[Array, " *row"], Int[Array, " *rows"]]:
+        """No label yet, and no agreement."""
+        labels = jnp.full(observed.shape[:-1], -1, jnp.int32)
+        return labels, jnp.zeros(labels.shape[:1] if self.granularity == "sequence" else labels.shape, jnp.int32)
+
+    def __call__(self, step: Step, carry: tuple[Any, Any]) -> tuple[Bool[Array, " *rows"], tuple[Any, Any]]:
+        """True where as many agreements stand in a row."""
+        before, agreed = carry
+        labels = jnp.argmax(step.observed, axis=-1).astype(jnp.int32)
+        same = labels == before
+        if self.granularity == "sequence" and same.ndim > 1:
+            padding = False if step.weights is None else step.weights == 0
+            same = jnp.all(same | padding, axis=tuple(range(1, same.ndim)))
+        agreed = jnp.where(same, agreed + 1, 0)
+        return agreed >= self.threshold, (labels, agreed)
 
 
 @no_type_check

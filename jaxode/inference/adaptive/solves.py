@@ -31,7 +31,7 @@ from jaxode.depth import (
     step_until,
 )
 from jaxode.evaluation import fits
-from jaxode.inference.adaptive.exits import Confidence, Divergence, ExitGate
+from jaxode.inference.adaptive.exits import Confidence, Divergence, ExitGate, Patience
 from jaxode.inference.adaptive.readouts import (
     FULL_DEPTH,
     check_depth,
@@ -49,7 +49,7 @@ from jaxode.model.steps import StepsByRow
 from jaxode.types import Segments, State, Tokens, TokenTypes
 
 SECANT = DepthConfig(solver="secant")
-ExitRule = StepError | Acceleration | StateChange | Divergence | Confidence | ExitGate
+ExitRule = StepError | Acceleration | StateChange | Divergence | Confidence | Patience | ExitGate
 
 
 @no_type_check  # JAX rebuilds pytrees with leaves of any kind
@@ -100,8 +100,8 @@ def exit_early(
     Args:
         model: any model of `jaxode.model`.
         tokens: ids below the vocabulary size.
-        rule: `StepError`, `Acceleration`, `StateChange`, `Divergence`, `Confidence`, or `ExitGate` for a model that
-            has one.
+        rule: `StepError`, `Acceleration`, `StateChange`, `Divergence`, `Confidence`, `Patience`, or `ExitGate` for
+            a model that has one.
         depth: a fixed-step solver; static.
         segments: as for the model; padding (0) holds nobody back.
         token_types: as for the model.
