@@ -44,6 +44,11 @@ class RunFolder:
         return self.path / "init.json"
 
     @property
+    def best(self) -> Path:
+        """Which checkpoint validated best, as JSON; of a run that chooses none there is none."""
+        return self.path / "best.json"
+
+    @property
     def exported(self) -> bool:
         """Whether the folder holds an exported model: its weights alone, and no run to continue."""
         return (self.path / WEIGHTS).is_file() and not self.checkpoints.exists()
@@ -107,7 +112,7 @@ class RunFolder:
         with suppress(OSError):  # not empty: a checkpoint, or the tokenizer's folder, which may have been the user's
             if self.checkpoints.exists():
                 self.checkpoints.rmdir()
-            for file in (self.metrics, self.init):
+            for file in (self.metrics, self.init, self.best):
                 file.unlink(missing_ok=True)
             (self.path / "config.toml").unlink()
             self.path.rmdir()

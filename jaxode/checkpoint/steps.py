@@ -13,7 +13,7 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 
 import jax
 
+from jaxode.checkpoint.best import KeepBest, read_best
 from jaxode.checkpoint.folder import RunFolder
 from jaxode.checkpoint.noise import quiet
 from jaxode.config import UserError
@@ -42,7 +43,7 @@ class Restored:
 
 
 class Checkpoints:
-    """Steps of a run, written in the background, the newest `keep` kept. A context manager."""
+    """Steps of a run, written in the background, the newest `keep` and the best one kept. A context manager."""
 
     def __init__(self, run: RunFolder, keep: int = 2):
         """Open for reading and writing."""
@@ -51,7 +52,9 @@ class Checkpoints:
         logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax reports phases of a save, and what it raises
         self._args = ocp.args
         self.run = run
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True, enable_async_checkpointing=True)
+        policies = ocp.checkpoint_managers
+        kept = policies.AnyPreservationPolicy([policies.LatestN(keep), KeepBest(run)])
+        options = ocp.CheckpointManagerOptions(preservation_policy=kept, create=True, enable_async_checkpointing=True)
         # named handlers: without them a manager that has saved nothing yet finds no metadata
         handlers = {
             "params": ocp.StandardCheckpointHandler(),
@@ -154,14 +157,27 @@ class Checkpoints:
         """
         return self._read(step, params, None)["params"]
 
+    def chosen(self, read: Callable[[int], T]) -> tuple[int, T] | None:
+        """The best step where the run chose one and `read` can read it, else as `newest`.
+
+        Raises:
+            UserError: as `newest`.
+        """
+        best = read_best(self.run)
+        first = [best.step] if best is not None and best.step in self.steps else []
+        return self._first([*first, *(step for step in self.steps if step not in first)], read)
+
     def newest(self, read: Callable[[int], T]) -> tuple[int, T] | None:
         """The newest complete step that `read` can read, and what it gives; says which were passed over, and why.
 
         Raises:
             UserError: what `read` raises for the newest one, where it can read none.
         """
+        return self._first(self.steps, read)
+
+    def _first(self, steps: Sequence[int], read: Callable[[int], T]) -> tuple[int, T] | None:
         failures: list[UserError] = []
-        for step in self.steps:
+        for step in steps:
             try:
                 result = read(step)
             except UserError as failure:

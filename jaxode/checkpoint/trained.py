@@ -76,9 +76,10 @@ class TrainedModel:
 
 
 def load_run(path: Path | str, step: int | None = None) -> TrainedModel:
-    """Read a run folder: the newest checkpoint, or the one of `step`; or an exported model, which holds one step.
+    """Read a run folder: the newest checkpoint, or the best where the run chose it (`train.best`), or the one of
+    `step`; or an exported model, which holds one step.
 
-    Where the newest checkpoint is damaged, the next older one is read and standard error says so.
+    Where that checkpoint is damaged, the next older one is read and standard error says so.
 
     Raises:
         UserError: no run, no complete checkpoint, none that can be read or that `step` is damaged, or one that does not
@@ -140,10 +141,10 @@ def _checkpoint(run: RunFolder, shapes: Parameters, step: int | None) -> Weights
                 f"{run.path}: holds no checkpoint of step {step}; the newest is {checkpoints.latest}",
             )
             return Weights(read(step), step)
-        newest = checkpoints.newest(read)
-        if newest is None:
+        found = checkpoints.chosen(read)
+        if found is None:
             raise UserError(f"{run.path}: holds no complete checkpoint; continue the run with --resume")
-        step, params = newest
+        step, params = found
         return Weights(params, step)
 
 

@@ -190,13 +190,18 @@ class TrainConfig:
     validate_every: int = 250
     """Updates between validations; 0 only at the end."""
     validation_batches: int = 16
-    """Batches of a validation during training."""
+    """Batches of a validation during training; 0 reads the whole split."""
     final_batches: int = 0
     """Batches of the validation at the end; 0 reads the whole split."""
     checkpoint_every: int = 250
     """Updates between checkpoints (one is always written at the end)."""
     keep: int = 2
     """Newest checkpoints to keep."""
+    best: str = ""
+    """Keep the checkpoint that validated best as well, and read the run as that one: by "loss", or of a classifier by
+    one of its metrics (accuracy, f1, matthews, pearson, ..). Empty: the newest counts."""
+    patience: int = 0
+    """With best: validations in a row without a better one after which the run ends early; 0: it never does."""
     sweep: bool = True
     """At the end, measure the validation loss at N, N/2, N/3, N/4 steps: a table, sweep.csv, sweep.png."""
     tensorboard: bool = False
@@ -210,14 +215,23 @@ class TrainConfig:
             "batch_size",
             "accumulate",
             "log_every",
-            "validation_batches",
             "checkpoint_every",
             "keep",
             "lora_rank",
         ):
             at_least(f"train.{name}", getattr(self, name), 1)
-        for name in ("devices", "validate_every", "final_batches", "seed"):
+        for name in ("devices", "validate_every", "validation_batches", "final_batches", "seed", "patience"):
             at_least(f"train.{name}", getattr(self, name), 0)
+        require(
+            not self.best or self.validate_every > 0,
+            f'train.best = "{self.best}" with train.validate_every = 0: the best is found by validating on the way; '
+            "say how often",
+        )
+        require(
+            not self.patience or bool(self.best),
+            f"train.patience = {self.patience} without train.best: patient with what? Name loss, or a classifier's "
+            "metric",
+        )
         require(
             self.batch_size % self.accumulate == 0,
             f"train.batch_size = {self.batch_size} is not divisible by train.accumulate = {self.accumulate}: "

@@ -9,6 +9,7 @@ import csv
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -56,7 +57,7 @@ class Table:
     file: str
     examples: tuple[Example, ...]
 
-    @property
+    @cached_property
     def names(self) -> tuple[str, ...]:
         """What errors call the examples."""
         return tuple(f"{self.file}: line {example.line}" for example in self.examples)

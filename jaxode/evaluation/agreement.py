@@ -48,6 +48,15 @@ def agreement(expected: Values, found: Values, problem_type: str, labels: Sequen
     }
 
 
+def metric_names(problem_type: str, labels: Sequence[str]) -> tuple[str, ...]:
+    """What `agreement` tells of such a classifier, in its order."""
+    if problem_type == "regression":
+        some: Values = [[0.0] * len(labels), [1.0] * len(labels)]
+    else:
+        some = [[0], [len(labels) - 1]]
+    return tuple(agreement(some, some, problem_type, labels))
+
+
 def _f1(expected: np.ndarray, found: np.ndarray, average: str) -> float:
     """0 where nothing was found and nothing was there."""
     from sklearn import metrics

@@ -17,8 +17,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         config = parse(Config, argv, base=Path(config.out) / "config.toml")
 
     # after parsing, so that --help and a wrong flag cost no import of jax
-    from jaxode.training.loop import told, train
+    from jaxode.training.loop import train
     from jaxode.training.summary import sweep, write_summary
+    from jaxode.training.validation import told
 
     result = train(config)
     folder = result.run.path
@@ -27,7 +28,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"stopped at update {result.step}; go on with: {again} --resume --out {folder}", file=sys.stderr)
         return 128 + (result.stopped_by or 0)
     write_summary(result)
-    print(f"{told(result.validation)} after {result.step} updates")
+    best = f"; the best, of update {result.chosen}, counts" if config.train.best else ""
+    print(f"{told(result.validation)} after {result.step} updates{best}")
     if config.train.sweep:
         print(sweep(result))
     use = _command("infer.py", "jaxode.inference")

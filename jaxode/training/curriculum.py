@@ -182,3 +182,29 @@ def _check(model: ModelConfig, depth: DepthConfig, objective: ObjectiveConfig) -
                 f'objective.{key} = "{getattr(own, key)}" with objective.spacing = "{own.spacing}": schedules of whole '
                 f"steps have at most N = {model.steps} of them",
             )
+
+
+@dataclass
+class Spent:
+    """What the updates so far have cost; a function of their number, so a resumed run goes on counting."""
+
+    config: Config
+    curriculum: Curriculum
+    updates: int = 0
+    block_evaluations: float = 0.0
+    """Applications of a block to a token, in forward solves."""
+    flops: float = 0.0
+
+    def upto(self, step: int) -> tuple[float, int]:
+        """Count on to `step`; returns the FLOPs and updates that this adds."""
+        before = self.flops, self.updates
+        tokens = self.config.train.batch_size * self.config.model.length
+        for update in range(self.updates, step):
+            one = self._cost(self.curriculum.at(update))
+            self.block_evaluations += one.block_evaluations * tokens
+            self.flops += one.flops * tokens
+        self.updates = step
+        return self.flops - before[0], self.updates - before[1]
+
+    def _cost(self, solves: Solves) -> Cost:
+        return cost(self.config.model, self.config.depth, self.config.objective, solves)

@@ -23,28 +23,29 @@ from jaxode.checkpoint import RUNS, Checkpoints, RunFolder
 from jaxode.config import Config, ModelConfig, UserError, require, to_dict
 from jaxode.data import PreparedData, prepare
 from jaxode.data.labelled import prepare_labelled
-from jaxode.evaluation import Evaluation, StateEvaluation, evaluate, evaluate_states
-from jaxode.evaluation.labels import LabelEvaluation, evaluate_labels
+from jaxode.evaluation import evaluate, evaluate_states
+from jaxode.evaluation.labels import evaluate_labels
 from jaxode.model import make_model, plan
 from jaxode.model.low_rank import merged, with_low_rank
 from jaxode.model.parameters import Architecture, Parameters, split
 from jaxode.tracking import JsonlTracker, ProgressBar, TensorBoardTracker, Tracker, Trackers, WandbTracker
-from jaxode.training.curriculum import Cost, Curriculum, Solves, cost
+from jaxode.training.curriculum import Curriculum, Solves, Spent
 from jaxode.training.initial import check_teacher, read_initial, read_teacher, record, with_labels
 from jaxode.training.memory import check_memory
 from jaxode.training.optimizer import check_rates, learning_rate, make_optimizer
 from jaxode.training.parallel import Parallel, make_parallel
+from jaxode.training.selection import Selection
 from jaxode.training.signals import StopRequest
 from jaxode.training.step import StepMetrics, TrainState, TrainStep, init_state, make_train_step
 from jaxode.training.throughput import matmul_peak
 from jaxode.training.trainable import frozen, partly
-
-AnyEvaluation = Evaluation | StateEvaluation | LabelEvaluation
+from jaxode.training.validation import AnyEvaluation, told, validation_metrics
 
 # What may differ between a run and its continuation: where and how often, never what is computed.
 FREE = {
     "": {"out", "resume"},
-    "train": {"log_every", "validate_every", "validation_batches", "checkpoint_every", "keep", "sweep"}
+    "train": {"log_every", "validate_every", "validation_batches", "checkpoint_every", "keep", "sweep", "best"}
+    | {"patience"}
     | {"final_batches", "tensorboard", "wandb", "devices", "parallel"},
     # the data position knows its text, wherever that lies
     "data": {"cache", "root", "files", "train", "valid", "edited"},
@@ -59,10 +60,12 @@ class TrainResult:
     run: RunFolder
     step: int
     """Updates made in all."""
+    chosen: int
+    """The update whose parameters these are: the last one, or the best where `train.best` chooses."""
     stopped_by: Signals | None
     """The signal that ended it early."""
     validation: AnyEvaluation | None
-    """On the validation split, or train.final_batches of it, at the training depth; None when stopped early. An
+    """On the validation split, or train.final_batches of it, at the training depth; None when a signal stopped it. An
     encoder's states are compared with those of the model that it began with."""
     architecture: Architecture
     params: Parameters
@@ -150,6 +153,7 @@ def train(config: Config) -> TrainResult:
             )
         )
 
+    selection = Selection(config, run)
     if stored is None:
         run.create(config, data.tokenizer)
         if initial is not None:
@@ -157,16 +161,25 @@ def train(config: Config) -> TrainResult:
     with run.held(new=stored is None), Checkpoints(run, config.train.keep) as checkpoints, StopRequest() as stop:
         if stored is not None:
             state = _restored(checkpoints, state, batches, parallel)
-        loop = _Loop(config, architecture, data, batches, parallel, curriculum, step, checkpoints, stop, taught_by)
+            selection.resume(int(state.step))
+        loop = _Loop(
+            config, architecture, data, batches, parallel, curriculum, step, checkpoints, selection, stop, taught_by
+        )
         try:
             state = loop.run(state)
         finally:
             batches.close()
             loop.trackers.close()
-    done = int(state.step)
-    params = merged(jax.device_get(state.params))
-    final = loop.validate(params, limit=config.train.final_batches or None) if done == config.train.updates else None
-    return TrainResult(run, done, stop.signal, final, architecture, params, data, config, taught_by)
+        done = chosen = int(state.step)
+        params = state.params
+        finished = done == config.train.updates or stop.signal is None
+        if selection.best is not None and finished:
+            chosen = selection.best.step
+            selection.end()
+            params = params if chosen == done else checkpoints.restore_params(chosen, params)
+    params = merged(jax.device_get(params))
+    final = loop.validate(params, limit=config.train.final_batches or None) if finished else None
+    return TrainResult(run, done, chosen, stop.signal, final, architecture, params, data, config, taught_by)
 
 
 def _restored(checkpoints: Checkpoints, state: TrainState, batches: Any, parallel: Parallel) -> TrainState:
@@ -190,6 +203,7 @@ class _Loop:
     curriculum: Curriculum
     step: Callable[[Solves], TrainStep]
     checkpoints: Checkpoints
+    selection: Selection
     stop: StopRequest
     teacher: tuple[Architecture, Parameters] | None
 
@@ -199,11 +213,15 @@ class _Loop:
         self.learning_rate = learning_rate(self.config.optimizer, train.updates)
         dtype = jnp.dtype(train.precision)
         self.peak = len(self.parallel.devices) * matmul_peak(dtype, self.parallel.devices[0])
-        self.spent = _Spent(self.config, self.curriculum)
+        self.spent = Spent(self.config, self.curriculum)
         self.trackers = Trackers([])
+        self.saved = -1
+        """The update that was saved last."""
 
     def run(self, state: TrainState) -> TrainState:
-        """Update until the end, a signal, or a loss that is not finite."""
+        """Update until the end, a signal, a loss that is not finite, or as many validations without a better one as
+        `train.patience` allows.
+        """
         train = self.config.train
         start = int(state.step)
         self.trackers = Trackers(self._trackers(start))
@@ -212,7 +230,8 @@ class _Loop:
         pending: StepMetrics | None = None
         clock, clock_step = time.perf_counter(), start
         self.spent.upto(start)
-        for done in range(start + 1, train.updates + 1):
+        end = start if self.selection.exhausted(start) else train.updates
+        for done in range(start + 1, end + 1):
             batch = self.parallel.place_batch(next(self.batches))
             state, metrics = self.step(self.curriculum.at(done - 1))(state, batch, key)
             # One update late, so that the device always has work queued while the host looks at a loss.
@@ -229,16 +248,32 @@ class _Loop:
                 tqdm.write(f"{self.stop.signal.name}: saving update {done}; a second one ends at once", sys.stderr)
             if last or done % train.checkpoint_every == 0:
                 self._save(done, state)
-            if not last and train.validate_every and done % train.validate_every == 0:
+            chooses = last and bool(self.selection) and self.stop.signal is None
+            if chooses or (not last and train.validate_every and done % train.validate_every == 0):
                 paused = time.perf_counter()
-                evaluation = self.validate(jax.device_get(state.params), train.validation_batches)
-                self.trackers.log(done, _validation_metrics(evaluation))
-                tqdm.write(f"update {done}: {told(evaluation)}", sys.stderr)
+                last |= self._validated(done, state)
                 clock += time.perf_counter() - paused
             if last:
                 break
         self.checkpoints.wait()
         return state
+
+    def _validated(self, done: int, state: TrainState) -> bool:
+        """Validate on the way; whether the run is to end with that, its state saved."""
+        found = self.validate(merged(jax.device_get(state.params)), self.config.train.validation_batches or None)
+        self.trackers.log(done, validation_metrics(found))
+        tqdm.write(f"update {done}: {told(found)}", sys.stderr)
+        better = bool(self.selection) and self.selection.is_better(found)
+        ends = not better and self.selection.exhausted(done)
+        if better or ends:
+            self._save(done, state)
+        if better:
+            self.checkpoints.wait()
+            self.selection.keep(done, found)
+        if ends and done < self.config.train.updates:
+            best = self.selection.best
+            tqdm.write(f"no better validation since update {best.step if best else 0}: the run ends", sys.stderr)
+        return ends
 
     def _summary(self, params: Parameters, start: int) -> str:
         model, stats = self.config.model, self.data.stats["train"]
@@ -282,6 +317,9 @@ class _Loop:
         )
 
     def _save(self, step: int, state: TrainState) -> None:
+        if step == self.saved:
+            return
+        self.saved = step
         # The next update reuses these buffers while the save still reads them.
         params, optimizer = jax.tree.map(jnp.copy, (state.params, state.optimizer))
         self.checkpoints.save(step, params, optimizer, self.batches.get_state())
@@ -317,56 +355,8 @@ class _Loop:
         return [JsonlTracker(run.metrics, after), *trackers]
 
 
-@dataclass
-class _Spent:
-    """What the updates so far have cost; a function of their number, so a resumed run goes on counting."""
-
-    config: Config
-    curriculum: Curriculum
-    updates: int = 0
-    block_evaluations: float = 0.0
-    """Applications of a block to a token, in forward solves."""
-    flops: float = 0.0
-
-    def upto(self, step: int) -> tuple[float, int]:
-        """Count on to `step`; returns the FLOPs and updates that this adds."""
-        before = self.flops, self.updates
-        tokens = self.config.train.batch_size * self.config.model.length
-        for update in range(self.updates, step):
-            one = self._cost(self.curriculum.at(update))
-            self.block_evaluations += one.block_evaluations * tokens
-            self.flops += one.flops * tokens
-        self.updates = step
-        return self.flops - before[0], self.updates - before[1]
-
-    def _cost(self, solves: Solves) -> Cost:
-        return cost(self.config.model, self.config.depth, self.config.objective, solves)
-
-
 def _due(step: int, *every: int) -> bool:
     return any(period and step % period == 0 for period in every)
-
-
-def told(evaluation: AnyEvaluation) -> str:
-    """What a validation found, in words."""
-    if isinstance(evaluation, LabelEvaluation):
-        metrics = ", ".join(f"{name} {value:.4f}" for name, value in evaluation.metrics.items())
-        return f"validation loss {evaluation.loss:.4f} per text, {metrics}"
-    if isinstance(evaluation, StateEvaluation):
-        return f"validation error {evaluation.error:.4f} of the states, relative to the model at the beginning"
-    return f"validation loss {evaluation.nats_per_token:.4f} nats per token"
-
-
-def _validation_metrics(evaluation: AnyEvaluation) -> dict[str, float]:
-    if isinstance(evaluation, LabelEvaluation):
-        named = {f"validation_{name.replace(' ', '_').lower()}": value for name, value in evaluation.metrics.items()}
-        return {"validation_loss": evaluation.loss, **named}
-    if isinstance(evaluation, StateEvaluation):
-        return {"validation_error": evaluation.error, "validation_cosine": evaluation.cosine}
-    metrics = {"validation_loss": evaluation.nats_per_token}
-    if evaluation.bits_per_byte is not None:
-        metrics["validation_bits_per_byte"] = evaluation.bits_per_byte
-    return metrics
 
 
 def _with_vocabulary(model: ModelConfig, data: PreparedData) -> ModelConfig:

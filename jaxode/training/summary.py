@@ -42,6 +42,7 @@ def write_summary(result: TrainResult) -> None:
     train, path = result.config.train, result.run.path / SUMMARY
     text = {
         "updates": result.step,
+        **({"best_update": result.chosen} if result.config.train.best else {}),
         "parameters": sum(math.prod(value.shape) for value in result.params.values()),
         "trained_tokens": result.step * train.batch_size * result.config.model.length,
         **reached,

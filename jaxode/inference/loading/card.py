@@ -71,7 +71,7 @@ def model_card(
 
 def _facts(trained: TrainedModel) -> list[dict[str, str]]:
     model, train = trained.config.model, trained.config.train
-    tokens = train.updates * train.batch_size * model.length
+    tokens = trained.step * train.batch_size * model.length
     blocks = {"full": "of one shared block", "none": "of a block each"}
     sharing = blocks.get(model.sharing, f"of {model.groups} blocks, shared by {model.sharing}")
     facts = {
@@ -80,7 +80,7 @@ def _facts(trained: TrainedModel) -> list[dict[str, str]]:
         "depth": f"N = {model.steps} steps {sharing}",
         "width, heads, context": f"{model.width}, {model.heads}, {model.length} tokens",
         "tokenizer": f"{trained.own_tokenizer.name}, {trained.own_tokenizer.vocab_size} entries",
-        "trained on": f"{_source(trained)}, {tokens:,} tokens in {train.updates} updates",
+        "trained on": f"{_source(trained)}, {tokens:,} tokens in {trained.step} updates",
         "weights": f"fingerprint `{fingerprint(trained.params)}`",
     }
     return [{"": key, " ": value} for key, value in facts.items()]

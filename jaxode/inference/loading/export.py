@@ -15,6 +15,7 @@ from pathlib import Path
 
 from jaxode.calibration import Calibration, Origin, save, with_calibrations
 from jaxode.checkpoint import RunFolder, TrainedModel, new_folder
+from jaxode.checkpoint.best import read_best
 from jaxode.config import require
 from jaxode.data import documents
 from jaxode.inference.loading.card import model_card
@@ -39,8 +40,9 @@ def export(trained: TrainedModel, calibrations: Mapping[int, Calibration], folde
     """
     run, updates = trained.run, trained.config.train.updates
     require(not run.exported, f"{run.path}: is an exported model already; copy its folder")
+    best = read_best(run)
     require(
-        trained.step == updates,
+        trained.step == updates or (best is not None and best.ended and best.step == trained.step),
         f"{run.path}: is unfinished, at update {trained.step} of train.updates = {updates}; "
         "finish it with train.py --resume before exporting it",
     )
