@@ -103,10 +103,10 @@ def _agnews(data: Path, test: bool) -> Iterator[Example]:
 
 
 TASKS = {
-    "sst2": Task(_sst2, "accuracy", 1200),
+    "sst2": Task(_sst2, "accuracy", 1500),
     "trec": Task(_trec, "accuracy", 900),
-    "agnews": Task(_agnews, "accuracy", 600),
-    "cola": Task(_cola, "Matthews correlation", 800),
+    "agnews": Task(_agnews, "accuracy", 450),
+    "cola": Task(_cola, "Matthews correlation", 500),
     "rte": Task(_rte, "accuracy", 240),
 }
 
