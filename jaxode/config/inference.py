@@ -14,6 +14,12 @@ CHOICES = ("budget", "max_loss_increase", "max_label_flips", "max_error")
 ROW_FLAGS = {"batch_size": None, "truncate": False, "frame": ""}
 """What counts where a text a line is read, and what else stands there."""
 
+COLUMNS = {"text": "", "pair": "", "label": "", "header": "auto"}
+"""Where in a table a classifier's texts and labels stand, and what is there where nothing is said."""
+
+LABELLED = ("classify", "sweep", "calibrate")
+"""Tasks that read such a table; the last one no labels."""
+
 MOST_SLOTS = 10_000
 """Slots of one block: more than any model has loops."""
 
@@ -54,14 +60,15 @@ class InferConfig:
     """The prompt is what a user says: it stands within the chat template of the model's tokenizer."""
     file: Place = ""
     """Text file for score, classify, encode, sweep, report and calibrate; the run's own text when empty (for the last
-    three). A classifier and an encoder read a text a line."""
+    three). A classifier and an encoder read a text a line; sweep of a classifier a table of labelled texts."""
     text: str = ""
-    """classify, of a table (.tsv, .csv) or JSON lines: the column of texts, by name or by number from 1; when empty one
-    of a common name (text, sentence, sentence1, premise, ..)."""
+    """classify, and sweep and calibrate of a classifier, of a table (.tsv, .csv) or JSON lines: the column of texts, by
+    name or by number from 1; when empty one of a common name (text, sentence, sentence1, premise, ..)."""
     pair: str = ""
     """The column of second texts, where the model reads pairs; when empty one of a common name (sentence2, ..)."""
     label: str = ""
-    """The column of labels, to say how often the model finds them; when empty labels are not looked at."""
+    """The column of labels, to say how often the model finds them; when empty labels are not looked at, but for sweep,
+    which then reads one of a common name (label, class, ..)."""
     header: Literal["auto", "yes", "no"] = "auto"
     """Whether the table's first line names its columns; auto: where it holds a name that is looked for."""
     lines: bool = False
@@ -236,11 +243,11 @@ class InferConfig:
             f"lines with task = {self.task}: score alone reads a file line by line or as a whole (classify and encode "
             "read lines always); leave it out",
         )
-        for name, plain in (("text", ""), ("pair", ""), ("label", ""), ("header", "auto")):
+        for name, plain in COLUMNS.items():
             value = getattr(self, name)
             require(
-                value == plain or self.task in ("auto", "classify"),
-                f"{name} = {value} with task = {self.task}: names a column of what classify reads; leave it out",
+                value == plain or self.task in ("auto", *(LABELLED if name != "label" else LABELLED[:2])),
+                f"{name} = {value} with task = {self.task}: names a column of what a classifier reads; leave it out",
             )
         at_least("stride", self.stride, 0)
         require(

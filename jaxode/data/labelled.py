@@ -12,13 +12,13 @@ import numpy as np
 
 from jaxode.config import DataConfig, ModelConfig, require
 from jaxode.config.checks import parse_frame
-from jaxode.data.batches import Batches, BatchSpec
+from jaxode.data.batches import Batches, BatchSpec, ValidationBatches
 from jaxode.data.identity import IdentityCounter
 from jaxode.data.notices import notice
 from jaxode.data.prepared import PreparedData, SplitStats
 from jaxode.data.tables import Columns, Table, read_table
 from jaxode.data.targets import Target, label_name, label_parts, read_targets
-from jaxode.data.tokenizers import Tokenizer, byte_tokenizer, from_pretrained
+from jaxode.data.tokenizers import Frame, Tokenizer, byte_tokenizer, from_pretrained
 
 SPLIT_SEED = 0x5917
 
@@ -77,11 +77,11 @@ def prepare_labelled(data: DataConfig, model: ModelConfig, tokenizer: Tokenizer 
     }
     _check_present(train, targets["train"], labels, model.problem_type)
     weights = _weights(targets["train"], len(labels), data.class_weights)
-    spec = BatchSpec(tokenizer, "classifier")
+    spec, frame = BatchSpec(tokenizer, "classifier"), parse_frame("data.frame", data.frame)
     rows, stats, identity = {}, {}, {}
     for name, table in (("train", train), ("validation", valid)):
         counter = IdentityCounter(len(table.examples), table.names.__getitem__)
-        rows[name], stats[name] = _rows(table, targets[name], weights, tokenizer, data, model, counter)
+        rows[name], stats[name] = _rows(table, targets[name], weights, tokenizer, frame, model, counter)
         identity[name] = counter.identity()
         if note := stats[name].cut_note(model.length):
             notice(f"{table.file}: {note}")
@@ -97,6 +97,37 @@ def prepare_labelled(data: DataConfig, model: ModelConfig, tokenizer: Tokenizer 
         edited=data.edited,
         labels=labels,
     )
+
+
+def labelled_batches(
+    table: Table,
+    tokenizer: Tokenizer,
+    model: ModelConfig,
+    labels: Sequence[str],
+    *,
+    frame: Frame = None,
+    batch_size: int = 32,
+    limit: int | None = None,
+) -> tuple[ValidationBatches, SplitStats]:
+    """A labelled file to measure a classifier on: its texts or pairs in an order of their own, each once.
+
+    Args:
+        table: as `read_table` gives it.
+        tokenizer: of the model.
+        model: its length and kind of problem.
+        labels: of the model, by number.
+        frame: what stands around a text; None: what the tokenizer says.
+        batch_size: texts of a batch.
+        limit: of batches; None reads all.
+
+    Raises:
+        UserError: a label that the model has not, or a text that cannot be used.
+    """
+    table = _shuffled(table)
+    targets = read_targets([one.label for one in table.examples], model.problem_type, labels, table.names)
+    counter = IdentityCounter(len(table.examples), table.names.__getitem__)
+    rows, stats = _rows(table, targets, np.ones(len(labels), np.float32), tokenizer, frame, model, counter)
+    return ValidationBatches(rows, BatchSpec(tokenizer, "classifier"), min(batch_size, len(rows)), limit), stats
 
 
 def _divided(table: Table, share: float) -> tuple[Table, Table]:
@@ -156,11 +187,10 @@ def _rows(
     targets: Sequence[Target],
     weights: np.ndarray,
     tokenizer: Tokenizer,
-    data: DataConfig,
+    frame: Frame,
     model: ModelConfig,
     identity: IdentityCounter,
 ) -> tuple[list[Mapping[str, Any]], SplitStats]:
-    frame = parse_frame("data.frame", data.frame)
     examples = table.examples
     firsts = tokenizer.encode_batch([one.text for one in examples])
     seconds = tokenizer.encode_batch([str(one.pair) for one in examples]) if table.paired else None

@@ -4,36 +4,42 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from jaxode.config import DepthConfig
 from jaxode.data import Batch
 from jaxode.evaluation.divergence import Diverged
-from jaxode.evaluation.figures import Panel, panel_figure, table, write_csv
+from jaxode.evaluation.figures import Panel, Series, panel_figure, table, write_csv
 from jaxode.evaluation.labels import evaluate_labels
 from jaxode.evaluation.sweep import default_configs
 from jaxode.model import block_evaluations
 from jaxode.model.parameters import Architecture, Parameters
 
 
-def label_sweep(architecture: Architecture, params: Parameters, batches: Iterable[Batch]) -> list[dict[str, Any]]:
-    """Loss and metrics at N, N/2, N/3 and N/4 steps, a row each.
+def label_sweep(
+    architecture: Architecture, params: Parameters, batches: Iterable[Batch], depths: Sequence[DepthConfig] = ()
+) -> list[dict[str, Any]]:
+    """Loss and metrics at several depths, a row each: at N, N/2, N/3 and N/4 steps where none are named.
 
     Raises:
         Diverged: outputs that are not finite at full depth.
     """
     rows: list[dict[str, Any]] = []
     model, full = architecture.bind(params), None
-    for depth in default_configs(model.config):
+    batches = list(batches)
+    for depth in depths or default_configs(model.config):
         try:
             found = evaluate_labels(architecture, params, batches, depth)
         except Diverged:
             if full is None:  # the full depth comes first
                 raise
-            nothing = dict.fromkeys(full.metrics, math.nan)
+            nothing, depth = dict.fromkeys(full.metrics, math.nan), model.resolve(depth)
             blocks = block_evaluations(model.config, depth)
-            found = dataclasses.replace(full, loss=math.inf, metrics=nothing, block_evaluations=blocks)
+            found = dataclasses.replace(
+                full, loss=math.inf, metrics=nothing, block_evaluations=blocks, solver=depth.solver
+            )
         full = full or found
         rows.append(
             {
@@ -57,9 +63,15 @@ def save_label_sweep(folder: Path, rows: list[dict[str, Any]]) -> str:
     """
     write_csv(folder / "sweep.csv", rows)
     names = [name for name in rows[0] if name not in ("solver", "schedule", "steps", "block_evaluations", "texts")]
-    evaluations = [row["block_evaluations"] for row in rows]
-    panels = [
-        Panel({name: (evaluations, [row[name] for row in rows])}, "block evaluations", name) for name in names[:2]
-    ]
+    solvers = list(dict.fromkeys(row["solver"] for row in rows))
+
+    def series(name: str) -> Series:
+        lines = {solver: [row for row in rows if row["solver"] == solver] for solver in solvers}
+        return {
+            solver: ([row["block_evaluations"] for row in line], [row[name] for row in line])
+            for solver, line in lines.items()
+        }
+
+    panels = [Panel(series(name), "block evaluations", name) for name in names[:2]]
     panel_figure(folder / "sweep.png", panels, "validation, by steps")
     return table(rows, list(rows[0]))

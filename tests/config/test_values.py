@@ -117,9 +117,9 @@ def test_refused_value_says_what_to_do(kind, values, message):
             TrainConfig,
             "train.",
             1,
-            "updates batch_size accumulate log_every validation_batches checkpoint_every keep",
+            "updates batch_size accumulate log_every checkpoint_every keep",
         ),
-        (TrainConfig, "train.", 0, "devices validate_every final_batches seed"),
+        (TrainConfig, "train.", 0, "devices validate_every validation_batches final_batches seed patience"),
         (InferConfig, "", 1, "max_new_tokens top batches"),
     ],
 )

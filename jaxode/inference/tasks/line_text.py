@@ -7,15 +7,17 @@ from itertools import islice
 import numpy as np
 
 from jaxode.checkpoint import TrainedModel
-from jaxode.config import InferConfig
+from jaxode.config import InferConfig, require
 from jaxode.data import Batch, BatchSpec, ValidationBatches
+from jaxode.data.labelled import labelled_batches
 from jaxode.data.packing import pack_texts
+from jaxode.data.tables import Columns, read_table
 from jaxode.data.tokenizers import Frame
 from jaxode.inference.loading.names import LINE_TASKS
 from jaxode.inference.tasks.line_tables import BATCH_SIZE, Lines, read_lines
-from jaxode.inference.tasks.measured_text import file_text, validation_text
+from jaxode.inference.tasks.measured_text import Text, file_text, validation_text
 from jaxode.inference.texts.batching import bucketed, padded, real_tokens
-from jaxode.inference.texts.token_ids import token_rows
+from jaxode.inference.texts.token_ids import pair_rows, token_rows
 
 PACKED_TOKENS = 1024
 """In a batch of a fit of states, where no batch size is given."""
@@ -34,13 +36,48 @@ def line_batches(trained: TrainedModel, lines: Lines, config: InferConfig) -> li
     tokenizer, length = trained.own_tokenizer, trained.config.model.length
     size = config.batch_size or BATCH_SIZE
     texts, names = lines.texts[: config.batches * size], lines.names[: config.batches * size]
-    encoded = token_rows(tokenizer, texts, length, frame=_frame(trained, config), truncate=config.truncate, names=names)
+    options = {"frame": _frame(trained, config), "truncate": config.truncate, "names": names}
+    if lines.pairs is None:
+        encoded = token_rows(tokenizer, texts, length, **options)
+    else:
+        encoded = pair_rows(tokenizer, texts, lines.pairs[: len(texts)], length, **options)
+    # a model that tells no kinds apart has no table of them
+    kinds = encoded.kinds if trained.config.model.token_types > 1 else None
     found = []
     for batch in bucketed(encoded.lengths, size, length, SHAPES):
         rows = [encoded.ids[i] for i in batch.rows]
         tokens, real = padded(rows, batch, tokenizer.pad_id), real_tokens(rows, batch)
-        found.append(Batch(tokens, tokens, real.astype(np.float32), real))
+        told = None if kinds is None else padded([kinds[i] for i in batch.rows], batch, 0)
+        found.append(Batch(tokens, tokens, real.astype(np.float32), real, kinds=told))
     return [found[i] for i in np.random.default_rng(config.seed).permutation(len(found))]
+
+
+def labelled_text(trained: TrainedModel, config: InferConfig) -> Text:
+    """The labelled texts that a classifier is measured on: a file's, or those that it was validated on.
+
+    Raises:
+        UserError: as `read_table`; labels that the model has not; long texts without `config.truncate`.
+    """
+    if not config.file:
+        return validation_text(trained, config.batches, "name labelled texts with --file")
+    columns = Columns(config.text, config.pair, config.label, config.header)
+    batches, stats = labelled_batches(
+        read_table(config.file, columns, labelled=True),
+        trained.own_tokenizer,
+        trained.config.model,
+        trained.labels,
+        frame=_frame(trained, config),
+        batch_size=config.batch_size or BATCH_SIZE,
+        limit=config.batches,
+    )
+    require(
+        config.truncate or not stats.cut,
+        f"{config.file}: {stats.cut} texts have more tokens than the model reads, model.length = "
+        f"{trained.config.model.length}: shorten them, or cut them with --truncate",
+    )
+    read = min(len(batches) * (config.batch_size or BATCH_SIZE), stats.documents)
+    some = f"the first {read} of {stats.documents} texts, in an order of their own; --batches reads more"
+    return Text(batches, None, note=some if read < stats.documents else None)
 
 
 def packed_batches(trained: TrainedModel, lines: Lines, config: InferConfig) -> list[Batch]:

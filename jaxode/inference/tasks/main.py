@@ -20,6 +20,7 @@ from jaxode.evaluation import (
     save_sweep,
 )
 from jaxode.evaluation.figures import table
+from jaxode.evaluation.label_sweep import label_sweep, save_label_sweep
 from jaxode.inference.generation.generate import generate
 from jaxode.inference.loading.export import export
 from jaxode.inference.loading.loaded_model import LoadedModel, load_folder
@@ -44,7 +45,7 @@ from jaxode.inference.tasks.generation import (
     generation_settings,
 )
 from jaxode.inference.tasks.line_tables import Lines, classify_lines, read_labelled, read_lines, score_lines
-from jaxode.inference.tasks.line_text import line_batches, packed_batches
+from jaxode.inference.tasks.line_text import labelled_text, line_batches, packed_batches
 from jaxode.inference.tasks.measured_text import Text, file_text, needed_corpus, validation_text
 from jaxode.inference.tasks.report import report_methods, tuned_model, tuned_rows, write_report
 from jaxode.inference.tasks.requested_model import check_places, check_rows, requested_model, wants_calibrations
@@ -87,9 +88,9 @@ def run(config: InferConfig, write: Write, note: Write) -> None:
         )
     by_line = config.by_line or (folder.task in LINE_TASKS and bool(config.file))
     lines = None
-    if by_line and task == "classify":
+    if by_line and labelled and task in ("classify", "calibrate"):
         lines = read_labelled(config, folder.text_key)
-    elif by_line:
+    elif by_line and not (labelled and task == "sweep"):
         lines = read_lines(config.file, folder.text_key, classified=labelled)
     keep_compiled(config.compiled, note)
     kind = None if config.dtype == "auto" else config.dtype
@@ -128,6 +129,8 @@ def run(config: InferConfig, write: Write, note: Write) -> None:
     elif task == "encode":
         assert lines is not None  # InferConfig refuses it
         note(cost(model, depth, encode_lines(loaded, lines, config, depth, note).block_evaluations))
+    elif labelled and task == "sweep":
+        _sweep_labels(loaded, config, depths, write, note)
     elif folder.task in STATE_TASKS and task in ("sweep", "report"):
         _compare_states(loaded, lines, config, depths, methods, write, note)
     elif compared:
@@ -220,6 +223,18 @@ def _sweep(
     folder = Path(config.out) if config.out else loaded.run.path
     write(save_sweep(folder, result) + "\n")
     note(f"{result.tokens} tokens predicted; written: {folder / 'sweep.csv'}, {folder / 'sweep.png'}")
+
+
+def _sweep_labels(
+    loaded: LoadedModel, config: InferConfig, depths: tuple[DepthConfig, ...], write: Write, note: Write
+) -> None:
+    """Loss and metrics of a classifier's labels in the place of a text's loss."""
+    text = labelled_text(loaded, config)
+    _tell(text, note)
+    rows = label_sweep(loaded.architecture, loaded.params, text.batches, depths)
+    folder = Path(config.out) if config.out else loaded.run.path
+    write(save_label_sweep(folder, rows) + "\n")
+    note(f"{rows[0]['texts']} texts labelled; written: {folder / 'sweep.csv'}, {folder / 'sweep.png'}")
 
 
 def _compare_states(

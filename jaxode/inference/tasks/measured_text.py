@@ -12,6 +12,7 @@ import jaxode.data  # its names by attribute: what reads corpora loads where a t
 from jaxode.checkpoint import TrainedModel
 from jaxode.config import UserError, require
 from jaxode.data import Batch, BatchSpec, documents, segments
+from jaxode.data.labelled import prepare_labelled
 from jaxode.data.packing import windows
 
 LONGEST_ROW = 2048
@@ -40,7 +41,9 @@ def corpus(trained: TrainedModel) -> jaxode.data.PreparedData:
         UserError: it is not at hand.
     """
     model = trained.config.model
-    require(model.learns != "classifier", "a classifier is measured on the lines of a file")
+    if model.learns == "classifier":
+        require(bool(trained.config.data.train), "it names none; a classifier is measured on labelled texts")
+        return prepare_labelled(trained.config.data, model, trained.own_tokenizer)
     return jaxode.data.prepare(trained.config.data, model.length, model.learns, tokenizer=trained.own_tokenizer)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from jaxode.checkpoint import RUNS, newest_run
 from jaxode.config import InferConfig, require
-from jaxode.config.inference import ROW_FLAGS
+from jaxode.config.inference import COLUMNS, ROW_FLAGS
 from jaxode.data.tokenizers import MASK
 from jaxode.inference.loading.names import DEFAULTS, LINE_TASKS, ModelFolder, resolve, shipped
 
@@ -65,6 +65,14 @@ def check_rows(config: InferConfig, task: str, folder: ModelFolder) -> None:
     Raises:
         UserError: one that would be passed over.
     """
+    if folder.task != "classifier":
+        for name, plain in COLUMNS.items():
+            value = getattr(config, name)
+            require(
+                value == plain,
+                f"{name} = {value} with task = {task}: {folder.path} is no classifier, which reads columns; leave it "
+                "out",
+            )
     if config.by_line or (folder.task in LINE_TASKS and (config.file or config.bound_file)):
         return
     for name, free in ROW_FLAGS.items():

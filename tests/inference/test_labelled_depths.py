@@ -1,0 +1,160 @@
+"""A classifier's run measured and calibrated by infer.py: on its own labelled texts, on files of texts and of pairs."""
+
+import csv
+
+import numpy as np
+import pytest
+
+import jaxode
+from jaxode import DepthConfig
+from jaxode.config import Config, DataConfig, InferConfig, ModelConfig, OptimizerConfig, TrainConfig
+from jaxode.data.labelled import labelled_batches
+from jaxode.data.tables import Columns, read_table
+from jaxode.evaluation.labels import evaluate_labels
+from jaxode.inference.tasks.line_tables import read_labelled
+from jaxode.inference.tasks.line_text import line_batches
+from jaxode.training import train
+
+
+def write(path, rows):
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows(rows)
+    return str(path)
+
+
+def trained(folder, rows, **model):
+    train(
+        Config(
+            model=ModelConfig(kind="masked", head="classifier", width=16, heads=2, length=32, steps=4, **model),
+            data=DataConfig(train=write(folder / "train.csv", rows), tokenizer="bytes", valid_fraction=0.25),
+            optimizer=OptimizerConfig(name="adamw", learning_rate=1e-2),
+            train=TrainConfig(updates=30, batch_size=8, validate_every=0),
+            out=str(folder / "run"),
+        )
+    )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory):
+    rows = [("text", "label"), *((f"{'ab'[i % 2]} word {i}", ("yes", "no")[i % 2]) for i in range(96))]
+    return trained(tmp_path_factory.mktemp("texts"), rows)
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory):
+    rows = [("sentence1", "sentence2", "label")]
+    rows += [(f"{i}", f"{i if i % 2 else -i} b", str(i % 2)) for i in range(96)]
+    return trained(tmp_path_factory.mktemp("pairs"), rows, token_types=2)
+
+
+def swept(ran):
+    assert ran.code == 0, ran.err
+    return ran.out.splitlines()
+
+
+def test_a_run_is_swept_on_its_own_validation_texts(infer, texts, tmp_path):
+    ran = infer("--checkpoint", texts / "run", "--task", "sweep", "--out", tmp_path)
+    assert "24 texts labelled" in ran.err
+    assert "Matthews correlation" in swept(ran)[0]
+    rows = list(csv.DictReader((tmp_path / "sweep.csv").open()))
+    assert [row["steps"] for row in rows[:2]] == ["4", "2"]
+    loaded = jaxode.load(texts / "run")
+    own = (texts / "run" / "sweep.csv").exists()
+    assert not own  # what is asked for elsewhere is written there alone
+    assert {row["texts"] for row in rows} == {"24"}
+    assert float(rows[0]["accuracy"]) == 1.0
+    assert loaded.labels == ("no", "yes")
+
+
+def test_a_run_is_swept_on_a_file(infer, texts, tmp_path):
+    rows = [("a one", "yes"), ("b two", "no"), ("a three", "no"), ("b four", "yes")]
+    file = write(tmp_path / "test.csv", [("sentence", "gold"), *rows])
+    flags = ("--checkpoint", texts / "run", "--task", "sweep", "--file", file, "--out", tmp_path, "--at", "4,2")
+    lines = swept(infer(*flags))
+    table, loaded = read_table(file, Columns(), labelled=True), jaxode.load(texts / "run")
+    batches, _ = labelled_batches(table, loaded.own_tokenizer, loaded.config.model, loaded.labels)
+    found = evaluate_labels(loaded, list(batches), DepthConfig(steps=2, solver="euler"))
+    rows = list(csv.DictReader((tmp_path / "sweep.csv").open()))
+    assert float(rows[1]["loss"]) == pytest.approx(found.loss, rel=1e-5)
+    assert float(rows[1]["accuracy"]) == found.metrics["accuracy"]
+    assert len(lines) == 4
+    # the same numbers by classify, which reads it text by text
+    ran = infer("--checkpoint", texts / "run", "--task", "classify", "--file", file, "--label", "gold", "--steps", "2")
+    assert f"accuracy: {found.metrics['accuracy']:.4f}" in ran.err
+
+
+def test_a_part_of_a_file_is_said(infer, texts, tmp_path):
+    file = write(tmp_path / "test.csv", [("text", "label"), *[("a text", "yes"), ("b text", "no")] * 20])
+    flags = ("--checkpoint", texts / "run", "--task", "sweep", "--file", file, "--out", tmp_path)
+    ran = infer(*flags, "--batch-size", "4", "--batches", "3")
+    assert "the first 12 of 40 texts, in an order of their own; --batches reads more" in ran.err
+    assert "12 texts labelled" in ran.err
+    assert "the first" not in infer(*flags).err
+
+
+def test_a_run_is_calibrated_on_its_own_training_texts(infer, texts, tmp_path):
+    ran = infer("--checkpoint", texts / "run", "--task", "calibrate", "--steps", "2", "--updates", "2")
+    assert ran.code == 0, ran.err
+    assert ran.out.splitlines()[-1].split()[0] == "2"
+    lines = swept(infer("--checkpoint", texts / "run", "--task", "sweep", "--out", tmp_path))
+    assert any(line.startswith("calibrated") for line in lines)
+    ran = infer("--checkpoint", texts / "run", "--task", "bench")
+    assert ran.code == 2
+
+
+def test_pairs_are_calibrated_on_as_they_are_read(infer, pairs, tmp_path):
+    file = str(pairs / "train.csv")
+    ran = infer("--checkpoint", pairs / "run", "--task", "calibrate", "--steps", "2", "--file", file, "--updates", "1")
+    assert ran.code == 0, ran.err
+    loaded = jaxode.load(pairs / "run")
+    config = InferConfig(task="calibrate", steps=2, file=file)
+    (batch, *_) = line_batches(loaded, read_labelled(config, "text"), config)
+    assert batch.kinds is not None
+    # the second text is of another kind, and begins behind the first
+    assert (np.diff(batch.kinds, axis=1).max(axis=1) == 1).all()
+    lines = swept(infer("--checkpoint", pairs / "run", "--task", "sweep", "--file", file, "--out", tmp_path))
+    assert len(lines) > 3
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--task", "sweep", "--label", "kind"), "none that is called kind"),
+        (("--task", "calibrate", "--steps", "2", "--label", "label"), "label = label with task = calibrate: names a"),
+        (("--task", "encode", "--out", "a.npz", "--text", "text"), "text = text with task = encode: names a column"),
+    ],
+)
+def test_columns_that_do_not_fit(infer, texts, flags, message):
+    ran = infer("--checkpoint", texts / "run", "--file", texts / "train.csv", *flags)
+    assert ran.code == 2
+    assert message in ran.err.splitlines()[-1]
+
+
+def test_columns_are_a_classifiers(infer, texts):
+    ran = infer("--checkpoint", "books-masked", "--task", "sweep", "--file", texts / "train.csv", "--text", "text")
+    assert ran.code == 2
+    assert "text = text with task = sweep: " in ran.err
+    assert "is no classifier, which reads columns; leave it out" in ran.err
+
+
+def test_texts_that_are_gone(infer, texts, tmp_path):
+    saved = jaxode.load(texts / "run").save(tmp_path / "exported")
+    hidden = texts / "train.csv"
+    hidden.rename(texts / "away.csv")
+    try:
+        ran = infer("--checkpoint", saved, "--task", "sweep")
+    finally:
+        (texts / "away.csv").rename(hidden)
+    assert ran.code == 2
+    assert "the text of the run is not at hand" in ran.err
+    assert "name labelled texts with --file" in ran.err
+
+
+def test_long_texts_are_cut_only_when_asked(infer, texts, tmp_path):
+    file = write(tmp_path / "test.csv", [("text", "label"), ("a " * 40, "yes"), ("b", "no")])
+    flags = ("--checkpoint", texts / "run", "--task", "sweep", "--file", file, "--out", tmp_path)
+    ran = infer(*flags)
+    assert ran.code == 2
+    assert "1 texts have more tokens than the model reads, model.length = 32" in ran.err
+    assert swept(infer(*flags, "--truncate"))
