@@ -34,7 +34,7 @@ from timing import RESULTS, report
 
 import jaxode
 from jaxode.calibration import Fit, calibrate, calibration_batches, with_calibrations
-from jaxode.config import Config, DepthConfig, from_toml
+from jaxode.config import Config, DepthConfig, ObjectiveConfig, from_toml
 from jaxode.evaluation.agreement import agreement
 from jaxode.evaluation.figures import Panel, panel_figure, read_csv, table, write_csv
 from jaxode.evaluation.labels import evaluate_labels
@@ -42,8 +42,8 @@ from jaxode.training import TrainResult, train
 
 INIT = "books-masked"
 FEWER = (6, 4, 3)
-KINDS = {"plain": 12, "elastic": 12, "direct-6": 6, "direct-4": 4, "direct-3": 3, "scratch": 12}
-"""What is trained, and its full depth."""
+KINDS = {"plain": 12, "elastic": 12, "direct-6": 6, "direct-4": 4, "direct-3": 3, "scratch": 12, "exits": 12}
+"""What is trained, and its full depth; of "exits" the head is trained on the states after 3, 6 and 9 steps as well."""
 
 
 @dataclass(frozen=True)
@@ -145,6 +145,8 @@ def settings(name: str, kind: str, seed: int, files: tuple[Path, Path], out: Pat
         data = dataclasses.replace(data, tokenizer=str(own.run.path / "tokenizer"))
     elif kind.startswith("direct"):
         depth = dataclasses.replace(depth, steps=KINDS[kind])
+    objective = ObjectiveConfig(name="exits") if kind == "exits" else read.objective
+    read = dataclasses.replace(read, objective=objective)
     return dataclasses.replace(read, model=model, depth=depth, data=data, train=loop, init=init, out=str(out))
 
 

@@ -28,9 +28,10 @@ class DataConfig:
     text_key: str = "text"
     """Field of a jsonl line or of a TFDS example that holds the text."""
     train: Place = ""
-    """Labelled texts of a classifier: a table (.tsv, .csv) or JSON lines."""
+    """Labelled texts of a classifier: a table (.tsv, .csv), JSON lines, or the name of a TFDS set (glue/sst2)."""
     valid: Place = ""
-    """The same to measure on; when empty a part of `train`, as valid_fraction says."""
+    """The same to measure on; when empty the TFDS set's own validation split, or a part of `train`, as valid_fraction
+    says."""
     text: str = ""
     """Column of the texts in both, by name or by number from 1; when empty one of a common name (text, sentence,
     sentence1, premise, ..)."""

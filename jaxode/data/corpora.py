@@ -19,9 +19,9 @@ from jaxode.config import DataConfig, UserError, require
 from jaxode.data.documents import Document, read_documents
 from jaxode.data.files import matching, once
 from jaxode.data.notices import notice
+from jaxode.data.registered import first_line, is_registered, registered_names, registered_set, unreadable
 from jaxode.data.stdlib import stdlib_documents, stdlib_files, stdlib_folder
 from jaxode.data.stores import FORMAT, JaxodeText, make_folder, read, write
-from jaxode.data.tokenizers import reachable
 
 NAMED = ("stdlib", "files", "wikitext-2", "books", "tinyshakespeare")
 SPLITS = ("train", "validation")
@@ -54,7 +54,7 @@ class Texts(Sequence[str]):
         try:
             value = self._examples[i][key]
         except RuntimeError as error:  # array_record's word for a damaged file
-            raise UserError(f"{self._folder}: damaged ({_first_line(error)}); {remedy}") from None
+            raise UserError(f"{self._folder}: damaged ({first_line(error)}); {remedy}") from None
         # and for a record that a file no longer holds it gives nothing
         require(value is not None, f"{self._folder}: damaged (text {i + 1} is missing); {remedy}")
         return value
@@ -231,28 +231,14 @@ def _part(documents: Iterator[Document], split: str, data: DataConfig) -> Iterat
 
 def _open_tfds(data: DataConfig, cache: Path, progress: bool) -> Corpus:
     """A registered TFDS text set; without a validation split, its test split or a share of train is validated on."""
-    folder = os.environ.get("TFDS_DATA_DIR") or str(cache / "tfds")
-    # community sets are left out: TFDS asks the network for their list
-    registered = tfds.list_builders(with_community_datasets=False)
-    if re.split("[/:]", data.corpus)[0] not in registered:
+    registered = registered_names()
+    if not is_registered(data.corpus):
         near = difflib.get_close_matches(data.corpus, (*NAMED, *registered), n=1, cutoff=0.5)
         raise UserError(
             f'data.corpus = "{data.corpus}": unknown; named corpora are {", ".join(NAMED)}, any other name is a '
             f"TFDS text set (lm1b, wiki40b/en, ...){f'; did you mean {near[0]!r}?' if near else ''}"
         )
-    try:
-        builder = tfds.builder(data.corpus, data_dir=folder, file_format="array_record")
-        prepared = Path(str(builder.data_path)).is_dir()
-        # TFDS's own sets download, and its retries without a network last for minutes
-        ours = not type(builder).__module__.startswith("tensorflow_datasets.")
-        if not (prepared or ours or reachable("storage.googleapis.com")):
-            raise OSError("the network cannot be reached")
-        write(builder, show=progress)
-    except Exception as error:
-        raise UserError(
-            f'data.corpus = "{data.corpus}": TFDS cannot prepare it ({_first_line(error)}); prepare it where there is '
-            "a network and set TFDS_DATA_DIR, or use data.files"
-        ) from None
+    builder = registered_set(data.corpus, cache, "data.corpus", "use data.files", progress)
     features = builder.info.features
     features = dict(features.items()) if isinstance(features, tfds.features.FeaturesDict) else {}
     require(
@@ -266,16 +252,9 @@ def _open_tfds(data: DataConfig, cache: Path, progress: bool) -> Corpus:
     folder = Path(str(builder.data_path))
     try:
         texts = [Texts(builder.as_data_source(split), folder, data.text_key) for split in (train, validation)]  # pyright: ignore
-    except Exception as error:  # over a damaged description of a set TFDS raises many kinds
-        raise UserError(
-            f'data.corpus = "{data.corpus}": TFDS cannot read it ({_first_line(error)}); remove {folder}, so that it '
-            "is prepared anew"
-        ) from None
+    except Exception as error:
+        raise unreadable(data.corpus, "data.corpus", folder, error) from None
     return Corpus(data.corpus, key, *texts)
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
 def _tfds_splits(builder: tfds.core.DatasetBuilder, data: DataConfig) -> tuple[str, str]:

@@ -15,8 +15,8 @@ from jaxode.config.checks import parse_frame
 from jaxode.data.batches import Batches, BatchSpec, ValidationBatches
 from jaxode.data.identity import IdentityCounter
 from jaxode.data.notices import notice
-from jaxode.data.prepared import PreparedData, SplitStats
-from jaxode.data.tables import Columns, Table, read_table
+from jaxode.data.prepared import PreparedData, SplitStats, cache_folder
+from jaxode.data.tables import Columns, Table, is_table, read_table
 from jaxode.data.targets import Target, label_name, label_parts, read_targets
 from jaxode.data.tokenizers import Frame, Tokenizer, byte_tokenizer, from_pretrained
 
@@ -60,11 +60,10 @@ def prepare_labelled(data: DataConfig, model: ModelConfig, tokenizer: Tokenizer 
         )
         tokenizer = byte_tokenizer() if data.tokenizer == "bytes" else from_pretrained(data.tokenizer)
     columns = Columns(data.text, data.pair, data.label, data.header)
-    train = read_table(data.train, columns, labelled=True)
+    train, valid = _read("train", data, columns), _read("valid", data, columns)
+    assert train is not None
     labels = model.labels or _labels(train, model.problem_type)
-    if data.valid:
-        valid = read_table(data.valid, columns, labelled=True)
-    else:
+    if valid is None:
         train, valid = _divided(train, data.valid_fraction)
     require(
         train.paired == valid.paired,
@@ -97,6 +96,30 @@ def prepare_labelled(data: DataConfig, model: ModelConfig, tokenizer: Tokenizer 
         edited=data.edited,
         labels=labels,
     )
+
+
+def _read(which: str, data: DataConfig, columns: Columns) -> Table | None:
+    """The table that data.train or data.valid names, or a split of a TFDS set; None where there is no valid one."""
+    name = str(getattr(data, which)) or ("" if is_table(data.train) else data.train)
+    if not name:
+        return None
+    if is_table(name):
+        return read_table(name, columns, labelled=True)
+    from jaxode.data.labelled_sets import VALIDATION, labelled_set
+    from jaxode.data.registered import is_registered
+
+    field = f"data.{which}"
+    require(
+        is_registered(name),
+        f'{field} = "{name}": is no table by its name (.tsv, .csv, .jsonl or .ndjson), and no set that TFDS knows '
+        "(glue/sst2, ag_news_subset, ..)",
+    )
+    found = labelled_set(name, columns, cache_folder(data), ("train",) if which == "train" else VALIDATION, field)
+    require(
+        found is not None or (which == "valid" and not data.valid),
+        f'{field} = "{name}": has no split with labels to {"train" if which == "train" else "validate"} on',
+    )
+    return found
 
 
 def labelled_batches(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -56,11 +56,13 @@ class Table:
 
     file: str
     examples: tuple[Example, ...]
+    unit: str = "line"
+    """What its rows are called."""
 
     @cached_property
     def names(self) -> tuple[str, ...]:
         """What errors call the examples."""
-        return tuple(f"{self.file}: line {example.line}" for example in self.examples)
+        return tuple(f"{self.file}: {self.unit} {example.line}" for example in self.examples)
 
     @property
     def paired(self) -> bool:
@@ -90,6 +92,26 @@ def read_table(file: str, columns: Columns, *, labelled: bool) -> Table:
     require(is_table(path), f"{file}: is no table by its name; labelled texts are .tsv, .csv, .jsonl or .ndjson")
     json_lines = kind in (".jsonl", ".ndjson")
     rows = documents.json_records(path) if json_lines else _named_cells(path, kind, columns)
+    return table_of(file, rows, columns, labelled=labelled)
+
+
+def table_of(
+    file: str,
+    rows: Iterable[tuple[int, Mapping[str, Any] | None]],
+    columns: Columns,
+    *,
+    labelled: bool,
+    unit: str = "line",
+) -> Table:
+    """Examples out of rows by the names of their fields; arguments and refusals as of `read_table`.
+
+    Args:
+        file: what the rows are called.
+        rows: their numbers, and what they hold; None is passed over.
+        columns: where texts and labels stand.
+        labelled: whether there must be labels.
+        unit: what a row is.
+    """
     fields = None
     examples = []
     for line, row in rows:
@@ -102,7 +124,7 @@ def read_table(file: str, columns: Columns, *, labelled: bool) -> Table:
         _check_first(file, examples)
     if fields is not None and (columns.text, columns.pair, columns.label) == ("", "", ""):
         notice(f"{file}: {fields}")
-    return Table(file, tuple(examples))
+    return Table(file, tuple(examples), unit)
 
 
 def has_pairs(path: Path) -> bool:

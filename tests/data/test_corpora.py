@@ -13,7 +13,7 @@ import pytest
 import tensorflow_datasets as tfds
 
 from jaxode.config import DataConfig, UserError
-from jaxode.data import corpora, open_corpus, stdlib
+from jaxode.data import corpora, open_corpus, registered, stdlib
 from jaxode.data.corpora import hold_out
 from jaxode.data.documents import read_documents
 
@@ -309,7 +309,7 @@ def test_an_unknown_name_lists_the_known_and_the_nearest(tmp_path: Path, name: s
 
 
 def test_a_set_that_cannot_be_downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(corpora, "reachable", lambda host: False)
+    monkeypatch.setattr(registered, "reachable", lambda host: False)
     with pytest.raises(UserError, match=r"lm1b.*network cannot be reached.*TFDS_DATA_DIR"):
         open_corpus(DataConfig(corpus="lm1b"), tmp_path)
 
