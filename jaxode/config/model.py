@@ -17,9 +17,10 @@ class ModelConfig:
 
     kind: Literal["causal", "masked"] = "causal"
     """causal: a GPT-like decoder; masked: a BERT-like encoder."""
-    head: Literal["vocabulary", "pooler", "none", "classifier"] = "vocabulary"
+    head: Literal["vocabulary", "pooler", "none", "classifier", "token_classifier"] = "vocabulary"
     """What reads the state at the end: vocabulary: tokens are predicted; pooler, none: an encoder's states are the
-    result, with one more vector a text or without; classifier: labels of a text."""
+    result, with one more vector a text or without; classifier: labels of a text; token_classifier: labels of its
+    words, each at its first token."""
     problem_type: Literal["single_label_classification", "multi_label_classification", "regression"] = (
         "single_label_classification"
     )
@@ -159,15 +160,17 @@ class ModelConfig:
         """Choices that stand or fall together."""
         rule, loop = self.norm_position, self.loop
         require(
-            self.head in ("vocabulary", "classifier") or self.kind == "masked",
+            self.head in ("vocabulary", "classifier", "token_classifier") or self.kind == "masked",
             f'model.head = "{self.head}" with model.kind = "{self.kind}": an encoder reads both sides; set model.kind '
             '= "masked"',
         )
-        classifies = self.head == "classifier"
-        for name, plain in (("problem_type", "single_label_classification"), ("labels", ())):
+        for name, plain, heads in (
+            ("problem_type", "single_label_classification", ("classifier",)),
+            ("labels", (), ("classifier", "token_classifier")),
+        ):
             value = getattr(self, name)
             require(
-                classifies or value == plain,
+                self.head in heads or value == plain,
                 f'model.{name} = {value!r} with model.head = "{self.head}": it belongs to "classifier"; leave it out',
             )
         require(
@@ -270,11 +273,16 @@ class ModelConfig:
         return self.norm_position == "post" or (self.loop.boundary == "norm" and self.coda == 0)
 
     @property
-    def learns(self) -> Literal["causal", "masked", "encoder", "classifier"]:
+    def learns(self) -> Literal["causal", "masked", "encoder", "classifier", "token_classifier"]:
         """What a batch of text is for, as `jaxode.data.BatchSpec` takes it."""
-        if self.head == "classifier":
-            return "classifier"
+        if self.head in ("classifier", "token_classifier"):
+            return self.head
         return self.kind if self.head == "vocabulary" else "encoder"
+
+    @property
+    def labels_texts(self) -> bool:
+        """Whether it learns from labels of texts or of their words."""
+        return self.head in ("classifier", "token_classifier")
 
     @property
     def reads_places(self) -> bool:

@@ -108,6 +108,9 @@ def _head(model: ModelConfig) -> int:
     if model.head in ("pooler", "classifier"):
         pooler = (0 if model.ends_normalised else _norm(model, width, model.final_norm)) + _linear(width, width)
         return pooler + (_linear(width, len(model.labels)) if model.labels else 0)
+    if model.head == "token_classifier":
+        norm = 0 if model.ends_normalised else _norm(model, width, model.final_norm)
+        return norm + (_linear(width, len(model.labels)) if model.labels else 0)
     inner = model.embedding_width or width
     norm = 0 if model.ends_normalised else _norm(model, width, model.final_norm)
     transform = _linear(width, inner) if masked or inner != width else 0

@@ -28,7 +28,8 @@ class DataConfig:
     text_key: str = "text"
     """Field of a jsonl line or of a TFDS example that holds the text."""
     train: Place = ""
-    """Labelled texts of a classifier: a table (.tsv, .csv), JSON lines, or the name of a TFDS set (glue/sst2)."""
+    """Labelled texts of a classifier: a table (.tsv, .csv), JSON lines, or the name of a TFDS set (glue/sst2); of a
+    token_classifier JSON lines with lists of words and labels, or a word and its label a line as CoNLL has them."""
     valid: Place = ""
     """The same to measure on; when empty the TFDS set's own validation split, or a part of `train`, as valid_fraction
     says."""
@@ -267,11 +268,11 @@ class Config:
             self.objective.resolved.teacher == "main" or bool(self.init),
             'objective.teacher = "init" without init: name the model that the run begins with, which teaches it',
         )
-        classifies = self.model.head == "classifier"
         require(
-            classifies == bool(self.data.train),
+            self.model.labels_texts == bool(self.data.train),
             f'model.head = "{self.model.head}" with data.train = "{self.data.train}": a classifier learns from '
-            'labelled texts, and only it does; set model.head = "classifier" and data.train, or neither',
+            'labelled texts, and only it does; set model.head = "classifier" or "token_classifier" and data.train, or '
+            "neither",
         )
         require(
             self.data.class_weights == "none" or self.model.problem_type == "single_label_classification",

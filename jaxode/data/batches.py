@@ -21,7 +21,7 @@ from jaxode.data.identity import Identity, change
 from jaxode.data.packing import places, segments
 from jaxode.data.tokenizers import Tokenizer
 
-Kind = Literal["causal", "masked", "encoder", "classifier"]
+Kind = Literal["causal", "masked", "encoder", "classifier", "token_classifier"]
 """What a batch is for: to predict the next token, masked ones, none (states are matched, of the text as it is), or the
 labels of a text."""
 
@@ -112,7 +112,7 @@ class BatchSpec:
 
 def make_batch(spec: BatchSpec, rows: Rows, rng: np.random.Generator) -> Batch:
     """Turn packed rows [B L+1] into a batch of B sequences of L tokens; `rng` decides the masking."""
-    if spec.kind == "classifier":
+    if spec.kind in ("classifier", "token_classifier"):
         return _labelled(rows)
     tokens, count = np.asarray(rows["tokens"], np.int32), np.asarray(rows["count"])
     whole = "segments" in rows
@@ -131,15 +131,18 @@ def make_batch(spec: BatchSpec, rows: Rows, rng: np.random.Generator) -> Batch:
 
 
 def _labelled(rows: Rows) -> Batch:
-    """As long as its longest text needs."""
+    """As long as its longest text needs; of labelled words, rows hold what to predict at each place, and its weight."""
     tokens, count = np.asarray(rows["tokens"], np.int32), np.asarray(rows["count"])
     step = -(-tokens.shape[1] // LENGTHS)
     length = min(tokens.shape[1], -(-max(1, int(count.max())) // step) * step)
     real = np.arange(length) < count[:, None]
+    tokens = tokens[:, :length]
+    if "targets" in rows:
+        targets, weights = (np.asarray(rows[name])[:, :length] for name in ("targets", "weights"))
+        return Batch(tokens, targets.astype(np.int32), weights.astype(np.float32), real.astype(np.int32))
     weights = np.zeros((len(tokens), length), np.float32)
     weights[:, 0] = np.where(count > 0, rows["weight"], 0)
     kinds = np.asarray(rows["kinds"], np.int32)[:, :length] if "kinds" in rows else None
-    tokens = tokens[:, :length]
     wanted = np.asarray(rows["wanted"], np.float32)
     return Batch(tokens, tokens, weights, real.astype(np.int32), None, kinds, wanted)
 

@@ -17,7 +17,8 @@ from jaxode.data.identity import IdentityCounter
 from jaxode.data.notices import notice
 from jaxode.data.prepared import PreparedData, SplitStats, cache_folder
 from jaxode.data.tables import Columns, Table, is_table, read_table
-from jaxode.data.targets import Target, label_name, label_parts, read_targets
+from jaxode.data.tagged import read_tagged, tagged_rows
+from jaxode.data.targets import Target, label_name, label_parts, read_tags, read_targets
 from jaxode.data.tokenizers import Frame, Tokenizer, byte_tokenizer, from_pretrained
 
 SPLIT_SEED = 0x5917
@@ -60,9 +61,11 @@ def prepare_labelled(data: DataConfig, model: ModelConfig, tokenizer: Tokenizer 
         )
         tokenizer = byte_tokenizer() if data.tokenizer == "bytes" else from_pretrained(data.tokenizer)
     columns = Columns(data.text, data.pair, data.label, data.header)
-    train, valid = _read("train", data, columns), _read("valid", data, columns)
+    by_word = model.head == "token_classifier"
+    train, valid = (_read(which, data, columns, by_word) for which in ("train", "valid"))
     assert train is not None
-    labels = model.labels or _labels(train, model.problem_type)
+    several = by_word or model.problem_type == "multi_label_classification"
+    labels = model.labels or (_scores(train) if model.problem_type == "regression" else _labels(train, several))
     if valid is None:
         train, valid = _divided(train, data.valid_fraction)
     require(
@@ -70,13 +73,10 @@ def prepare_labelled(data: DataConfig, model: ModelConfig, tokenizer: Tokenizer 
         f"{train.file} holds {'pairs' if train.paired else 'texts'} and {valid.file} does not: name the columns",
     )
     valid = _shuffled(valid)
-    targets = {
-        name: read_targets([one.label for one in table.examples], model.problem_type, labels, table.names)
-        for name, table in (("train", train), ("validation", valid))
-    }
+    targets = {name: _targets(table, model, labels) for name, table in (("train", train), ("validation", valid))}
     _check_present(train, targets["train"], labels, model.problem_type)
     weights = _weights(targets["train"], len(labels), data.class_weights)
-    spec, frame = BatchSpec(tokenizer, "classifier"), parse_frame("data.frame", data.frame)
+    spec, frame = _spec(tokenizer, model), parse_frame("data.frame", data.frame)
     rows, stats, identity = {}, {}, {}
     for name, table in (("train", train), ("validation", valid)):
         counter = IdentityCounter(len(table.examples), table.names.__getitem__)
@@ -98,8 +98,22 @@ def prepare_labelled(data: DataConfig, model: ModelConfig, tokenizer: Tokenizer 
     )
 
 
-def _read(which: str, data: DataConfig, columns: Columns) -> Table | None:
+def _spec(tokenizer: Tokenizer, model: ModelConfig) -> BatchSpec:
+    return BatchSpec(tokenizer, "token_classifier" if model.head == "token_classifier" else "classifier")
+
+
+def _targets(table: Table, model: ModelConfig, labels: Sequence[str]) -> tuple[Target, ...]:
+    values = [one.label for one in table.examples]
+    if model.head == "token_classifier":
+        return read_tags(values, labels, table.names)
+    return read_targets(values, model.problem_type, labels, table.names)
+
+
+def _read(which: str, data: DataConfig, columns: Columns, by_word: bool) -> Table | None:
     """The table that data.train or data.valid names, or a split of a TFDS set; None where there is no valid one."""
+    if by_word:
+        name = str(getattr(data, which))
+        return read_tagged(name, columns, labelled=True) if name else None
     name = str(getattr(data, which)) or ("" if is_table(data.train) else data.train)
     if not name:
         return None
@@ -135,7 +149,7 @@ def labelled_batches(
     """A labelled file to measure a classifier on: its texts or pairs in an order of their own, each once.
 
     Args:
-        table: as `read_table` gives it.
+        table: as `read_table` gives it, or `read_tagged` for one of tokens.
         tokenizer: of the model.
         model: its length and kind of problem.
         labels: of the model, by number.
@@ -147,10 +161,10 @@ def labelled_batches(
         UserError: a label that the model has not, or a text that cannot be used.
     """
     table = _shuffled(table)
-    targets = read_targets([one.label for one in table.examples], model.problem_type, labels, table.names)
+    targets = _targets(table, model, labels)
     counter = IdentityCounter(len(table.examples), table.names.__getitem__)
     rows, stats = _rows(table, targets, np.ones(len(labels), np.float32), tokenizer, frame, model, counter)
-    return ValidationBatches(rows, BatchSpec(tokenizer, "classifier"), min(batch_size, len(rows)), limit), stats
+    return ValidationBatches(rows, _spec(tokenizer, model), min(batch_size, len(rows)), limit), stats
 
 
 def _divided(table: Table, share: float) -> tuple[Table, Table]:
@@ -170,18 +184,21 @@ def _shuffled(table: Table) -> Table:
     return dataclasses.replace(table, examples=tuple(table.examples[i] for i in order))
 
 
-def _labels(table: Table, problem_type: str) -> tuple[str, ...]:
-    """Names of what the file holds."""
-    if problem_type == "regression":
-        count = len(label_parts(table.examples[0].label))
-        return ("score",) if count == 1 else tuple(f"score {i + 1}" for i in range(count))
-    several = problem_type == "multi_label_classification"
+def _scores(table: Table) -> tuple[str, ...]:
+    """Names of the numbers that the file holds."""
+    count = len(label_parts(table.examples[0].label))
+    return ("score",) if count == 1 else tuple(f"score {i + 1}" for i in range(count))
+
+
+def _labels(table: Table, several: bool) -> tuple[str, ...]:
+    """Names of the labels that the file holds, of which an example may have several."""
     found: set[str] = set()
     for example, name in zip(table.examples, table.names, strict=True):
         found |= {label_name(one, name) for one in (label_parts(example.label) if several else [example.label])}
     ordered = sorted(found, key=int) if all(name.isdecimal() for name in found) else sorted(found)
     some = ordered[0] if ordered else "empty"
-    require(len(ordered) >= (1 if several else 2), f"{table.file}: all labels are {some}: nothing to learn")
+    least = 1 if several and not isinstance(table.examples[0].label, tuple) else 2
+    require(len(ordered) >= least, f"{table.file}: all labels are {some}: nothing to learn")
     return tuple(ordered)
 
 
@@ -201,8 +218,8 @@ def _weights(targets: Sequence[Target], labels: int, how: str) -> np.ndarray:
     """Of each label."""
     if how == "none":
         return np.ones(labels, np.float32)
-    counts = Counter(int(target[0]) for target in targets)
-    return np.asarray([len(targets) / (labels * counts[label]) for label in range(labels)], np.float32)
+    counts = Counter(int(label) for target in targets for label in target)
+    return np.asarray([counts.total() / (labels * counts[label]) for label in range(labels)], np.float32)
 
 
 def _rows(
@@ -214,6 +231,8 @@ def _rows(
     model: ModelConfig,
     identity: IdentityCounter,
 ) -> tuple[list[Mapping[str, Any]], SplitStats]:
+    if model.head == "token_classifier":
+        return tagged_rows(table, targets, weights, tokenizer, frame, model.length, identity)
     examples = table.examples
     firsts = tokenizer.encode_batch([one.text for one in examples])
     seconds = tokenizer.encode_batch([str(one.pair) for one in examples]) if table.paired else None

@@ -32,6 +32,15 @@ def read_targets(
     return tuple(_target(value, problem_type, labels, name) for value, name in zip(values, names, strict=True))
 
 
+def read_tags(values: Sequence[Sequence[Any]], labels: Sequence[str], names: Sequence[str]) -> tuple[Target, ...]:
+    """The numbers of the labels of words, sentence by sentence.
+
+    Raises:
+        UserError: a label that there is not.
+    """
+    return tuple(tuple(_number(one, labels, name) for one in value) for value, name in zip(values, names, strict=True))
+
+
 def label_name(value: Any, name: str) -> str:
     """A label as text: what a cell says, or a whole number, or true and false.
 

@@ -105,6 +105,15 @@ class Tokenizer:
         require_unicode(texts)
         return [e.ids for e in self._plain.encode_batch_fast(list(texts), add_special_tokens=False)]
 
+    def encode_spans(self, texts: Sequence[str]) -> list[tuple[list[int], list[tuple[int, int]]]]:
+        """Token ids of several plain texts, and which characters each token stands for, from and up to.
+
+        Raises:
+            UserError: a text with a lone surrogate.
+        """
+        require_unicode(texts)
+        return [(e.ids, e.offsets) for e in self._plain.encode_batch(list(texts), add_special_tokens=False)]
+
     def decode(self, ids: Sequence[int], skip_special: bool = True) -> str:
         """Text of `ids`; special tokens are left out unless asked for. Broken UTF-8 shows as U+FFFD."""
         return self._prompt.decode([int(i) for i in ids], skip_special_tokens=skip_special)

@@ -18,6 +18,7 @@ from jaxode.data import Batch
 from jaxode.evaluation.agreement import agreement
 from jaxode.evaluation.divergence import diverged
 from jaxode.evaluation.loss import batch_inputs
+from jaxode.model import TokenClassifier
 from jaxode.model.heads import ProblemType
 from jaxode.model.parameters import Architecture, Parameters
 
@@ -33,6 +34,7 @@ class LabelEvaluation:
     metrics: Mapping[str, float]
     """By name, as `agreement` gives them; the first is the one that counts."""
     texts: int
+    """Texts, or the words of a classifier of tokens."""
     block_evaluations: int | float
     solver: str
     """The one that ran."""
@@ -77,7 +79,7 @@ def row_weights(batch: Batch) -> Float[Array, " B"]:
 @partial(jax.jit, static_argnames=("architecture", "depth"))
 def _predicted(
     params: Parameters, batch: Batch, *, architecture: Architecture, depth: DepthConfig
-) -> tuple[Logits, Any]:
+) -> tuple[Float[Array, "B *words classes"], Any]:
     model = architecture.bind(params)
     out = model(jnp.asarray(batch.tokens), depth, **batch_inputs(batch, model.config.kind, True))
     return out.logits.astype(jnp.float32), out.block_evaluations
@@ -97,17 +99,19 @@ def evaluate_labels(
         UserError: no text.
     """
     model = architecture.bind(params)
-    depth, problem = model.resolve(depth), model.problem_type
+    by_word = isinstance(model, TokenClassifier)
+    depth, problem = model.resolve(depth), "single_label_classification" if by_word else model.problem_type
     logits, wanted, evaluations = [], [], []
     for batch in batches:
-        assert batch.wanted is not None
-        real = np.asarray(batch.weights)[:, 0] > 0
+        # of words at the first token of each, of texts a row
+        real = np.asarray(batch.weights) > 0 if by_word else np.asarray(batch.weights)[:, 0] > 0
+        targets_of = np.asarray(batch.targets, np.float32)[..., None] if by_word else np.asarray(batch.wanted)
         found, used = jax.device_get(_predicted(params, batch, architecture=architecture, depth=depth))
         if not np.isfinite(found).all():
             inputs = batch_inputs(batch, model.config.kind, True)
             raise diverged("a prediction", architecture, params, batch.tokens, inputs, depth)
         logits.append(found[real])
-        wanted.append(np.asarray(batch.wanted)[real])
+        wanted.append(targets_of[real])
         evaluations.append(float(used))
     require(bool(logits) and sum(map(len, logits)) > 0, "nothing to evaluate: there is no text; give some")
     scores, targets = np.concatenate(logits), np.concatenate(wanted)

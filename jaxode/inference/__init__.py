@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from jaxode.inference.texts.encoding import TextVectors, encode_texts
     from jaxode.inference.texts.fill_mask import Candidate, FilledText, MaskFill, fill
     from jaxode.inference.texts.scoring import TextScore, TextScores, score_texts
+    from jaxode.inference.texts.tagging import WordLabels, classify_words
 
 _HOMES = {
     "adaptive.solves": ("AdaptiveOutput", "exit_early", "solve_budgets"),
@@ -41,6 +42,7 @@ _HOMES = {
     "texts.classification": ("TextClass", "TextClasses", "classify_texts"),
     "adaptive.exits": ("Confidence", "Divergence", "ExitGate", "Patience"),
     "texts.encoding": ("TextVectors", "encode_texts"),
+    "texts.tagging": ("WordLabels", "classify_words"),
     "texts.fill_mask": ("Candidate", "FilledText", "MaskFill", "fill"),
     "generation.cache": ("cache_bytes_per_token",),
     "generation.generate": ("Generation", "generate", "generate_batch", "warm_up"),
@@ -91,8 +93,10 @@ __all__ = [
     "Throughput",
     "TopK",
     "TopP",
+    "WordLabels",
     "cache_bytes_per_token",
     "classify_texts",
+    "classify_words",
     "encode_texts",
     "error_estimates",
     "exit_early",

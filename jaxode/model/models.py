@@ -373,7 +373,7 @@ class Encoder(Transformer):
 
 def make_model(
     config: ModelConfig, *, seed: int = 0, dtype: DTypeLike = jnp.float32
-) -> CausalLM | MaskedLM | Encoder | SequenceClassifier:
+) -> CausalLM | MaskedLM | Encoder | SequenceClassifier | TokenClassifier:
     """The language model of `config.kind`, or with another `config.head` the encoder or classifier, with fresh
     parameters.
 
@@ -384,6 +384,8 @@ def make_model(
     if config.head == "classifier":
         problem = config.problem_type
         return SequenceClassifier(config, len(config.labels), problem_type=problem, rngs=rngs, dtype=dtype)
+    if config.head == "token_classifier":
+        return TokenClassifier(config, len(config.labels), rngs=rngs, dtype=dtype)
     if config.head != "vocabulary":
         return Encoder(config, pooler=config.head == "pooler", rngs=rngs, dtype=dtype)
     return (CausalLM if config.kind == "causal" else MaskedLM)(config, rngs=rngs, dtype=dtype)

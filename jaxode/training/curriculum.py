@@ -147,7 +147,7 @@ def _check(model: ModelConfig, depth: DepthConfig, objective: ObjectiveConfig) -
         'the step; set model.conditioning = "loopformer", or "step"',
     )
     taught = own.teacher == "init"
-    if model.head in ("vocabulary", "classifier"):
+    if model.head == "vocabulary" or model.labels_texts:
         require(
             not taught or own.distil + own.match > 0,
             f'objective.teacher = "init" with objective.distil = {own.distil:g}, objective.match = {own.match:g}: '

@@ -57,17 +57,17 @@ def read_initial(config: Config) -> Initial:
         UserError: no language model, a setting that contradicts it, another tokenizer, or weights that cannot be read.
     """
     name = config.init
-    classifies = config.model.head == "classifier"
+    classifies = config.model.labels_texts
     folder = resolve(name)
     # of a masked ALBERT, the pooler that a head over the vocabulary has no use for
-    pooled = classifies and folder.origin == "huggingface" and folder.task == "masked"
+    pooled = config.model.head == "classifier" and folder.origin == "huggingface" and folder.task == "masked"
     loaded = load(name, "encoder" if pooled else None)
     require(
-        loaded.task in ("causal", "masked", "encoder", *(("classifier",) if classifies else ())),
+        loaded.task in ("causal", "masked", "encoder", *((config.model.head,) if classifies else ())),
         f"init = {name}: is a {loaded.task.replace('_', ' ')}; train on from a language model or an encoder",
     )
     require(
-        not classifies or loaded.task == "classifier" or config.objective.resolved.teacher == "main",
+        not classifies or loaded.task == config.model.head or config.objective.resolved.teacher == "main",
         f'objective.teacher = "init": init = {name} is a {loaded.task} model and knows no label; begin with a '
         "classifier, or leave the teacher out",
     )
@@ -98,9 +98,10 @@ def _as_classifier(loaded: LoadedModel, asked: ModelConfig) -> ModelConfig:
     """What a model is with a head for labels: its own, or one that is asked for."""
     own = loaded.model
     known = {"problem_type": asked.problem_type, "labels": asked.labels}
-    if isinstance(own, SequenceClassifier) and asked.labels in ((), loaded.labels):
-        known = {"problem_type": own.problem_type, "labels": loaded.labels}
-    return dataclasses.replace(loaded.config.model, head="classifier", **known)
+    if loaded.task == asked.head and asked.labels in ((), loaded.labels):
+        kept = own.problem_type if isinstance(own, SequenceClassifier) else asked.problem_type
+        known = {"problem_type": kept, "labels": loaded.labels}
+    return dataclasses.replace(loaded.config.model, head=asked.head, **known)
 
 
 def with_labels(initial: Initial, model: ModelConfig, seed: int) -> Initial:

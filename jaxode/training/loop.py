@@ -288,7 +288,7 @@ class _Loop:
         """Validation loss, with a classifier's metrics, or an encoder's distance from its teacher, at full depth."""
         data = self.data
         batches = data.validation(self.config.train.batch_size, limit)
-        if self.config.model.head == "classifier":
+        if self.config.model.labels_texts:
             return evaluate_labels(self.architecture, params, batches, self.config.depth)
         if self.config.model.head != "vocabulary":
             assert self.teacher is not None  # the curriculum refuses it

@@ -89,7 +89,7 @@ def _named(config: Config) -> str:
     asked, model = config.train.best, config.model
     if asked == "loss":
         return ""
-    names = metric_names(model.problem_type, model.labels) if model.learns == "classifier" else ()
+    names = metric_names(model.problem_type, model.labels) if model.labels_texts else ()
     found = [name for name in names if _plain(name).startswith(_plain(asked))]
     if not found:
         able = ", ".join(["loss", *map(_plain, names)])

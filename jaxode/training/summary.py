@@ -64,7 +64,7 @@ def sweep(result: TrainResult) -> str:
     """
     config, folder, data = result.config, result.run.path, result.data
     batches = data.validation(config.train.batch_size)
-    if result.config.model.head == "classifier":
+    if result.config.model.labels_texts:
         return save_label_sweep(folder, label_sweep(result.architecture, result.params, batches))
     if result.config.model.head == "vocabulary":
         found = depth_sweep(

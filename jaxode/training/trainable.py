@@ -30,7 +30,7 @@ def frozen(params: Mapping[str, Any], config: Config) -> frozenset[str]:
             return True
         if name.startswith("head.") and encodes:
             return False
-        if name.startswith("head.") and config.model.learns == "classifier":
+        if name.startswith("head.") and config.model.labels_texts:
             return True
         return trains == "all" or (name.startswith(LOW_RANK) if trains == "lora" else "norm" in name)
 

@@ -186,7 +186,8 @@ def test_heads_that_read_every_token(infer, labelled, lines, tmp_path):
     assert ran.code == 0, ran.err
     ran = infer(*about, "--task", "encode", "--out", tmp_path / "v.npz", "--steps", 2)
     assert "steps 2 (calibrated): 2 block evaluations" in ran.err
-    assert "use task encode" in infer("--checkpoint", labelled, "--prompt", "a").err
+    task = "encode" if spans else "classify"
+    assert f"use task {task}" in infer("--checkpoint", labelled, "--prompt", "a").err
 
 
 def test_exits_by_predictions_of_tokens_but_not_of_spans(labelled):

@@ -18,18 +18,20 @@ USES = {
     "masked": "BERT-like, fills in [MASK]",
     "encoder": "without a head, gives vectors of texts",
     "classifier": "labels texts",
+    "token_classifier": "labels words",
 }
 CALLS = {
     "causal": '--prompt "Once upon a time"',
     "masked": '--prompt "The [MASK] of the house."',
     "encoder": "--task encode --file TEXT --out vectors.npz",
     "classifier": "--task classify --file TEXT",
+    "token_classifier": "--task classify --file TEXT",
 }
 MEASURED = ("solver", "schedule", "steps", "block_evaluations", "nats_per_token", "perplexity", "bits_per_byte", "rise")
 MEASURED += ("error", "cosine")
 
 _KINDS = {"causal": "A causal language model", "masked": "A masked language model", "encoder": "An encoder"}
-_KINDS |= {"classifier": "A classifier"}
+_KINDS |= {"classifier": "A classifier", "token_classifier": "A classifier of words"}
 
 NO_NOTES = "Nothing was said about the origin of the text and its licence: ask whoever trained the model."
 NO_SWEEP = "Not measured; `python infer.py --task sweep` does."

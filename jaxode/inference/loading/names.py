@@ -123,7 +123,7 @@ TASKS: dict[Task, tuple[str, ...]] = {
     "causal": ("generate", "score", "encode", "sweep", "report", "calibrate", "export", "bench"),
     "masked": ("fill", "score", "encode", "sweep", "report", "calibrate", "export"),
     "classifier": ("classify", "encode", "sweep", "calibrate", "export"),
-    "token_classifier": ("encode", "sweep", "report", "calibrate", "bench"),
+    "token_classifier": ("classify", "encode", "sweep", "report", "calibrate", "export", "bench"),
     "question_answering": ("encode", "sweep", "report", "calibrate", "bench"),
     "encoder": ("encode", "sweep", "report", "calibrate", "export", "bench"),
 }
@@ -139,8 +139,8 @@ _KINDS: dict[Task, str] = {
     "causal": "a causal model: use task generate, which continues text (--prompt TEXT)",
     "masked": "a masked model: use task fill, which fills in [MASK] (--prompt TEXT)",
     "classifier": "a classifier: use task classify, which labels the lines of a file (--task classify --file FILE)",
-    "token_classifier": "a classifier of tokens: it labels them in Python (load(FOLDER).model(tokens).logits); here "
-    "use task encode, which gives vectors of the lines of a file (--task encode --file FILE --out vectors.npz)",
+    "token_classifier": "a classifier of tokens: use task classify, which labels the words of a file's lines (--task "
+    "classify --file FILE)",
     "question_answering": "a model that answers questions: in Python (load(FOLDER).model(tokens).logits); here use "
     "task encode, which gives vectors of the lines of a file (--task encode --file FILE --out vectors.npz)",
     "encoder": "an encoder without a head: use task encode, which gives vectors of the lines of a file (--task encode "

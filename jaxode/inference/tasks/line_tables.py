@@ -12,12 +12,14 @@ from typing import Any
 from jaxode.config import DepthConfig, InferConfig, require
 from jaxode.data.documents import numbered_lines, suffix, text_format
 from jaxode.data.tables import Columns, has_pairs, read_table
-from jaxode.data.targets import read_targets
+from jaxode.data.tagged import read_tagged
+from jaxode.data.targets import read_tags, read_targets
 from jaxode.evaluation.agreement import agreement
 from jaxode.inference.loading.loaded_model import LoadedModel
 from jaxode.inference.texts.batch_pass import Throughput
 from jaxode.inference.texts.classification import classify_texts
 from jaxode.inference.texts.scoring import score_texts
+from jaxode.inference.texts.tagging import classify_words
 from jaxode.model import SequenceClassifier
 
 BATCH_SIZE = 32
@@ -185,6 +187,48 @@ def classify_lines(
     if expected is not None:
         found = [text.scores or text.labels for text in done.classes]
         for name, value in agreement(expected, found, done.problem_type, labels).items():
+            note(f"{name}: {value:.4f}")
+    return done.throughput
+
+
+def read_words(config: InferConfig) -> Lines:
+    """The sentences of the file that a classifier of tokens reads, their words parted by single spaces, with the labels
+    of the words where `config.label` names them.
+
+    Raises:
+        UserError: as `read_tagged`.
+    """
+    columns = Columns(config.text, config.pair, config.label, config.header)
+    table = read_tagged(config.file, columns, labelled=bool(config.label))
+    examples = table.examples
+    labels = tuple(example.label for example in examples) if config.label else None
+    numbers = tuple(example.line for example in examples)
+    return Lines(config.file, tuple(example.text for example in examples), numbers, 0, labels=labels)
+
+
+def classify_words_of_lines(
+    loaded: LoadedModel, lines: Lines, config: InferConfig, depth: DepthConfig, write: Write, note: Write
+) -> Throughput:
+    """Write line, word, label and its probability, a row a word; arguments as of `classify_lines`.
+
+    Raises:
+        UserError: as `classify_words`.
+    """
+    labels = loaded.labels
+    expected = None if lines.labels is None else read_tags(lines.labels, labels, lines.names)
+    words = [text.split(" ") for text in lines.texts]
+    done = classify_words(loaded, words, **line_settings(lines, config, depth, "classify"))
+    rows = [
+        (number, word, labels[label], _number(probability))
+        for number, own, found, sure in zip(lines.numbers, words, done.labels, done.probabilities, strict=True)
+        for word, label, probability in zip(own, found, sure, strict=False)  # words that were cut have none
+    ]
+    write(_csv(("line", "word", "label", "p"), rows))
+    tell(lines, done.truncated, 0, done.throughput, note)
+    if expected is not None:
+        pairs = [pair for row, found in zip(expected, done.labels, strict=True) for pair in zip(row, found)]  # noqa: B905
+        wanted, given = ([(pair[side],) for pair in pairs] for side in (0, 1))
+        for name, value in agreement(wanted, given, "single_label_classification", labels).items():
             note(f"{name}: {value:.4f}")
     return done.throughput
 

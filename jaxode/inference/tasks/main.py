@@ -44,7 +44,15 @@ from jaxode.inference.tasks.generation import (
     compared_depths,
     generation_settings,
 )
-from jaxode.inference.tasks.line_tables import Lines, classify_lines, read_labelled, read_lines, score_lines
+from jaxode.inference.tasks.line_tables import (
+    Lines,
+    classify_lines,
+    classify_words_of_lines,
+    read_labelled,
+    read_lines,
+    read_words,
+    score_lines,
+)
 from jaxode.inference.tasks.line_text import labelled_text, line_batches, packed_batches
 from jaxode.inference.tasks.measured_text import Text, file_text, needed_corpus, validation_text
 from jaxode.inference.tasks.report import report_methods, tuned_model, tuned_rows, write_report
@@ -88,7 +96,10 @@ def run(config: InferConfig, write: Write, note: Write) -> None:
         )
     by_line = config.by_line or (folder.task in LINE_TASKS and bool(config.file))
     lines = None
-    if by_line and labelled and task in ("classify", "calibrate"):
+    by_word = folder.task == "token_classifier"
+    if by_word and task == "classify":
+        lines = read_words(config)
+    elif by_line and labelled and task in ("classify", "calibrate"):
         lines = read_labelled(config, folder.text_key)
     elif by_line and not (labelled and task == "sweep"):
         lines = read_lines(config.file, folder.text_key, classified=labelled)
@@ -141,7 +152,10 @@ def run(config: InferConfig, write: Write, note: Write) -> None:
     elif task == "fill":
         _fill(loaded, config, depth, write, note)
     elif lines is not None:
-        passed = (classify_lines if labelled else score_lines)(loaded, lines, config, depth, write, note)
+        if by_word:
+            passed = classify_words_of_lines(loaded, lines, config, depth, write, note)
+        else:
+            passed = (classify_lines if labelled else score_lines)(loaded, lines, config, depth, write, note)
         note(cost(model, depth, passed.block_evaluations))
     elif task == "score":
         _score(loaded, config, depth, write, note)

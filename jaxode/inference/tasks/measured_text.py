@@ -41,7 +41,7 @@ def corpus(trained: TrainedModel) -> jaxode.data.PreparedData:
         UserError: it is not at hand.
     """
     model = trained.config.model
-    if model.learns == "classifier":
+    if model.labels_texts:
         require(bool(trained.config.data.train), "it names none; a classifier is measured on labelled texts")
         return prepare_labelled(trained.config.data, model, trained.own_tokenizer)
     return jaxode.data.prepare(trained.config.data, model.length, model.learns, tokenizer=trained.own_tokenizer)

@@ -65,7 +65,7 @@ def check_rows(config: InferConfig, task: str, folder: ModelFolder) -> None:
     Raises:
         UserError: one that would be passed over.
     """
-    if folder.task != "classifier":
+    if folder.task not in ("classifier", "token_classifier"):
         for name, plain in COLUMNS.items():
             value = getattr(config, name)
             require(

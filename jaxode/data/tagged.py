@@ -1,0 +1,194 @@
+"""From a file of labelled words to its sentences: JSON lines with lists, and columns as CoNLL has them. Imports no jax.
+
+A sentence is an `Example` whose text is its words, parted by single spaces, and whose label is a tuple, one a word.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxode.config import require
+from jaxode.data import documents
+from jaxode.data.identity import IdentityCounter
+from jaxode.data.prepared import SplitStats
+from jaxode.data.tables import Columns, Example, Table
+from jaxode.data.targets import Target, label_name
+from jaxode.data.tokenizers import Frame, Tokenizer
+
+WORDS = ("tokens", "words", "text", "sentence")
+TAGS = ("ner_tags", "tags", "labels", "pos_tags", "upos", "label")
+"""Names of lists that are found without being named, in this order."""
+
+
+WORD_A_LINE = (".conll", ".conllu", ".bio", ".iob", ".iob2")
+
+
+def read_tagged(file: str, columns: Columns, *, labelled: bool) -> Table:
+    """The sentences of a file.
+
+    Lines of JSON (.jsonl, .ndjson) hold a list of words and one of labels. Any other file has a word a line, with its
+    label behind it, parted by tabs or else by white space; blank lines end sentences. Of its columns the first is the
+    word and the last the label where no numbers are given; lines that begin with -DOCSTART- or with "# " are passed
+    over. Where no labels are read, a file that is not called .conll, .bio or .iob has a sentence a line.
+
+    Args:
+        file: may end in .gz or .xz.
+        columns: names of the lists, or numbers of the columns from 1.
+        labelled: whether labels are read.
+
+    Raises:
+        UserError: what cannot be read, is no UTF-8, lacks a list or a column, a sentence with another number of labels
+            than words, or nothing at all.
+    """
+    path = Path(file).expanduser()
+    require(
+        (columns.pair, columns.header) == ("", "auto"),
+        f"{file}: words with labels have neither pairs nor a header (data.pair, data.header; --pair, --header); "
+        "leave them out",
+    )
+    if documents.suffix(path) in (".jsonl", ".ndjson"):
+        examples = tuple(_of_json(file, path, columns, labelled))
+    elif labelled or documents.suffix(path) in WORD_A_LINE:
+        examples = tuple(_of_columns(file, path, columns, labelled))
+    else:
+        examples = tuple(
+            Example(" ".join(line.split()), None, None, number)
+            for number, line in documents.numbered_lines(path)
+            if line.strip()
+        )
+    require(bool(examples), f"{file}: holds no sentence; give words with labels")
+    return Table(file, examples)
+
+
+def _of_json(file: str, path: Path, columns: Columns, labelled: bool) -> Iterator[Example]:
+    for line, record in documents.json_records(path):
+        if record is None:
+            continue
+        name = f"{file}: line {line}"
+        words = _list(record, name, "text", columns.text, WORDS)
+        if isinstance(words, str) and not labelled:
+            words = words.split()
+        require(
+            isinstance(words, list) and bool(words) and all(isinstance(word, str) for word in words),
+            f"{name}: its words are no list of texts",
+        )
+        bad = next((word for word in words if not word or word.split() != [word]), None)
+        require(bad is None, f"{name}: the word {bad!r} is empty or holds white space; words are parted already")
+        tags = None
+        if labelled:
+            tags = _list(record, name, "label", columns.label, TAGS)
+            require(
+                isinstance(tags, list) and len(tags) == len(words),
+                f"{name} has {len(words)} words and {len(tags) if isinstance(tags, list) else 'no list of'} labels; "
+                "give one a word",
+            )
+            tags = tuple(label_name(tag, name) for tag in tags)
+        yield Example(" ".join(words), None, tags, line)
+
+
+def _list(record: Any, name: str, what: str, given: str, common: Sequence[str]) -> Any:
+    key = given or next((one for one in common if one in record), "")
+    require(
+        key in record,
+        f"{name} has the fields {', '.join(record) or 'none'}: which holds the {what}s? Name it (data.{what}, "
+        f"--{what})",
+    )
+    return record[key]
+
+
+def _of_columns(file: str, path: Path, columns: Columns, labelled: bool) -> Iterator[Example]:
+    words: list[str] = []
+    tags: list[str] = []
+    begins = 0
+    for number, line in (*documents.numbered_lines(path), (0, "")):
+        if line.startswith(("-DOCSTART-", "# ")):
+            continue
+        if line.strip():
+            cells = line.split("\t") if "\t" in line else line.split()
+            name = f"{file}: line {number}"
+            begins = begins or number
+            words.append(_cell(cells, columns.text, 0, name, "text"))
+            if labelled:
+                require(len(cells) > 1, f"{name} has a word and no label behind it")
+                tags.append(label_name(_cell(cells, columns.label, len(cells) - 1, name, "label"), name))
+        elif words:
+            yield Example(" ".join(words), None, tuple(tags) if labelled else None, begins)
+            words, tags, begins = [], [], 0
+
+
+def _cell(cells: Sequence[str], given: str, default: int, name: str, what: str) -> str:
+    require(
+        not given or (given.isdecimal() and int(given) >= 1),
+        f"{what} = {given}: columns of words have numbers, from 1 (data.{what}, --{what})",
+    )
+    index = int(given) - 1 if given else default
+    require(index < len(cells), f"{name} has {len(cells)} columns, and none of number {given}")
+    cell = cells[index].strip()
+    require(bool(cell) and cell.split() == [cell], f"{name}: {cells[index]!r} is no word; give one a line")
+    return cell
+
+
+def word_tokens(tokenizer: Tokenizer, texts: Sequence[str], names: Sequence[str]) -> list[tuple[list[int], list[int]]]:
+    """Token ids of sentences, and of every word the place of its first token.
+
+    Args:
+        tokenizer: of the model.
+        texts: words parted by single spaces.
+        names: what errors call them.
+
+    Raises:
+        UserError: a word without a token of its own.
+    """
+    found = []
+    for text, name, (ids, spans) in zip(texts, names, tokenizer.encode_spans(texts), strict=True):
+        firsts, begin, place = [], 0, -1
+        for word in text.split(" "):
+            end = begin + len(word)
+            place = next((i for i, (a, b) in enumerate(spans) if i > place and b > begin and a < end), -1)
+            require(
+                place >= 0,
+                f"{name}: the word {word!r} has no token of its own in tokenizer {tokenizer.name}: remove the sentence",
+            )
+            firsts.append(place)
+            begin = end + 1
+        found.append((ids, firsts))
+    return found
+
+
+def tagged_rows(
+    table: Table,
+    targets: Sequence[Target],
+    weights: np.ndarray,
+    tokenizer: Tokenizer,
+    frame: Frame,
+    length: int,
+    identity: IdentityCounter,
+) -> tuple[list[Mapping[str, Any]], SplitStats]:
+    """Sentences in rows: of each word its label stands at its first token, and weighs what `weights` says of it.
+
+    Raises:
+        UserError: no room within the frame, or a word without a token of its own.
+    """
+    before, after = tokenizer.around(frame)
+    room = length - len(before) - len(after)
+    require(room > 0, f"model.length = {length}: {length - room} tokens stand around every text")
+    rows, cut, tokens, characters = [], 0, 0, 0
+    encoded = word_tokens(tokenizer, [one.text for one in table.examples], table.names)
+    for example, target, (ids, firsts) in zip(table.examples, targets, encoded, strict=True):
+        row = np.full(length, tokenizer.pad_id, np.int32)
+        wanted, weight = np.zeros(length, np.int32), np.zeros(length, np.float32)
+        whole = [*before, *ids[:room], *after]
+        row[: len(whole)] = whole
+        for place, label in zip(firsts, target, strict=True):
+            if place < room:
+                wanted[len(before) + place], weight[len(before) + place] = label, weights[int(label)]
+        cut, tokens = cut + (len(ids) > room), tokens + len(whole)
+        raw = f"{example.text}\t{' '.join(map(str, example.label))}".encode()
+        characters += len(raw)
+        identity.add(raw)
+        rows.append({"tokens": row, "count": len(whole), "targets": wanted, "weights": weight})
+    return rows, SplitStats(len(rows), tokens, characters, cut)

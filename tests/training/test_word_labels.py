@@ -1,0 +1,132 @@
+"""Classifiers of words: trained, read, labelled with, exported, and written as an ALBERT."""
+
+import csv
+import io
+
+import numpy as np
+import pytest
+
+import jaxode
+from jaxode import DepthConfig, UserError, classify_words
+from jaxode.config import Config, DataConfig, ModelConfig, ObjectiveConfig, OptimizerConfig, TrainConfig
+from jaxode.training import train
+from jaxode.training.summary import sweep, write_summary
+
+ALBERT = {
+    "norm_position": "post",
+    "positions": "learned",
+    "token_types": 2,
+    "embedding_norm": True,
+    "embedding_width": 8,
+    "norm_epsilon": 1e-12,
+}
+
+
+def settings(folder, out, init="", **model):
+    shape = {} if init else {"kind": "masked", "width": 16, "heads": 2, "length": 24, "steps": 4}
+    return Config(
+        model=ModelConfig(**{"head": "token_classifier"} | shape | model),
+        data=DataConfig(train=str(folder / "train.conll"), tokenizer="bpe" if init else "bytes", valid_fraction=0.25),
+        objective=ObjectiveConfig(steps="uniform:2,4"),
+        optimizer=OptimizerConfig(name="adamw", learning_rate=1e-2, weight_decay=0.0),
+        train=TrainConfig(updates=60, batch_size=8, validate_every=0),
+        init=str(init),
+        out=str(out),
+    )
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A word that holds an x is marked."""
+    rng, folder = np.random.default_rng(0), tmp_path_factory.mktemp("words")
+    sentences = [[str(word) for word in rng.choice(["ab", "xa", "b", "x"], 4)] for _ in range(96)]
+    lines = ["\n".join(f"{word} {'YES' if 'x' in word else 'NO'}" for word in words) for words in sentences]
+    (folder / "train.conll").write_text("\n\n".join(lines) + "\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(folder):
+    result = train(settings(folder, folder / "run"))
+    write_summary(result)
+    return result, sweep(result)
+
+
+def test_it_learns_the_labels_of_words_at_both_depths(run):
+    result, shown = run
+    assert result.validation.metrics["accuracy"] > 0.95
+    assert result.validation.texts == 24 * 4
+    assert "F1 of YES" in shown
+    loaded = jaxode.load(result.run.path)
+    assert (loaded.task, loaded.labels) == ("token_classifier", ("NO", "YES"))
+    for steps in (4, 2):
+        found = classify_words(loaded, [["xa", "ab"], ["b", "x", "b"]], depth=DepthConfig(steps=steps))
+        assert found.labels == ((1, 0), (0, 1, 0))
+        assert all(0.5 < p <= 1 for row in found.probabilities for p in row)
+
+
+def test_infer_labels_words_and_says_how_often_it_is_right(infer, run, folder, tmp_path):
+    (tmp_path / "text.txt").write_text("xa  ab\n\nb x b\n")
+    ran = infer("--checkpoint", run[0].run.path, "--file", tmp_path / "text.txt", "--task", "classify")
+    rows = list(csv.DictReader(io.StringIO(ran.out)))
+    assert [(row["line"], row["word"], row["label"]) for row in rows] == [
+        ("1", "xa", "YES"),
+        ("1", "ab", "NO"),
+        ("3", "b", "NO"),
+        ("3", "x", "YES"),
+        ("3", "b", "NO"),
+    ]
+    flags = ("--checkpoint", run[0].run.path, "--task", "classify", "--file", folder / "train.conll", "--label", "2")
+    ran = infer(*flags, "--steps", "2")
+    accuracy = next(line for line in ran.err.splitlines() if line.startswith("accuracy: "))
+    assert float(accuracy.removeprefix("accuracy: ")) > 0.95
+    # a label that it has not, before anything is compiled
+    (tmp_path / "other.conll").write_text("a MAYBE\n")
+    ran = infer(
+        "--checkpoint", run[0].run.path, "--task", "classify", "--file", tmp_path / "other.conll", "--label", "2"
+    )
+    assert ran.code == 2
+    assert 'line 1: label "MAYBE" is none of the model\'s: NO, YES' in ran.err
+
+
+def test_it_goes_on_from_itself_and_from_other_labels(run, folder, tmp_path):
+    again = settings(folder, tmp_path / "again", init=run[0].run.path)
+    found = train(Config(**{**vars(again), "train": TrainConfig(updates=1, batch_size=8, validate_every=0)}))
+    assert found.validation.metrics["accuracy"] > 0.9
+    saved = jaxode.load(jaxode.load(run[0].run.path).save(tmp_path / "exported"))
+    assert (saved.task, saved.labels) == ("token_classifier", ("NO", "YES"))
+
+
+def test_an_albert_of_words_is_written_for_transformers(folder, tmp_path):
+    result = train(settings(folder, tmp_path / "run", **ALBERT))
+    loaded = jaxode.load(result.run.path)
+    jaxode.save_pretrained(loaded, tmp_path / "albert")
+    theirs = jaxode.load(tmp_path / "albert")
+    assert (theirs.task, theirs.labels) == ("token_classifier", ("NO", "YES"))
+    words = [["xa", "ab"], ["b", "x", "b"]]
+    found, expected = (classify_words(one, words, frame=False) for one in (theirs, loaded))
+    assert found.labels == expected.labels
+    np.testing.assert_allclose(np.concatenate(found.probabilities), np.concatenate(expected.probabilities), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("sentences", "message"),
+    [
+        ("xa ab", "sentences is one string: give a list of lists of words"),
+        (["xa ab"], "text 1 is no list of words"),
+        ([["xa ab"]], "text 1: 'xa ab' is no word: a text without white space"),
+        ([["x"], []], "text 2 is no list of words"),
+        ([], "no sentences: give at least one"),
+        ([["x" * 30]], r"text 1 has 30 tokens, the model reads at most 24 of a text \(model.length = 24\)"),
+    ],
+)
+def test_what_are_no_words(run, sentences, message):
+    with pytest.raises(UserError, match=message):
+        classify_words(jaxode.load(run[0].run.path), sentences)
+
+
+def test_only_classifiers_of_words_label_words():
+    with pytest.raises(UserError, match="MaskedLM labels no tokens: give a TokenClassifier"):
+        classify_words(jaxode.load("books-masked"), [["a"]])
+    with pytest.raises(UserError, match=r'model.problem_type = .* with model.head = "token_classifier"'):
+        ModelConfig(kind="masked", head="token_classifier", problem_type="regression")
