@@ -7,7 +7,9 @@ they run.
 import gc
 import importlib.util
 import os
+import shutil
 import sys
+import tempfile
 from collections import Counter
 from importlib.metadata import version
 from pathlib import Path
@@ -15,7 +17,6 @@ from typing import NamedTuple
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["JAXODE_COMPILED"] = "none"  # a kept program would hide what compiles
-os.environ.pop("JAX_COMPILATION_CACHE_DIR", None)
 os.environ["XLA_FLAGS"] = " ".join(
     [
         os.environ.get("XLA_FLAGS", ""),
@@ -46,6 +47,21 @@ hypothesis.settings.load_profile("jaxode")
 
 # Tracing makes many small objects that live on: collecting them takes an eighth of the time of these tests.
 gc.set_threshold(200_000, 20, 20)
+
+
+def pytest_configure(config):
+    """One folder for what all processes of a run compile: tiny models are compiled again and again."""
+    if hasattr(config, "workerinput"):
+        return  # told by the process that started this one
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="jaxode-programs-")
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+
+
+def pytest_unconfigure(config):
+    """It is gone with the run."""
+    if not hasattr(config, "workerinput"):
+        shutil.rmtree(os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 
 
 @pytest.fixture(scope="module", autouse=True)
