@@ -59,6 +59,18 @@ def write_best(run: RunFolder, best: Best) -> None:
         raise UserError(f"{run.best}: cannot be written: {error.strerror or error}") from None
 
 
+def forget_best(run: RunFolder) -> None:
+    """The newest checkpoint counts again.
+
+    Raises:
+        UserError: the file cannot be removed.
+    """
+    try:
+        run.best.unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(f"{run.best}: cannot be removed: {error.strerror or error}") from None
+
+
 class KeepBest:
     """One of Orbax's preservation policies: the checkpoint that best.json names stays."""
 

@@ -6,7 +6,7 @@ import dataclasses
 import math
 import re
 
-from jaxode.checkpoint.best import Best, read_best, write_best
+from jaxode.checkpoint.best import Best, forget_best, read_best, write_best
 from jaxode.checkpoint.folder import RunFolder
 from jaxode.config import Config, UserError, require
 from jaxode.evaluation import StateEvaluation
@@ -34,11 +34,17 @@ class Selection:
         return bool(self.metric)
 
     def resume(self, start: int) -> None:
-        """Go on from update `start`: with the best one that the run had then."""
-        best = read_best(self.run) if self else None
+        """Go on from update `start`: with the best one that the run had then; one by another metric counts no more.
+
+        Raises:
+            UserError: what was the best cannot be read, or the folder not be written.
+        """
+        best = read_best(self.run)
         if best is not None and best.metric == self.metric and best.step <= start:
             self.best = dataclasses.replace(best, ended=False)
             write_best(self.run, self.best)
+        elif best is not None:
+            forget_best(self.run)
 
     def value(self, found: AnyEvaluation) -> float:
         """What is compared; not finite is the worst."""

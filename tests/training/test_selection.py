@@ -117,6 +117,18 @@ def test_a_best_that_is_later_than_where_a_run_goes_on_is_forgotten(file, tmp_pa
         load_run(run.path)
 
 
+@pytest.mark.parametrize("best", ["", "loss"])
+def test_a_run_that_goes_on_by_another_metric_forgets_the_best(file, tmp_path, found, monkeypatch, best):
+    found[:] = [0.8]
+    config = asked(file, tmp_path / "run", checkpoint_every=1)
+    kill_after(monkeypatch, 5, config)
+    assert load_run(tmp_path / "run").step == 2
+    found[:] = [0.3, 0.2]
+    resumed = train(change(dataclasses.replace(config, model=labelled(config), resume=True), best=best))
+    assert resumed.chosen == (6 if best else 12)
+    assert load_run(tmp_path / "run").step == resumed.chosen
+
+
 def labelled(config):
     return dataclasses.replace(config.model, labels=("0", "1"), vocab_size=259)
 
