@@ -57,6 +57,9 @@ class DataConfig:
     frame: str = ""
     """With rows "texts", what stands around every document: two entries of the vocabulary such as "[CLS] [SEP]", or
     "none"; when empty what the model's own tokenizer puts there."""
+    answer_after: str = ""
+    """With rows "texts": of every text what ends with the first of these marks ("=", "Answer:") is read, and only what
+    comes behind it is predicted. Empty: all of it is."""
     document_mask: bool = False
     """Keep attention within a document of a packed row; of rows "texts" it always is."""
     mask_fraction: float = 0.15
@@ -105,6 +108,11 @@ class DataConfig:
             not self.frame or self.rows == "texts" or bool(self.train),
             f'data.frame = "{self.frame}" with data.rows = "{self.rows}": only whole texts stand within one; set '
             'data.rows = "texts"',
+        )
+        require(
+            not self.answer_after or self.rows == "texts",
+            f'data.answer_after = "{self.answer_after}" with data.rows = "{self.rows}": only whole texts have a part '
+            'that is not predicted; set data.rows = "texts"',
         )
         if self.rows == "texts":
             object.__setattr__(self, "document_mask", True)

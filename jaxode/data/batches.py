@@ -25,7 +25,7 @@ Kind = Literal["causal", "masked", "encoder", "classifier", "token_classifier"]
 """What a batch is for: to predict the next token, masked ones, none (states are matched, of the text as it is), or the
 labels of a text."""
 
-Rows = Mapping[str, np.ndarray]  # tokens [B L+1], count [B], of whole texts segments [B L+1]
+Rows = Mapping[str, np.ndarray]  # tokens [B L+1], count [B], of whole texts segments [B L+1] and given [B L+1]
 """Of labelled texts tokens [B L], count [B], wanted [B K], weight [B], of pairs kinds [B L]."""
 
 LENGTHS = 4
@@ -81,6 +81,8 @@ class BatchSpec:
     mask_fraction: float = 0.15
     around: tuple[tuple[int, ...], tuple[int, ...]] | None = None
     """Of rows that hold whole texts, the ids before and after each; None: rows are cut out of one stream."""
+    answer_after: str = ""
+    """Of whole texts, what ends the part that is read and not predicted; empty: all of it is predicted."""
 
     @classmethod
     def of(cls, data: DataConfig, tokenizer: Tokenizer, kind: Kind, length: int) -> BatchSpec:
@@ -95,12 +97,16 @@ class BatchSpec:
             whole or kind != "encoder",
             f'data.rows = "{data.rows}": an encoder reads each text by itself; set data.rows = "texts"',
         )
+        require(
+            not data.answer_after or kind in ("causal", "masked"),
+            f'data.answer_after = "{data.answer_after}": an encoder predicts nothing of a text; leave it out',
+        )
         around = tokenizer.around(parse_frame("data.frame", data.frame)) if whole else None
         size = 0 if around is None else len(around[0]) + len(around[1])
         require(
             size < length, f"model.length = {length}: {size} tokens stand around every text; nothing else would fit"
         )
-        return cls(tokenizer, kind, data.document_mask, data.mask_fraction, around)
+        return cls(tokenizer, kind, data.document_mask, data.mask_fraction, around, data.answer_after)
 
     def __post_init__(self) -> None:
         require(
@@ -121,9 +127,10 @@ def make_batch(spec: BatchSpec, rows: Rows, rng: np.random.Generator) -> Batch:
     if spec.kind == "encoder":
         real = (number[:, :-1] > 0).astype(np.float32)
         return Batch(tokens[:, :-1], tokens[:, :-1], real, number[:, :-1], place)
+    given = np.asarray(rows["given"]) > 0 if "given" in rows else np.zeros(tokens.shape, bool)
     if spec.kind == "masked":
-        return _masked(spec, tokens[:, :-1], number[:, :-1], place, rng)
-    weights = number[:, 1:] > 0
+        return _masked(spec, tokens[:, :-1], number[:, :-1], place, given[:, :-1], rng)
+    weights = (number[:, 1:] > 0) & ~given[:, 1:]
     if spec.document_mask:
         # the first token of a document cannot be foreseen from another one
         weights &= number[:, 1:] == number[:, :-1]
@@ -148,13 +155,18 @@ def _labelled(rows: Rows) -> Batch:
 
 
 def _masked(
-    spec: BatchSpec, tokens: np.ndarray, number: np.ndarray, place: np.ndarray | None, rng: np.random.Generator
+    spec: BatchSpec,
+    tokens: np.ndarray,
+    number: np.ndarray,
+    place: np.ndarray | None,
+    given: np.ndarray,
+    rng: np.random.Generator,
 ) -> Batch:
     """Devlin et al. 2019, section 3.1: of the chosen tokens 80% become [MASK], 10% a random token, 10% stay."""
     mask_id = spec.tokenizer.mask_id
     assert mask_id is not None  # BatchSpec refuses it
     special = np.isin(tokens, list(spec.tokenizer.special_ids))
-    eligible = (number > 0) & ~special
+    eligible = (number > 0) & ~special & ~given
     available = eligible.sum(axis=1)
     wanted = np.minimum(np.maximum(np.rint(spec.mask_fraction * available), 1), available)
     # the `wanted` smallest of the eligible scores: an exact share of every row

@@ -27,12 +27,23 @@ class Row:
     count: int
     segments: Int32[np.ndarray, " row"] | None = None
     """Number of each token's text, from 1; 0 is padding. None: end tokens tell (`segments`)."""
+    given: Int32[np.ndarray, " row"] | None = None
+    """1 where a token is read and not predicted, else 0. None: all are predicted."""
 
     @property
     def features(self) -> dict[str, Any]:
         """As rows are stored."""
-        own = {} if self.segments is None else {"segments": self.segments}
-        return {"tokens": self.tokens, "count": self.count, **own}
+        own = {"segments": self.segments, "given": self.given}
+        told = {name: value for name, value in own.items() if value is not None}
+        return {"tokens": self.tokens, "count": self.count, **told}
+
+
+@dataclass(frozen=True)
+class Answered:
+    """A text whose first `given` tokens are a question: read, not predicted."""
+
+    ids: Sequence[int]
+    given: int
 
 
 def pack(documents: Iterable[Sequence[int]], length: int, end_id: int, pad_id: int) -> Iterator[Row]:
@@ -56,34 +67,43 @@ def pack(documents: Iterable[Sequence[int]], length: int, end_id: int, pad_id: i
         yield Row(tokens, len(rest))
 
 
-def pack_texts(texts: Iterable[Sequence[int]], length: int, pad_id: int) -> Iterator[Row]:
-    """Yield rows of whole texts, each of at most `length` tokens, next to one another and not divided.
+def pack_texts(texts: Iterable[Sequence[int] | Answered], length: int, pad_id: int) -> Iterator[Row]:
+    """Yield rows of whole texts, each of at most `length` tokens, next to one another and not divided; all of them
+    `Answered`, or none.
 
     A text goes where it leaves the least room, among `OPEN` rows; where it fits into none the fullest is done.
     """
-    rows: list[tuple[int, list[Sequence[int]]]] = []
+    rows: list[tuple[int, list[Sequence[int] | Answered]]] = []
     for text in texts:
-        assert 0 < len(text) <= length
-        fits = [place for place, (taken, _) in enumerate(rows) if taken + len(text) <= length]
+        size = len(_ids(text))
+        assert 0 < size <= length
+        fits = [place for place, (taken, _) in enumerate(rows) if taken + size <= length]
         if fits:
             place = max(fits, key=lambda place: rows[place][0])
             taken, held = rows[place]
-            rows[place] = (taken + len(text), [*held, text])
+            rows[place] = (taken + size, [*held, text])
             continue
         if len(rows) == OPEN:
             yield _row(rows.pop(max(range(OPEN), key=lambda place: rows[place][0]))[1], length, pad_id)
-        rows.append((len(text), [text]))
+        rows.append((size, [text]))
     for _, held in rows:
         yield _row(held, length, pad_id)
 
 
-def _row(texts: Sequence[Sequence[int]], length: int, pad_id: int) -> Row:
+def _ids(text: Sequence[int] | Answered) -> Sequence[int]:
+    return text.ids if isinstance(text, Answered) else text
+
+
+def _row(texts: Sequence[Sequence[int] | Answered], length: int, pad_id: int) -> Row:
     tokens, number = np.full(length + 1, pad_id, np.int32), np.zeros(length + 1, np.int32)
+    given = np.zeros(length + 1, np.int32) if isinstance(texts[0], Answered) else None
     end = 0
     for index, text in enumerate(texts, start=1):
-        start, end = end, end + len(text)
-        tokens[start:end], number[start:end] = text, index
-    return Row(tokens, end, number)
+        start, end = end, end + len(_ids(text))
+        tokens[start:end], number[start:end] = _ids(text), index
+        if given is not None and isinstance(text, Answered):
+            given[start : start + text.given] = 1
+    return Row(tokens, end, number, given)
 
 
 def windows(tokens: int, length: int, stride: int) -> Iterator[tuple[int, int]]:

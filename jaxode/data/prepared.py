@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from jaxode.data.batches import Batches, BatchSpec, Kind, ValidationBatches
 from jaxode.data.corpora import SPLITS, Corpus, Texts, open_corpus
 from jaxode.data.identity import Identity, IdentityCounter, SplitIdentity
 from jaxode.data.notices import notice
-from jaxode.data.packing import Row, pack, pack_texts
+from jaxode.data.packing import Answered, Row, pack, pack_texts
 from jaxode.data.stores import FORMAT, JaxodeRows, hold, make_folder, read, write
 from jaxode.data.tokenizers import Tokenizer, byte_tokenizer, from_pretrained, require_unicode, train_bpe
 
@@ -136,10 +136,12 @@ def prepare(
         counts = {split: _Counter(identities[split], spec.around, length) for split in SPLITS}
 
         def rows(split: str) -> Iterator[Row]:
-            return _packed(_encoded(texts[split], tokenizer, counts[split], split, progress), spec, length)
+            names = texts[split].source
+            return _packed(_encoded(texts[split], spec, counts[split], split, progress, names), spec, length)
 
         makers = {split: lambda split=split: rows(split) for split in SPLITS}
-        write(JaxodeRows(makers, length, spec.around is not None, data_dir=str(folder)))
+        rows_of = JaxodeRows(makers, length, spec.around is not None, bool(spec.answer_after), data_dir=str(folder))
+        write(rows_of)
         stats = {split: asdict(counts[split].stats()) for split in SPLITS}
         identity = {split: asdict(identities[split].identity()) for split in SPLITS}
         for name, content in ((_STATS_FILE, stats), (_IDENTITY_FILE, identity)):
@@ -149,6 +151,8 @@ def prepare(
     if spec.around is not None:
         before, after = spec.around
         key += "-texts-" + "-".join(map(str, [*before, "text", *after]))
+    if spec.answer_after:
+        key += f"-after-{spec.answer_after.encode().hex()}"
     folder = make_folder(cache / "rows" / key, fill)
     stats, identity = (
         json.loads((folder / name).read_text(encoding="utf-8")) for name in (_STATS_FILE, _IDENTITY_FILE)
@@ -189,16 +193,16 @@ def text_batches(
     require(any(part.strip() for part in texts), "the text to score is empty")
     require_unicode(texts)
     count = _Counter(around=spec.around, length=length)
-    ids = _encoded(texts, spec.tokenizer, count, "text", progress=False)
+    ids = _encoded(texts, spec, count, "text", progress=False, source=lambda i: f"text {i + 1}")
     rows = [row.features for row in _packed(ids, spec, length)]
     return ScoredText(ValidationBatches(rows, spec, batch_size, limit, seed), count.stats())
 
 
-def _packed(ids: Iterator[list[int]], spec: BatchSpec, length: int) -> Iterator[Row]:
+def _packed(texts: Iterator[Answered], spec: BatchSpec, length: int) -> Iterator[Row]:
     pad_id = spec.tokenizer.pad_id
     if spec.around is None:
-        return pack(ids, length, spec.tokenizer.end_id, pad_id)
-    return pack_texts((text for text in ids if text), length, pad_id)
+        return pack((text.ids for text in texts), length, spec.tokenizer.end_id, pad_id)
+    return pack_texts((text if spec.answer_after else text.ids for text in texts if text.ids), length, pad_id)
 
 
 def _own_tokenizer(data: DataConfig, corpus: Corpus, cache: Path, progress: bool) -> Tokenizer:
@@ -234,7 +238,7 @@ class _Counter:
         self.documents = self.tokens = self.bytes = self.cut = 0
         self.identity, self.around, self.length = identity, around, length
 
-    def add(self, text: str, ids: list[int]) -> list[int]:
+    def add(self, text: str, ids: list[int], given: int = 0) -> Answered:
         raw = text.encode()
         self.documents += 1
         self.bytes += len(raw)
@@ -242,21 +246,26 @@ class _Counter:
             self.identity.add(raw)
         if self.around is None:
             self.tokens += len(ids) + 1
-            return ids
+            return Answered(ids, 0)
         before, after = self.around
         room = self.length - len(before) - len(after)
         self.cut += len(ids) > room
         framed = [*before, *ids[:room], *after]
         self.tokens += len(framed)
-        return framed
+        return Answered(framed, len(before) + given if given else 0)
 
     def stats(self) -> SplitStats:
         return SplitStats(self.documents, self.tokens, self.bytes, self.cut)
 
 
 def _encoded(
-    texts: Sequence[str], tokenizer: Tokenizer, count: _Counter, name: str, progress: bool
-) -> Iterator[list[int]]:
+    texts: Sequence[str],
+    spec: BatchSpec,
+    count: _Counter,
+    name: str,
+    progress: bool,
+    source: Callable[[int], str],
+) -> Iterator[Answered]:
     """The ids of every text in order, encoded some megabytes at a time so that all cores work."""
     chunk: list[str] = []
     with tqdm(
@@ -266,7 +275,27 @@ def _encoded(
             chunk.append(texts[i])
             if i + 1 < len(texts) and sum(map(len, chunk)) < _CHUNK_CHARACTERS and len(chunk) < 1000:
                 continue
-            for text, ids in zip(chunk, tokenizer.encode_batch(chunk), strict=True):
-                yield count.add(text, ids)
+            first = i + 1 - len(chunk)
+            for place, (text, ids, given) in enumerate(_divided(chunk, spec)):
+                answered = count.add(text, ids, given)
+                require(
+                    not spec.answer_after or answered.given < len(answered.ids),
+                    f"{source(first + place)}: nothing of it is left to predict behind data.answer_after = "
+                    f'"{spec.answer_after}" (of what the model can read): remove it, or change the mark',
+                )
+                yield answered
             bar.update(len(chunk))
             chunk = []
+
+
+def _divided(texts: Sequence[str], spec: BatchSpec) -> Iterator[tuple[str, list[int], int]]:
+    """Each text, its ids, and how many of them are only read."""
+    encode, mark = spec.tokenizer.encode_batch, spec.answer_after
+    if not mark:
+        yield from ((text, ids, 0) for text, ids in zip(texts, encode(texts), strict=True))
+        return
+    parts = [text.partition(mark) for text in texts]
+    # by themselves: no token holds the end of the question and the beginning of the answer
+    questions, answers = encode([head + end for head, end, _ in parts]), encode([tail for *_, tail in parts])
+    for text, question, answer in zip(texts, questions, answers, strict=True):
+        yield text, [*question, *answer], len(question)

@@ -61,16 +61,21 @@ class JaxodeText(tfds.core.GeneratorBasedBuilder):
 
 
 class JaxodeRows(tfds.core.GeneratorBasedBuilder):
-    """Packed rows as a TFDS set with features tokens int32[L + 1], count int32 and, of whole `texts`, segments as
-    tokens.
+    """Packed rows as a TFDS set with features tokens int32[L + 1], count int32 and, shaped as tokens, segments of whole
+    `texts`, and given where they are `answered`.
     """
 
     VERSION = tfds.core.Version(f"{FORMAT}.0.0")
 
     def __init__(
-        self, splits: Mapping[str, Callable[[], Iterable[Row]]], length: int, texts: bool = False, **kwargs: Any
+        self,
+        splits: Mapping[str, Callable[[], Iterable[Row]]],
+        length: int,
+        texts: bool = False,
+        answered: bool = False,
+        **kwargs: Any,
     ):
-        self._splits, self._length, self._texts = splits, length, texts
+        self._splits, self._length, self._texts, self._answered = splits, length, texts, answered
         super().__init__(file_format="array_record", **kwargs)
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -78,6 +83,8 @@ class JaxodeRows(tfds.core.GeneratorBasedBuilder):
         features = {"tokens": row, "count": tfds.features.Scalar(dtype=np.int32)}
         if self._texts:
             features["segments"] = row
+        if self._answered:
+            features["given"] = row
         return tfds.core.DatasetInfo(
             builder=self, features=tfds.features.FeaturesDict(features), disable_shuffling=True
         )
@@ -119,7 +126,7 @@ def read(folder: Path, split: str) -> Sequence[dict[str, Any]]:
 
 
 class HeldRows(Sequence[dict[str, Any]]):
-    """Rows of tokens, count and segments in memory: one pass over the set, then no file is touched."""
+    """Rows of tokens, count, segments and given in memory: one pass over the set, then no file is touched."""
 
     def __init__(self, rows: Any):
         self._held = {name: np.empty((len(rows), *np.shape(value)), np.int32) for name, value in rows[0].items()}
