@@ -12,6 +12,7 @@ from jaxode.config.objective import ObjectiveConfig, parse_counts
 from jaxode.config.parts import AttentionConfig, ClockConfig, LoopConfig, SphereConfig
 from jaxode.config.reading import from_dict, from_toml, override, parse, parse_command, to_dict, to_toml
 from jaxode.config.study import StudyCommand, StudyConfig, StudySettings, VariantConfig
+from jaxode.config.task import TaskConfig
 from jaxode.config.training import Config, DataConfig, OptimizerConfig, TrainConfig
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "StudyCommand",
     "StudyConfig",
     "StudySettings",
+    "TaskConfig",
     "TrainConfig",
     "UserError",
     "VariantConfig",

@@ -9,6 +9,7 @@ from jaxode.config.checks import at_least, at_most, parse_frame, require, within
 from jaxode.config.fields import COUNT, Most, Place, Seed, check_fields
 from jaxode.config.model import DepthConfig, ModelConfig
 from jaxode.config.objective import ObjectiveConfig
+from jaxode.config.task import TASKS_PREFIX, TaskConfig
 
 
 @dataclass(frozen=True)
@@ -16,7 +17,11 @@ class DataConfig:
     """Which text, which tokenizer, how it is packed."""
 
     corpus: str = "stdlib"
-    """stdlib (embedded) | files | wikitext-2 | books | tinyshakespeare (folders in root) | a TFDS text set by name."""
+    """stdlib (embedded) | files | wikitext-2 | books | tinyshakespeare (folders in root) | tasks/NAME (questions made
+    by the program: p-hop, s3, s5, parity, rule-30, addition, reachable; rows are "texts", answers alone are predicted)
+    | a TFDS text set by name."""
+    task: TaskConfig = field(default_factory=TaskConfig)
+    """Of a corpus tasks/NAME, which questions."""
     files: Place = ""
     """Glob of text files, a file or a folder (.txt .md .py .jsonl, also .gz .xz); giving it selects corpus "files"."""
     root: Place = ""
@@ -89,6 +94,14 @@ class DataConfig:
             not self.lines or self.corpus == "files",
             f'data.lines = true with data.corpus = "{self.corpus}": it belongs to text files of your own (data.files)',
         )
+        if self.corpus.startswith(TASKS_PREFIX):
+            require(
+                self.tokenizer != "bpe",
+                f'data.tokenizer = "bpe" with data.corpus = "{self.corpus}": a question is digits and letters one by '
+                'one; set data.tokenizer = "bytes"',
+            )
+            object.__setattr__(self, "rows", "texts")
+            object.__setattr__(self, "answer_after", "=")
         parse_frame("data.frame", self.frame)
         for name, plain in (("valid", ""), ("text", ""), ("pair", ""), ("label", ""), ("header", "auto")):
             require(
@@ -113,6 +126,10 @@ class DataConfig:
             not self.answer_after or self.rows == "texts",
             f'data.answer_after = "{self.answer_after}" with data.rows = "{self.rows}": only whole texts have a part '
             'that is not predicted; set data.rows = "texts"',
+        )
+        require(
+            self.corpus.startswith(TASKS_PREFIX) or self.task == TaskConfig(),
+            f'data.task with data.corpus = "{self.corpus}": it belongs to a corpus "{TASKS_PREFIX}NAME"; leave it out',
         )
         if self.rows == "texts":
             object.__setattr__(self, "document_mask", True)

@@ -16,12 +16,14 @@ import tensorflow_datasets as tfds
 from tqdm import tqdm
 
 from jaxode.config import DataConfig, UserError, require
+from jaxode.config.task import TASKS_PREFIX
 from jaxode.data.documents import Document, read_documents
 from jaxode.data.files import matching, once
 from jaxode.data.notices import notice
 from jaxode.data.registered import first_line, is_registered, registered_names, registered_set, unreadable
 from jaxode.data.stdlib import stdlib_documents, stdlib_files, stdlib_folder
 from jaxode.data.stores import FORMAT, JaxodeText, make_folder, read, write
+from jaxode.data.tasks import find_task, task_documents
 
 NAMED = ("stdlib", "files", "wikitext-2", "books", "tinyshakespeare")
 SPLITS = ("train", "validation")
@@ -84,6 +86,8 @@ def open_corpus(data: DataConfig, cache: Path, progress: bool = False) -> Corpus
     Raises:
         UserError: unknown name, missing folder, no matching file, or a file that cannot be used.
     """
+    if data.corpus.startswith(TASKS_PREFIX):
+        return _open_task(data, cache)
     if data.corpus not in NAMED:
         return _open_tfds(data, cache, progress)
     files = _local_files(data)
@@ -93,6 +97,25 @@ def open_corpus(data: DataConfig, cache: Path, progress: bool = False) -> Corpus
         write(JaxodeText(_split_makers(data, files, progress), data_dir=str(folder)))
 
     folder = make_folder(cache / "documents" / f"{data.corpus}-{fingerprint}", fill)
+    train, validation = (Texts(read(folder, split), folder, sources=True) for split in SPLITS)
+    return Corpus(data.corpus, fingerprint, train, validation)
+
+
+def _open_task(data: DataConfig, cache: Path) -> Corpus:
+    """Questions drawn for training, and a share of them for validation."""
+    task, told = find_task(data.corpus.removeprefix(TASKS_PREFIX), "data.corpus"), data.task
+    difficulties = task.difficulties(told.difficulty, "data.task.difficulty")
+    fingerprint = _hash(json.dumps([FORMAT, task.name, difficulties, told.examples, told.seed, data.valid_fraction]))
+
+    def make(held_out: bool) -> Iterator[Document]:
+        count = max(1, round(told.examples * data.valid_fraction)) if held_out else told.examples
+        return task_documents(task, difficulties, count, told.seed, data.valid_fraction, held_out)
+
+    def fill(folder: Path) -> None:
+        makers = {split: lambda held=split == "validation": make(held) for split in SPLITS}
+        write(JaxodeText(makers, data_dir=str(folder)))
+
+    folder = make_folder(cache / "documents" / f"{task.name}-{fingerprint}", fill)
     train, validation = (Texts(read(folder, split), folder, sources=True) for split in SPLITS)
     return Corpus(data.corpus, fingerprint, train, validation)
 
@@ -235,7 +258,8 @@ def _open_tfds(data: DataConfig, cache: Path, progress: bool) -> Corpus:
     if not is_registered(data.corpus):
         near = difflib.get_close_matches(data.corpus, (*NAMED, *registered), n=1, cutoff=0.5)
         raise UserError(
-            f'data.corpus = "{data.corpus}": unknown; named corpora are {", ".join(NAMED)}, any other name is a '
+            f'data.corpus = "{data.corpus}": unknown; named corpora are {", ".join(NAMED)}, tasks/NAME '
+            "is made by the program, any other name is a "
             f"TFDS text set (lm1b, wiki40b/en, ...){f'; did you mean {near[0]!r}?' if near else ''}"
         )
     builder = registered_set(data.corpus, cache, "data.corpus", "use data.files", progress)

@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from jaxode.config import DataConfig, UserError, require
 from jaxode.config.places import cache_root
+from jaxode.config.task import TASKS_PREFIX
 from jaxode.data.batches import Batches, BatchSpec, Kind, ValidationBatches
 from jaxode.data.corpora import SPLITS, Corpus, Texts, open_corpus
 from jaxode.data.identity import Identity, IdentityCounter, SplitIdentity
@@ -158,7 +159,13 @@ def prepare(
         json.loads((folder / name).read_text(encoding="utf-8")) for name in (_STATS_FILE, _IDENTITY_FILE)
     )
     for split in SPLITS:
-        if note := SplitStats(**stats[split]).cut_note(length):
+        note = SplitStats(**stats[split]).cut_note(length)
+        require(
+            note is None or not data.corpus.startswith(TASKS_PREFIX),
+            f"data.task.difficulty: {stats[split]['cut']} questions with their answers are longer than model.length = "
+            f"{length}: raise that, or ask for easier ones",
+        )
+        if note:
             notice(f"{data.corpus}, {split}: {note}")
     return PreparedData(
         corpus=data.corpus,
@@ -278,11 +285,12 @@ def _encoded(
             first = i + 1 - len(chunk)
             for place, (text, ids, given) in enumerate(_divided(chunk, spec)):
                 answered = count.add(text, ids, given)
-                require(
-                    not spec.answer_after or answered.given < len(answered.ids),
-                    f"{source(first + place)}: nothing of it is left to predict behind data.answer_after = "
-                    f'"{spec.answer_after}" (of what the model can read): remove it, or change the mark',
-                )
+                if spec.answer_after and answered.given >= len(answered.ids):
+                    raise UserError(
+                        f"{source(first + place)}: nothing of it is left to predict behind data.answer_after = "
+                        f'"{spec.answer_after}" within model.length = {count.length}: remove it, change the mark, or '
+                        "raise the length"
+                    )
                 yield answered
             bar.update(len(chunk))
             chunk = []

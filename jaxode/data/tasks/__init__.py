@@ -1,0 +1,20 @@
+"""Tasks made by the program, whose difficulty is a number: a question, "=", an answer that more steps help to find.
+
+Each is a text a line, of letters, digits and signs that are one byte each. Imports no jax.
+"""
+
+from __future__ import annotations
+
+from jaxode.data.tasks.examples import MARK, Question, Task, example_names, task_documents, task_examples
+from jaxode.data.tasks.tasks import TASKS, find_task
+
+__all__ = [
+    "MARK",
+    "TASKS",
+    "Question",
+    "Task",
+    "example_names",
+    "find_task",
+    "task_documents",
+    "task_examples",
+]

@@ -1,0 +1,163 @@
+"""Questions made by the program: answers against solvers that know nothing of how they were drawn; what is held out."""
+
+import itertools
+import re
+from collections import deque
+
+import numpy as np
+import pytest
+
+from jaxode.config import DataConfig, TaskConfig, UserError
+from jaxode.data import prepare
+from jaxode.data.batches import ValidationBatches
+from jaxode.data.tasks import TASKS, find_task, task_documents, task_examples
+
+
+def follow(text, answer):
+    pairs, start, count = re.fullmatch(r"(\w+)\|(\w)(\d+)", text).groups()
+    leads = {pairs[i]: pairs[i + 1] for i in range(0, len(pairs), 2)}
+    assert len(leads) == 24
+    here = start
+    for _ in range(int(count)):
+        here = leads[here]
+    return here
+
+
+def permute(objects):
+    swaps = list(itertools.combinations(range(objects), 2))
+
+    def solve(text, answer):
+        """The product of permutation matrices."""
+        product = np.eye(objects, dtype=int)
+        for letter in text:
+            matrix = np.eye(objects, dtype=int)
+            a, b = swaps[ord(letter) - ord("a")]
+            matrix[[a, b]] = matrix[[b, a]]
+            product = matrix @ product
+        return "".join(map(str, product @ np.arange(1, objects + 1)))
+
+    return solve
+
+
+def automaton(text, answer):
+    """Rule 30 by its number, as Wolfram writes it."""
+    row, steps = text.split("|")
+    for _ in range(int(steps)):
+        around = [row[i - 1] + row[i] + row[(i + 1) % len(row)] for i in range(len(row))]
+        row = "".join(str(30 >> int(three, 2) & 1) for three in around)
+    return row
+
+
+def add(text, answer):
+    a, b = map(int, text.split("+"))
+    return f"{a + b:0{len(answer)}d}"
+
+
+def search(text, answer):
+    edges, query = text.split("|")
+    seen, queue = set(), deque(query[0])
+    while queue:
+        here = queue.popleft()
+        seen.add(here)
+        queue += [edges[i + 1] for i in range(0, len(edges), 2) if edges[i] == here and edges[i + 1] not in seen]
+    return "y" if query[1] in seen else "n"
+
+
+SOLVERS = {
+    "p-hop": follow,
+    "s3": permute(3),
+    "s5": permute(5),
+    "parity": lambda text, answer: str(text.count("1") % 2),
+    "rule-30": automaton,
+    "addition": add,
+    "reachable": search,
+}
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_answers_are_those_of_an_independent_solver(name):
+    task = find_task(name, "data.corpus")
+    for difficulty in {task.least, 2, task.usual, min(task.most, task.usual + 3)}:
+        drawn = task_examples(task, difficulty, 30, seed=1, share=0.1, held_out=False)
+        for question in drawn:
+            assert question.answer == SOLVERS[name](question.text, question.answer), question
+            assert "=" not in question.text + question.answer
+        assert len({question.answer for question in drawn}) > 1 or difficulty == 1
+
+
+def test_every_task_has_a_solver():
+    assert set(SOLVERS) == set(TASKS)
+
+
+def test_what_is_tested_is_not_trained():
+    task = find_task("s5", "data.corpus")
+    parts = [
+        {question.text for question in task_examples(task, 4, 3000, seed, share=0.1, held_out=held)}
+        for held, seed in ((False, 0), (True, 0), (True, 5))
+    ]
+    assert not parts[0] & parts[1]
+    assert not parts[0] & parts[2]
+    # 10,000 questions in all
+    assert 500 < len(parts[1] | parts[2]) <= 1200
+
+
+def test_few_questions_are_shared():
+    task = find_task("parity", "data.corpus")
+    texts = {question.text for question in task_examples(task, 1, 200, 0, share=0.05, held_out=True)}
+    assert texts <= {"0", "1"}
+    assert texts
+
+
+def test_draws_depend_on_the_seed_and_on_nothing_else():
+    task = find_task("rule-30", "data.corpus")
+    one, again, other = (list(task_documents(task, (1, 3), 21, seed, 0.1, False)) for seed in (0, 0, 1))
+    assert one == again != other
+    assert [document.source for document in one[:4]] == ["rule-30:1#0", "rule-30:3#0", "rule-30:1#1", "rule-30:3#1"]
+    assert len(one) == 21
+
+
+def settings(folder, corpus="tasks/s3", **data):
+    task = TaskConfig(**{"difficulty": "2-4", "examples": 60} | data.pop("task", {}))
+    return DataConfig(corpus=corpus, tokenizer="bytes", cache=str(folder), task=task, valid_fraction=0.2, **data)
+
+
+def test_a_task_is_a_corpus_whose_answers_are_predicted(tmp_path):
+    data = prepare(settings(tmp_path), 16, "causal")
+    assert data.stats["train"].documents == 60
+    assert data.stats["validation"].documents == 12
+    for batch in ValidationBatches(data.validation_rows, data.spec, 4):
+        for tokens, targets, weights, segments in zip(
+            batch.tokens, batch.targets, batch.weights, batch.segments, strict=True
+        ):
+            for text in range(1, segments.max() + 1):
+                whole = data.tokenizer.decode(tokens[segments == text].tolist())
+                answer = data.tokenizer.decode(targets[(segments == text) & (weights > 0)].tolist())
+                assert whole.partition("=")[2] == answer
+                assert answer == SOLVERS["s3"](whole.partition("=")[0], answer)
+    again = prepare(settings(tmp_path), 16, "causal")
+    assert again.identity == data.identity
+    other = prepare(settings(tmp_path, task={"seed": 1}), 16, "causal")
+    assert other.identity["train"] != data.identity["train"]
+
+
+@pytest.mark.parametrize(
+    ("corpus", "task", "message"),
+    [
+        ("tasks/rule30", {}, r'data.corpus = "tasks/rule30": unknown; tasks are .*did you mean \'rule-30\''),
+        ("tasks/p-hop", {"difficulty": "1-30"}, r'data.task.difficulty = "1-30": p-hop has difficulties from 1 to 23'),
+        ("tasks/p-hop", {"difficulty": "8-1"}, "the lower one first"),
+        ("tasks/p-hop", {"difficulty": "easy"}, 'data.task.difficulty = "easy": must be a number or a range'),
+        ("tasks/rule-30", {}, r"60 questions with their answers are longer than model.length = 16"),
+        ("tasks/p-hop", {}, r"p-hop:2#0: nothing of it is left to predict .* within model.length = 16"),
+    ],
+)
+def test_tasks_that_do_not_fit(tmp_path, corpus, task, message):
+    with pytest.raises(UserError, match=message):
+        prepare(settings(tmp_path, corpus, task=task), 16, "causal")
+
+
+def test_settings_that_contradict():
+    with pytest.raises(UserError, match=r"a question is digits and letters one by one; set data\.tokenizer"):
+        DataConfig(corpus="tasks/s3")
+    with pytest.raises(UserError, match=r'data.task with data.corpus = "stdlib": it belongs to a corpus "tasks/NAME"'):
+        DataConfig(task=TaskConfig(difficulty="3"))
