@@ -18,7 +18,9 @@ from jaxode.data.corpora import SPLITS, Corpus, Texts, open_corpus
 from jaxode.data.identity import Identity, IdentityCounter, SplitIdentity
 from jaxode.data.notices import notice
 from jaxode.data.packing import Answered, Row, pack, pack_texts
+from jaxode.data.stats import SplitStats
 from jaxode.data.stores import FORMAT, JaxodeRows, hold, make_folder, read, write
+from jaxode.data.tasks import asked
 from jaxode.data.tokenizers import Tokenizer, byte_tokenizer, from_pretrained, require_unicode, train_bpe
 
 TRAINING_CHARACTERS = 50_000_000
@@ -27,33 +29,6 @@ TRAINING_CHARACTERS = 50_000_000
 _CHUNK_CHARACTERS = 1_000_000
 _STATS_FILE = "stats.json"
 _IDENTITY_FILE = "identity.json"
-
-
-@dataclass(frozen=True)
-class SplitStats:
-    """Size of one split; `tokens` counts one end token a document, or what stands around it; `bytes` is the text as
-    UTF-8.
-    """
-
-    documents: int
-    tokens: int
-    bytes: int
-    cut: int = 0
-    """Texts that were longer than a row, where rows hold whole texts; of these the first tokens are read."""
-
-    @property
-    def tokens_per_byte(self) -> float:
-        """Turns nats per token into bits per byte: bits/byte = nats/token * tokens_per_byte / ln 2."""
-        return self.tokens / self.bytes
-
-    def cut_note(self, length: int) -> str | None:
-        """What is told of texts that were cut to rows of `length`; None where none was."""
-        if not self.cut:
-            return None
-        return (
-            f"{self.cut} of {self.documents} texts are longer than model.length = {length} with what stands around "
-            "them, and were cut to it"
-        )
 
 
 @dataclass(frozen=True)
@@ -131,6 +106,15 @@ def prepare(
     tokenizer = tokenizer or _own_tokenizer(data, corpus, cache, progress)
     spec = BatchSpec.of(data, tokenizer, kind, length)
 
+    if data.corpus.startswith(TASKS_PREFIX):
+        for one in asked(data):
+            longest = max(map(len, tokenizer.encode_batch(one.texts)))
+            require(
+                longest <= length,
+                f"data.task, difficulty {one.difficulty}: a question with its answer has {longest} tokens, the model "
+                f"reads model.length = {length}: raise that, or leave the difficulty out",
+            )
+
     def fill(folder: Path) -> None:
         texts = {"train": corpus.train, "validation": corpus.validation}
         identities = {split: IdentityCounter(len(texts[split]), texts[split].source) for split in SPLITS}
@@ -159,13 +143,7 @@ def prepare(
         json.loads((folder / name).read_text(encoding="utf-8")) for name in (_STATS_FILE, _IDENTITY_FILE)
     )
     for split in SPLITS:
-        note = SplitStats(**stats[split]).cut_note(length)
-        require(
-            note is None or not data.corpus.startswith(TASKS_PREFIX),
-            f"data.task.difficulty: {stats[split]['cut']} questions with their answers are longer than model.length = "
-            f"{length}: raise that, or ask for easier ones",
-        )
-        if note:
+        if note := SplitStats(**stats[split]).cut_note(length):
             notice(f"{data.corpus}, {split}: {note}")
     return PreparedData(
         corpus=data.corpus,

@@ -14,7 +14,7 @@ import numpy as np
 from jaxode.config import require
 from jaxode.data import documents
 from jaxode.data.identity import IdentityCounter
-from jaxode.data.prepared import SplitStats
+from jaxode.data.stats import SplitStats
 from jaxode.data.tables import Columns, Example, Table
 from jaxode.data.targets import Target, label_name
 from jaxode.data.tokenizers import Frame, Tokenizer

@@ -7,6 +7,9 @@ import math
 from typing import Any
 
 from jaxode.config import UserError
+from jaxode.config.task import TASKS_PREFIX
+from jaxode.data import text_batches
+from jaxode.data.tasks import asked
 from jaxode.evaluation import (
     Method,
     StateEvaluation,
@@ -16,6 +19,7 @@ from jaxode.evaluation import (
     save_state_sweep,
     save_sweep,
 )
+from jaxode.evaluation.answer_sweep import Answers, answer_sweep, save_answer_sweep
 from jaxode.evaluation.figures import replacing
 from jaxode.evaluation.label_sweep import label_sweep, save_label_sweep
 from jaxode.evaluation.labels import LabelEvaluation
@@ -56,8 +60,24 @@ def write_summary(result: TrainResult) -> None:
         raise UserError(f"{path}: cannot be written: {error.strerror or error}") from None
 
 
+def _answers(result: TrainResult) -> list[dict[str, Any]]:
+    """A task's exact matches, by difficulty and steps."""
+    data, size = result.data, result.config.train.batch_size
+    questions = [
+        Answers(
+            one.difficulty,
+            list(text_batches(one.texts, data.spec, data.length, size).batches),
+            one.majority,
+            one.trained,
+        )
+        for one in asked(result.config.data)
+    ]
+    return answer_sweep(result.architecture, result.params, questions, progress="answers")
+
+
 def sweep(result: TrainResult) -> str:
-    """Loss, or an encoder's error, against depth on the validation split: sweep.csv, sweep.png, and the table.
+    """Loss, or an encoder's error, against depth on the validation split: sweep.csv, sweep.png, and the table; of a
+    task, exact matches: answers.csv, answers.png.
 
     Raises:
         UserError: the folder cannot be written.
@@ -66,6 +86,8 @@ def sweep(result: TrainResult) -> str:
     batches = data.validation(config.train.batch_size)
     if result.config.model.labels_texts:
         return save_label_sweep(folder, label_sweep(result.architecture, result.params, batches))
+    if config.data.corpus.startswith(TASKS_PREFIX):
+        return save_answer_sweep(folder, _answers(result), config.data.corpus)
     if result.config.model.head == "vocabulary":
         found = depth_sweep(
             result.architecture,

@@ -147,8 +147,13 @@ def test_a_task_is_a_corpus_whose_answers_are_predicted(tmp_path):
         ("tasks/p-hop", {"difficulty": "1-30"}, r'data.task.difficulty = "1-30": p-hop has difficulties from 1 to 23'),
         ("tasks/p-hop", {"difficulty": "8-1"}, "the lower one first"),
         ("tasks/p-hop", {"difficulty": "easy"}, 'data.task.difficulty = "easy": must be a number or a range'),
-        ("tasks/rule-30", {}, r"60 questions with their answers are longer than model.length = 16"),
-        ("tasks/p-hop", {}, r"p-hop:2#0: nothing of it is left to predict .* within model.length = 16"),
+        (
+            "tasks/p-hop",
+            {},
+            r"data.task, difficulty 2: a question with its answer has 53 tokens, the model reads model.l",
+        ),
+        ("tasks/s3", {"beyond": "40"}, "difficulty 40: a question with its answer has 44 tokens"),
+        ("tasks/s3", {"beyond": "4-5"}, r'data.task.beyond = "4-5": 4 is trained on'),
     ],
 )
 def test_tasks_that_do_not_fit(tmp_path, corpus, task, message):

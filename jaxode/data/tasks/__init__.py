@@ -5,16 +5,19 @@ Each is a text a line, of letters, digits and signs that are one byte each. Impo
 
 from __future__ import annotations
 
-from jaxode.data.tasks.examples import MARK, Question, Task, example_names, task_documents, task_examples
+from jaxode.data.tasks.asked import Asked, asked
+from jaxode.data.tasks.examples import MARK, Question, Task, majority, task_documents, task_examples
 from jaxode.data.tasks.tasks import TASKS, find_task
 
 __all__ = [
     "MARK",
     "TASKS",
+    "Asked",
     "Question",
     "Task",
-    "example_names",
+    "asked",
     "find_task",
+    "majority",
     "task_documents",
     "task_examples",
 ]

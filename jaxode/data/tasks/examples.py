@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -90,11 +91,6 @@ def _place(text: str) -> float:
     return int(hashlib.sha256(text.encode()).hexdigest()[:12], 16) / 16**12
 
 
-def example_names(task: Task, difficulty: int) -> str:
-    """What sources of examples begin with."""
-    return f"{task.name}:{difficulty}"
-
-
 def task_documents(
     task: Task, difficulties: Sequence[int], count: int, seed: int, share: float, held_out: bool
 ) -> Iterator[Document]:
@@ -108,5 +104,10 @@ def task_documents(
         for difficulty, questions in zip(difficulties, drawn, strict=True):
             if number < len(questions):
                 question = questions[number]
-                name = f"{example_names(task, difficulty)}#{number}"
+                name = f"{task.name}:{difficulty}#{number}"
                 yield Document(f"{question.text}{MARK}{question.answer}", name)
+
+
+def majority(questions: Sequence[Question]) -> float:
+    """Share of the most frequent answer: what is right without a look at the question."""
+    return Counter(question.answer for question in questions).most_common(1)[0][1] / len(questions)

@@ -9,7 +9,6 @@ import numpy as np
 from jaxode.checkpoint import TrainedModel
 from jaxode.config import InferConfig, require
 from jaxode.data import Batch, BatchSpec, ValidationBatches
-from jaxode.data.labelled import labelled_batches
 from jaxode.data.packing import pack_texts
 from jaxode.data.tables import Columns, read_table
 from jaxode.data.tokenizers import Frame
@@ -60,6 +59,8 @@ def labelled_text(trained: TrainedModel, config: InferConfig) -> Text:
     """
     if not config.file:
         return validation_text(trained, config.batches, "name labelled texts with --file")
+    from jaxode.data.labelled import labelled_batches
+
     columns = Columns(config.text, config.pair, config.label, config.header)
     batches, stats = labelled_batches(
         read_table(config.file, columns, labelled=True),

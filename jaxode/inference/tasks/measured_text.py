@@ -12,7 +12,6 @@ import jaxode.data  # its names by attribute: what reads corpora loads where a t
 from jaxode.checkpoint import TrainedModel
 from jaxode.config import UserError, require
 from jaxode.data import Batch, BatchSpec, documents, segments
-from jaxode.data.labelled import prepare_labelled
 from jaxode.data.packing import windows
 
 LONGEST_ROW = 2048
@@ -42,6 +41,8 @@ def corpus(trained: TrainedModel) -> jaxode.data.PreparedData:
     """
     model = trained.config.model
     if model.labels_texts:
+        from jaxode.data.labelled import prepare_labelled
+
         require(bool(trained.config.data.train), "it names none; a classifier is measured on labelled texts")
         return prepare_labelled(trained.config.data, model, trained.own_tokenizer)
     return jaxode.data.prepare(trained.config.data, model.length, model.learns, tokenizer=trained.own_tokenizer)

@@ -1,0 +1,32 @@
+"""How large a split is. Imports no jax."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class SplitStats:
+    """Size of one split; `tokens` counts one end token a document, or what stands around it; `bytes` is the text as
+    UTF-8.
+    """
+
+    documents: int
+    tokens: int
+    bytes: int
+    cut: int = 0
+    """Texts that were longer than a row, where rows hold whole texts; of these the first tokens are read."""
+
+    @property
+    def tokens_per_byte(self) -> float:
+        """Turns nats per token into bits per byte: bits/byte = nats/token * tokens_per_byte / ln 2."""
+        return self.tokens / self.bytes
+
+    def cut_note(self, length: int) -> str | None:
+        """What is told of texts that were cut to rows of `length`; None where none was."""
+        if not self.cut:
+            return None
+        return (
+            f"{self.cut} of {self.documents} texts are longer than model.length = {length} with what stands around "
+            "them, and were cut to it"
+        )

@@ -1,0 +1,48 @@
+"""The questions that a task's answers are tested on, difficulty by difficulty."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from jaxode.config import DataConfig, require
+from jaxode.config.task import TASKS_PREFIX
+from jaxode.data.tasks.examples import MARK, Question, majority, task_examples
+from jaxode.data.tasks.tasks import find_task
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Questions of one difficulty, none of which is trained on unless there are too few."""
+
+    difficulty: int
+    texts: tuple[str, ...]
+    """With their answers."""
+    majority: float
+    """Share of the most frequent answer: what is right without a look at the question."""
+    trained: bool
+    """Whether questions of this difficulty are trained on."""
+
+
+def asked(data: DataConfig) -> Iterator[Asked]:
+    """Those that `data.task` asks for: of the trained difficulties, and beyond.
+
+    Raises:
+        UserError: a difficulty that the task has not.
+    """
+    task, told = find_task(data.corpus.removeprefix(TASKS_PREFIX), "data.corpus"), data.task
+    trained = task.difficulties(told.difficulty, "data.task.difficulty")
+    more = task.difficulties(told.beyond, "data.task.beyond") if told.beyond else ()
+    require(
+        not set(trained) & set(more),
+        f'data.task.beyond = "{told.beyond}": {", ".join(map(str, sorted(set(trained) & set(more))))} is trained on',
+    )
+    for difficulty in (*trained, *more):
+        # another seed than that of the validation split
+        drawn = task_examples(task, difficulty, told.tested, told.seed + 1, data.valid_fraction, held_out=True)
+        texts = tuple(map(_written, drawn))
+        yield Asked(difficulty, texts, majority(drawn), difficulty in trained)
+
+
+def _written(question: Question) -> str:
+    return f"{question.text}{MARK}{question.answer}"

@@ -1,0 +1,109 @@
+"""A task's exact matches by difficulty and by steps, as a table and a figure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from jaxode.config import DepthConfig
+from jaxode.data import Batch
+from jaxode.evaluation.answers import evaluate_answers
+from jaxode.evaluation.divergence import Diverged
+from jaxode.evaluation.figures import Panel, panel_figure, table, write_csv
+from jaxode.evaluation.sweep import default_configs, fits
+from jaxode.model import block_evaluations
+from jaxode.model.parameters import Architecture, Parameters
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Questions of one difficulty."""
+
+    difficulty: int
+    batches: Sequence[Batch]
+    majority: float
+    """Share of the most frequent answer."""
+    trained: bool
+    """Whether such questions were trained on; else they are more difficult."""
+
+
+def answer_depths(architecture: Architecture, params: Parameters) -> tuple[DepthConfig, ...]:
+    """N, N/2, N/3 and N/4 steps, and three halves of N, steps of size 1 beyond the trained depth."""
+    model = architecture.bind(params).config
+    more = DepthConfig(steps=3 * model.steps // 2, solver="euler", schedule="unit")
+    return (more, *default_configs(model)) if fits(model, more) else default_configs(model)
+
+
+def answer_sweep(
+    architecture: Architecture,
+    params: Parameters,
+    answers: Sequence[Answers],
+    depths: Sequence[DepthConfig] = (),
+    progress: str | None = None,
+) -> list[dict[str, Any]]:
+    """Exact matches of every difficulty at every depth, a row each; what diverges is never right.
+
+    Args:
+        architecture: a causal language model without its numbers.
+        params: its numbers.
+        answers: the questions.
+        depths: to solve in; `answer_depths` where none are named.
+        progress: name of a bar, shown where standard error is a terminal; None shows none.
+
+    Raises:
+        UserError: another kind of model, or a depth that does not fit.
+    """
+    model, rows = architecture.bind(params), []
+    depths = depths or answer_depths(architecture, params)
+    bar = tqdm(total=len(depths) * len(answers), desc=progress, leave=False, disable=None if progress else True)
+    with bar:
+        for depth in depths:
+            resolved = model.resolve(depth)
+            for one in answers:
+                try:
+                    found = evaluate_answers(architecture, params, one.batches, depth)
+                    exact, tokens = found.exact, found.tokens
+                except Diverged:
+                    exact = tokens = 0.0
+                rows.append(
+                    {
+                        "solver": resolved.solver,
+                        "schedule": resolved.schedule,
+                        "steps": model.config.steps if depth.steps is None else depth.steps,
+                        "block_evaluations": block_evaluations(model.config, resolved),
+                        "difficulty": one.difficulty,
+                        "trained": one.trained,
+                        "exact": exact,
+                        "tokens": tokens,
+                        "majority": one.majority,
+                    }
+                )
+                bar.update()
+    return rows
+
+
+def save_answer_sweep(folder: Path, rows: Sequence[Mapping[str, Any]], name: str) -> str:
+    """Write answers.csv and answers.png, exact matches against block evaluations, a line a difficulty; returns a table
+    of them.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    write_csv(folder / "answers.csv", rows)
+    difficulties = sorted({row["difficulty"] for row in rows})
+    lines = {}
+    for difficulty in difficulties:
+        points = sorted((row["block_evaluations"], row["exact"]) for row in rows if row["difficulty"] == difficulty)
+        lines[f"difficulty {difficulty}"] = ([x for x, _ in points], [y for _, y in points])
+    panel_figure(folder / "answers.png", [Panel(lines, "block evaluations", "exact matches")], name)
+    shown: list[dict[str, Any]] = []
+    for steps, solver in dict.fromkeys((row["steps"], row["solver"]) for row in rows):
+        same = [row for row in rows if (row["steps"], row["solver"]) == (steps, solver)]
+        cells = {f"d{row['difficulty']}": row["exact"] for row in same}
+        shown.append({"steps": steps, "solver": solver, **cells})
+    shown.append({"steps": "", "solver": "majority", **{f"d{row['difficulty']}": row["majority"] for row in rows}})
+    return table(shown, list(shown[0]))
