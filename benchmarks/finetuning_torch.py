@@ -50,7 +50,7 @@ def torch_step(model: Any, tokens: np.ndarray, labels: np.ndarray, compiled: boo
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-        return float(loss)
+        return float(loss.detach())
 
     return step
 

@@ -64,13 +64,19 @@ def continuation_nats(
     params: Parameters,
     tokens: Tokens,
     segments: Segments,
-    targets: Int[Array, "B L"],
+    places: Int[Array, "B K"],
+    targets: Int[Array, "B K"],
     *,
     architecture: Architecture,
     depth: DepthConfig,
 ) -> Float[Array, "B 2"]:
-    """Of each row the sum of -log p over its targets from 0 on, and how many of them are not the likeliest token."""
-    logits = architecture.bind(params)(tokens, depth, segments=segments).logits
+    """Of each row the sum of -log p over its targets from 0 on, and how many of them are not the likeliest token.
+
+    The head reads the states at the places before them alone: most of a row is context.
+    """
+    model = architecture.bind(params)
+    states = model.hidden(tokens, depth, segments=segments).state
+    logits = model.read_out(jnp.take_along_axis(states, places[..., None], axis=1))
     predicted = targets >= 0
     nats = row_loss(logits, jnp.maximum(targets, 0), predicted.astype(jnp.float32))[0]
     missed = jnp.sum(predicted & (jnp.argmax(logits, axis=-1) != targets), axis=1)
@@ -265,14 +271,18 @@ class HarnessModel(TemplateLM):
         if not rows:
             return answers
 
+        # one number for all batches: each compiles
+        most = 1 << (max(count for _, count in rows) - 1).bit_length()
+
         def inputs(batch: RowBatch) -> tuple[np.ndarray, ...]:
             here = [rows[i] for i in batch.rows]
             read = [row[:-1] for row, _ in here]
-            targets = [(*(-1,) * (len(row) - 1 - count), *row[len(row) - count :]) for row, count in here]
-            wanted = np.full((batch.size, batch.length), -1, np.int32)
-            for line, target in zip(wanted, targets, strict=False):
-                line[: len(target)] = target
-            return padded(read, batch, self._text.pad_id), real_tokens(read, batch), wanted
+            places = np.zeros((batch.size, min(most, batch.length)), np.int32)
+            wanted = np.full_like(places, -1)
+            for line, target, (row, count) in zip(places, wanted, here, strict=False):
+                line[:count] = np.arange(len(row) - 1 - count, len(row) - 1)
+                target[:count] = row[len(row) - count :]
+            return padded(read, batch, self._text.pad_id), real_tokens(read, batch), places, wanted
 
         lengths = np.asarray([len(row) - 1 for row, _ in rows], np.int64)
         solve = self._pass(None if quiet else name)
