@@ -24,6 +24,7 @@ from lm_eval.api.instance import Instance  # pyright: ignore[reportMissingImport
 from lm_eval.tasks import TaskManager  # pyright: ignore[reportMissingImports]
 from timing import RESULTS, report
 
+from jaxode import UserError
 from jaxode.evaluation.figures import Panel, panel_figure, read_csv
 from jaxode.evaluation.harness import HarnessModel
 
@@ -46,9 +47,13 @@ def results(limit: int | None, names: tuple[str, ...]) -> None:
                 if any((row["model"], row["steps"], row["task"]) == (name, steps, task) for row in rows):
                     continue
                 model = model or HarnessModel(name, steps=steps)
-                found = lm_eval.simple_evaluate(
-                    model=model, tasks=[f"local_{task}"], task_manager=tasks, limit=limit, bootstrap_iters=1000
-                )
+                try:
+                    found = lm_eval.simple_evaluate(
+                        model=model, tasks=[f"local_{task}"], task_manager=tasks, limit=limit, bootstrap_iters=1000
+                    )
+                except UserError as error:  # an answer that is longer than what the model reads
+                    print(f"{name}, {task}: {error}", flush=True)
+                    continue
                 assert found is not None
                 values = found["results"][f"local_{task}"]
                 count = found["n-samples"][f"local_{task}"]["effective"]
