@@ -77,16 +77,18 @@ def results(limit: int | None, names: tuple[str, ...]) -> None:
 
 
 def figure(rows: list[dict[str, Any]]) -> None:
-    """Accuracy against steps, a panel a task."""
+    """Accuracy against steps, or LAMBADA's perplexity, a panel a task."""
     panels = []
     for task in NAMES:
-        series = {}
+        metric, series = "perplexity" if task == "lambada" else "acc", {}
+        if not any(row["task"] == task for row in rows):
+            continue
         for name in MODELS:
-            points = [row for row in rows if (row["model"], row["task"], row["metric"]) == (name, task, "acc")]
+            points = [row for row in rows if (row["model"], row["task"], row["metric"]) == (name, task, metric)]
             series[name] = ([row["steps"] for row in points], [row["value"] for row in points])
         if task in CHANCE:
             series["chance"] = (list(STEPS), [CHANCE[task]] * len(STEPS))
-        panels.append(Panel(series, "block evaluations", f"{task}: accuracy"))
+        panels.append(Panel(series, "block evaluations", f"{task}: {metric}"))
     panel_figure(RESULTS / "harness.png", panels, "zero-shot, by steps")
 
 
