@@ -72,7 +72,7 @@ def read_initial(config: Config) -> Initial:
         "classifier, or leave the teacher out",
     )
     base = _as_classifier(loaded, config.model) if classifies else loaded.config.model
-    model = _merged(config.model, base, ModelConfig(), f"init = {name}")
+    model = inherited(config.model, base, f"init = {name}")
     told = model.conditioning != loaded.config.model.conditioning
     require(
         not told or model.conditioning in ("time", "step"),
@@ -92,6 +92,15 @@ def read_initial(config: Config) -> Initial:
     check_fit(fresh, params, f"init = {name}", "the settings of model do not fit its weights; leave them out")
     params = {key: params[key] for key in fresh}
     return Initial(model, params, _tokenizer(config, loaded.tokenizer), loaded.config.model, own)
+
+
+def inherited(given: ModelConfig, own: ModelConfig, source: str) -> ModelConfig:
+    """The settings of a model that exists, but for those of `FREE` that are given.
+
+    Raises:
+        UserError: a setting that stands at neither its default nor the model's value.
+    """
+    return _merged(given, own, ModelConfig(), source)
 
 
 def _as_classifier(loaded: LoadedModel, asked: ModelConfig) -> ModelConfig:

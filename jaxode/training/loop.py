@@ -30,7 +30,7 @@ from jaxode.model.low_rank import merged, with_low_rank
 from jaxode.model.parameters import Architecture, Parameters, split
 from jaxode.tracking import JsonlTracker, ProgressBar, TensorBoardTracker, Tracker, Trackers, WandbTracker
 from jaxode.training.curriculum import Curriculum, Solves, Spent
-from jaxode.training.initial import check_teacher, read_initial, read_teacher, record, with_labels
+from jaxode.training.initial import check_teacher, inherited, read_initial, read_teacher, record, with_labels
 from jaxode.training.memory import check_memory
 from jaxode.training.optimizer import check_rates, learning_rate, make_optimizer
 from jaxode.training.parallel import Parallel, make_parallel
@@ -82,10 +82,18 @@ def train(config: Config) -> TrainResult:
         UserError: whatever cannot work, before anything compiles; later, a loss that is not finite (the last good
             checkpoint stays).
     """
+    run = RunFolder(Path(config.out) if config.out else RUNS / datetime.now().strftime("%Y-%m-%d-%H%M%S"))
+    if config.resume:
+        run.check_resumable()
+    else:
+        run.check_free()
+    stored = run.config() if config.resume else None
     initial, taught = None, config.objective.resolved.teacher == "init"
-    if config.init and (taught or not config.resume):
-        initial = read_teacher(config) if config.resume else read_initial(config)
+    if config.init and (taught or stored is None):
+        initial = read_initial(config) if stored is None else read_teacher(config)
         config = dataclasses.replace(config, model=initial.model)
+    elif config.init and stored is not None:
+        config = dataclasses.replace(config, model=inherited(config.model, stored.model, config.out))
     plan(config.model, config.depth)
     rate = config.optimizer.conditioning_rate
     require(
@@ -99,12 +107,6 @@ def train(config: Config) -> TrainResult:
     # JAX refuses to transpose Diffrax's checkpointed loop under pmap.
     pmapped = config.train.parallel == "pmap" and config.depth.adjoint == "recursive"
     depth = dataclasses.replace(config.depth, adjoint="remat") if pmapped else config.depth
-    run = RunFolder(Path(config.out) if config.out else RUNS / datetime.now().strftime("%Y-%m-%d-%H%M%S"))
-    if config.resume:
-        run.check_resumable()
-    else:
-        run.check_free()
-    stored = run.config() if config.resume else None
     given = run.tokenizer() if config.resume else None if initial is None else initial.tokenizer
     data: PreparedData
     if config.data.train:

@@ -87,14 +87,16 @@ def test_labels_survive_saving(run, tmp_path):
     assert found == expected
 
 
-def test_a_resumed_run_ends_where_the_other_ended(file, tmp_path):
-    whole = train(settings(file, tmp_path / "whole", train={"updates": 8}))
-    half = settings(file, tmp_path / "half", train={"updates": 8, "checkpoint_every": 4})
+@pytest.mark.parametrize("init", [False, True])
+def test_a_resumed_run_ends_where_the_other_ended(file, run, tmp_path, init):
+    begun = run[0].run.path if init else ""
+    whole = train(settings(file, tmp_path / "whole", begun, train={"updates": 8}))
+    half = settings(file, tmp_path / "half", begun, train={"updates": 8, "checkpoint_every": 4})
     train(half)
     for step in (tmp_path / "half" / "checkpoints").iterdir():
         if step.name == "8":
             shutil.rmtree(step)
-    resumed = train(dataclasses.replace(half, model=whole.config.model, resume=True))
+    resumed = train(dataclasses.replace(half, resume=True))
     for name, value in whole.params.items():
         np.testing.assert_array_equal(value, resumed.params[name], err_msg=name)
 
