@@ -211,6 +211,12 @@ class ModelConfig:
             f'model.clock.per_pass = true with model.conditioning = "{self.conditioning}": it belongs to "step" and '
             '"loopformer", which are told h',
         )
+        narrow = min(self.width, self.heads * self.head_width, self.hidden_width)
+        require(
+            self.clock.rank == 0 or (self.conditioning != "none" and self.clock.rank <= narrow),
+            f'model.clock.rank = {self.clock.rank} with model.conditioning = "{self.conditioning}": needs a '
+            f"conditioning, and must be at most {narrow}, the narrowest of the matrices that it changes",
+        )
         blocks = self.prelude + self.distinct_blocks + self.coda
         outside = [index for index in self.attention.full_layers if not 0 <= index < blocks]
         require(
@@ -262,6 +268,14 @@ class ModelConfig:
         return -(-8 * self.width // 24) * 8 if self.feed_forward == "swiglu" else 4 * self.width
 
     @property
+    def matrices(self) -> tuple[tuple[int, int], ...]:
+        """Inputs and outputs of a block's: to queries, keys and values; from the heads; to the hidden units; back."""
+        rows, hidden = self.heads * self.head_width, self.hidden_width
+        fused = rows * (1 + self.attention.gate) + 2 * self.num_kv_heads * self.head_width
+        inner = 2 * hidden if self.feed_forward == "swiglu" else hidden
+        return (self.width, fused), (rows, self.width), (self.width, inner), (hidden, self.width)
+
+    @property
     def distinct_blocks(self) -> int:
         """Blocks stored for the looped part."""
         groups = 2 if self.loop.low_cycles else self.groups
@@ -293,7 +307,7 @@ class ModelConfig:
     @property
     def streams(self) -> int:
         """S: the state of the looped part is [B, L, S D]."""
-        return 2 if self.loop.low_cycles else 1
+        return 2 if self.loop.low_cycles else self.loop.streams
 
     @property
     def pass_blocks(self) -> tuple[int, ...]:

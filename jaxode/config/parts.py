@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from jaxode.config.checks import at_least, require
+from jaxode.config.checks import at_least, at_most, require
 from jaxode.config.fields import check_fields
 
 
@@ -79,6 +79,10 @@ class LoopConfig:
     """Above 0 two states run at two speeds (HRM): a pass is so many times z_L <- A(z_L + z_H), then once
     z_H <- B(z_H + z_L), with `inner_blocks` blocks each in A and B. z_H starts at what was entered, z_L at a stored
     vector; z_H is read."""
+    streams: int = 1
+    """Above 1 so many residual streams run beside each other (hyper-connections, Zhu et al. 2024): a pass reads a
+    weighted sum of them, adds its increment to each with a weight, and mixes them by a small matrix; with
+    `model.conditioning` all of these are told t. 2 to 4 are usual."""
     schedule: Literal["even", "unit"] = "even"
     """What `depth.schedule = "auto"` means: even steps over [0, N], or n steps of size 1."""
     cache: Literal["loop", "last"] = "loop"
@@ -88,11 +92,18 @@ class LoopConfig:
     def __post_init__(self) -> None:
         check_fields(self, "model.loop")
         at_least("model.loop.low_cycles", self.low_cycles, 0)
+        at_least("model.loop.streams", self.streams, 1)
+        at_most("model.loop.streams", self.streams, 16)
         require(self.start_size >= 0, f"model.loop.start_size = {self.start_size}: must be at least 0")
         require(
             self.low_cycles == 0 or (self.injection, self.start) == ("none", "entered"),
             f'model.loop.low_cycles = {self.low_cycles} with model.loop.injection = "{self.injection}", start = '
             f'"{self.start}": two states have rules of their own; leave both at their defaults',
+        )
+        require(
+            self.low_cycles == 0 or self.streams == 1,
+            f"model.loop.low_cycles = {self.low_cycles} with model.loop.streams = {self.streams}: two states run at "
+            "two speeds already; leave one of them out",
         )
 
 
@@ -106,6 +117,9 @@ class ClockConfig:
     """One pair of embeddings for all blocks, instead of one a block."""
     unit: bool = False
     """Read t/N and h/N, with frequencies 10000^(-2k/features) (LoopFormer), instead of periods from 2 to 4 N."""
+    rank: int = 0
+    """R: above 0 the blocks' matrices W are told t and h as well, W + A diag(s(t, h)) B with s from 0; behind the norms
+    of a post-norm block a scale and a shift are told beside them."""
     per_pass: bool = False
     """Divide the increment of a pass by h: it stands for the whole step, whatever h. With conditioning "step" a block
     that was trained at h = 1 is then applied n times as it is, and has to learn what a longer step is; with
@@ -117,6 +131,7 @@ class ClockConfig:
             self.features >= 2 and self.features % 2 == 0,
             f"model.clock.features = {self.features}: must be an even number of at least 2",
         )
+        at_least("model.clock.rank", self.rank, 0)
 
 
 @dataclass(frozen=True)

@@ -85,7 +85,27 @@ def _block(model: ModelConfig) -> int:
 def _conditioning(model: ModelConfig) -> int:
     if model.conditioning == "none":
         return 0
-    return (0 if model.clock.shared else _clock(model)) + _linear(model.width, 4 * model.width)
+    clock = 0 if model.clock.shared else _clock(model)
+    return clock + _linear(model.width, 4 * model.width) + _told_changes(model)
+
+
+def _told_changes(model: ModelConfig) -> int:
+    """A and B of the four matrices, and the layer that says how much of them counts when."""
+    rank = model.clock.rank
+    if not rank:
+        return 0
+    edges = sum(inputs + outputs for inputs, outputs in model.matrices)
+    norms = 4 * model.width if model.norm_position == "post" else 0
+    return rank * edges + _linear(model.width, 4 * rank + norms)
+
+
+def _streams(model: ModelConfig) -> int:
+    count = model.loop.streams
+    if count == 1:
+        return 0
+    told = 0 if model.conditioning == "none" else _linear(model.width, count * (2 + count))
+    told += 0 if model.conditioning == "none" or model.clock.shared else _clock(model)
+    return 3 * count + count**2 + told
 
 
 def _clock(model: ModelConfig) -> int:
@@ -98,7 +118,14 @@ def _loop(model: ModelConfig) -> int:
     clock = _clock(model) if model.clock.shared and model.conditioning != "none" else 0
     adapter = 2 * width * width if loop.injection == "concat" else 0
     norm = _norm(model, width, model.final_norm) if loop.boundary == "norm" else 0
-    return clock + adapter + norm + (width if loop.low_cycles else 0) + (width + 1 if loop.exit_gate else 0)
+    return (
+        clock
+        + adapter
+        + norm
+        + _streams(model)
+        + (width if loop.low_cycles else 0)
+        + (width + 1 if loop.exit_gate else 0)
+    )
 
 
 def _head(model: ModelConfig) -> int:

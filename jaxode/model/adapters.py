@@ -1,4 +1,4 @@
-"""Step adapters: low-rank changes of a block's matrices and own norms in each step of a calibrated solve."""
+"""Low-rank changes of a block's matrices and own norms: in each step of a calibrated solve, or told by a clock."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any, no_type_check
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import struct
+from flax import nnx, struct
 from jaxtyping import Array, Float
 
 from jaxode.config import ModelConfig
@@ -85,21 +85,18 @@ class Adapters:
     def neutral(cls, model: ModelConfig, steps: int, rank: int, seed: int = 0) -> Adapters:
         """The trained block in each of `steps` solver steps: A random, B zero."""
         axes = (steps, len(set(model.pass_blocks)))
-        heads, gate = model.heads * model.head_width, model.attention.gate
-        fused = (model.heads * (1 + gate) + 2 * model.num_kv_heads) * model.head_width
-        hidden = model.hidden_width
-        inner = 2 * hidden if model.feed_forward == "swiglu" else hidden
         rng = np.random.default_rng(seed)
 
         def pair(width: int, out: int) -> LowRank:
             down = rng.normal(size=(*axes, width, rank)) / np.sqrt(width)
             return LowRank(down.astype(np.float32), np.zeros((*axes, rank, out), np.float32))
 
+        qkv, output, inner, outer = (pair(*shape) for shape in model.matrices)
         return cls(
-            qkv=pair(model.width, fused),
-            output=pair(heads, model.width),
-            inner=pair(model.width, inner),
-            outer=pair(hidden, model.width),
+            qkv=qkv,
+            output=output,
+            inner=inner,
+            outer=outer,
             scale=np.ones((*axes, 2, model.width), np.float32),
             shift=np.zeros((*axes, 2, model.width), np.float32),
         )
@@ -115,6 +112,60 @@ class Adapters:
         if scale.ndim == 2:
             scale, shift = scale[:, None], shift[:, None]
         return (u * scale + shift).astype(u.dtype)
+
+    def then(self, other: Adapters) -> Adapters:
+        """Both changes at once; of what a norm gives, this one's first."""
+
+        def both(one: LowRank, two: LowRank) -> LowRank:
+            down, up = (_alike(getattr(one, name), getattr(two, name)) for name in ("down", "up"))
+            return LowRank(jnp.concatenate(down, axis=-1), jnp.concatenate(up, axis=-2))
+
+        pairs = {name: both(getattr(self, name), getattr(other, name)) for name in ("qkv", "output", "inner", "outer")}
+        return Adapters(**pairs, scale=self.scale * other.scale, shift=self.shift * other.scale + other.shift)
+
+
+class ToldAdapters(nnx.Module):
+    """What a clock's code changes in a block's matrices: W + A diag(s) B with s a layer's, from zero.
+
+    Trained with the block, unlike those of a calibration, and one for every t and h instead of one a step. Behind the
+    norms of a post-norm block a scale and a shift of a channel are told as well.
+    """
+
+    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+        """A and B at random: they are trained only once s is not 0, which is from the second update on."""
+        self.rank, self.width, self.post = config.clock.rank, config.width, config.norm_position == "post"
+        init = nnx.initializers.lecun_normal()
+
+        def matrices(shapes: list[tuple[int, int]]) -> Any:
+            return nnx.List([nnx.Param(init(rngs.params(), shape)) for shape in shapes])
+
+        self.down = matrices([(inputs, self.rank) for inputs, _ in config.matrices])
+        self.up = matrices([(self.rank, outputs) for _, outputs in config.matrices])
+        told = 4 * self.rank + (4 * self.width if self.post else 0)
+        self.output = nnx.Linear(config.width, told, kernel_init=nnx.initializers.zeros_init(), rngs=rngs)
+
+    def __call__(self, code: Float[Array, "*B D"]) -> Adapters:
+        """For the code of one time, or of each row's own."""
+        told = self.output(jax.nn.silu(code))
+        strengths = jnp.split(told[..., : 4 * self.rank], 4, axis=-1)
+
+        def pair(place: int) -> LowRank:
+            down, up = self.down[place][...], strengths[place][..., None] * self.up[place][...]
+            return LowRank(jnp.broadcast_to(down, (*up.shape[:-2], *down.shape)), up)
+
+        norms = jnp.zeros((*told.shape[:-1], 2, 2, self.width))
+        if self.post:
+            norms = told[..., 4 * self.rank :].reshape(norms.shape)
+        scale, shift = 1.0 + norms[..., 0, :, :], norms[..., 1, :, :]
+        return Adapters(*(pair(place) for place in range(4)), scale=scale, shift=shift)
+
+
+def _alike(one: Any, two: Any) -> tuple[Any, Any]:
+    """With the axis for rows of the batch that one of them has."""
+    if one.ndim == two.ndim:
+        return one, two
+    rows = max(one, two, key=lambda table: table.ndim).shape[0]
+    return tuple(table if table.ndim == 3 else jnp.broadcast_to(table, (rows, *table.shape)) for table in (one, two))  # pyright: ignore[reportReturnType]
 
 
 def wider(adapters: Adapters, rank: int) -> Adapters:

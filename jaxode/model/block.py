@@ -114,7 +114,7 @@ class Block(nnx.Module):
     def attention_increment(self, t: Any, x: State, context: Context) -> State:
         """The attention sublayer's share of the increment."""
         gain = None if context.gains is None else jnp.asarray(context.gains.heads)
-        adapters = None if context.gains is None else context.gains.adapters
+        adapters = self._adapters(t, context)
         rotary = context.rotary if context.far is None or not self.full else context.far
 
         def branch(read: State) -> State:
@@ -129,11 +129,21 @@ class Block(nnx.Module):
     def feed_forward_increment(self, t: Any, x: State, context: Context) -> State:
         """The feed-forward sublayer's share of the increment."""
         gain = None if context.gains is None else jnp.asarray(context.gains.hidden)
-        adapters = None if context.gains is None else context.gains.adapters
+        adapters = self._adapters(t, context)
         norm = self._own_norm(self.feed_forward_norm, FEED_FORWARD, adapters)
         rule = self._rule(norm, self.feed_forward_output_norm, self.feed_forward_rate)
         branch = partial(self.feed_forward, gain=gain, adapters=adapters)
         return self._sublayer(FEED_FORWARD, rule).increment(branch, t, x, context)
+
+    def _adapters(self, t: Any, context: Context) -> Adapters | None:
+        """What the clock changes in the matrices, and then a calibration."""
+        fitted = None if context.gains is None else context.gains.adapters
+        if self.conditioning is None:
+            return fitted
+        # rows at times of their own bring them as [B, 1, 1]
+        time = jnp.reshape(jnp.asarray(t, jnp.float32), -1) if jnp.ndim(t) else t
+        told = self.conditioning.adapters(time, context.size, context.code)
+        return fitted if told is None else told if fitted is None else told.then(fitted)
 
     def _own_norm(self, norm: Norm, sublayer: int, adapters: Adapters | None) -> Norm:
         """A norm that stands behind the branch, as the step's adapters change it."""
@@ -207,7 +217,7 @@ class BlockField:
         def blocks(y: State, which: Sequence[int] | None = None) -> State:
             return y + self._blocks(t, y, args, which, code)
 
-        return rules.rate(rules(x, args.context.x0, blocks) - x, size)
+        return rules.rate(rules.increment(t, size, x, args.context.x0, blocks), size)
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from flax import nnx, struct
 from jaxtyping import Array, Float
 
 from jaxode.config import ModelConfig
+from jaxode.model.adapters import Adapters, ToldAdapters
 
 
 @no_type_check  # JAX rebuilds pytrees with leaves of any kind
@@ -76,6 +77,11 @@ class Conditioning(Clock):
         self.kind, self.divided = config.conditioning, not config.clock.per_pass
         zero = nnx.initializers.zeros_init()
         self.output = nnx.Linear(config.width, 4 * config.width, kernel_init=zero, rngs=rngs)
+        self.changes = ToldAdapters(config, rngs=rngs) if config.clock.rank else None
+
+    def adapters(self, t: Any, h: Any, code: Float[Array, "*B D"] | None = None) -> Adapters | None:
+        """What they change in the block's matrices, where the clock has a rank; arguments as of a call."""
+        return None if self.changes is None else self.changes(self.code(t, h) if code is None else code)
 
     def __call__(self, t: Any, h: Any, sublayer: int, code: Float[Array, "*B D"] | None = None) -> Modulation:
         """For depth-time t and step size h, numbers or arrays of rows' own, [B]; `code` of a clock that is shared."""

@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, Int
 from jaxode.config import ModelConfig
 from jaxode.model.conditioning import Clock
 from jaxode.model.layers import Unit, make_norm
+from jaxode.model.streams import Streams
 from jaxode.types import LoopState, State
 
 Blocks = Callable[..., State]
@@ -24,11 +25,14 @@ def has_rules(config: ModelConfig) -> bool:
     """Whether a pass is more than its blocks."""
     loop = config.loop
     clock = config.conditioning != "none" and (config.clock.shared or config.clock.per_pass)
-    return loop.injection != "none" or loop.boundary != "none" or loop.low_cycles > 0 or clock
+    several = loop.low_cycles > 0 or loop.streams > 1
+    return loop.injection != "none" or loop.boundary != "none" or several or clock
 
 
 class Pass(nnx.Module):
-    """y = boundary(blocks(injection(x, e))), e what the prelude gives; with `low_cycles` that of two states."""
+    """y = boundary(blocks(injection(x, e))), e what the prelude gives; with `low_cycles` that of two states, with
+    `streams` of a sum of several, which all take its increment.
+    """
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs, dtype: DTypeLike):
         """Only what `model.loop` asks for."""
@@ -42,6 +46,7 @@ class Pass(nnx.Module):
         told = config.clock.shared and config.conditioning != "none"
         self.clock = Clock(config, rngs=rngs) if told else None
         self.per_pass = config.clock.per_pass
+        self.streams = Streams(config, rngs=rngs) if loop.streams > 1 else None
 
     def code(self, t: Any, h: Any) -> Float[Array, "*B D"] | None:
         """What the blocks are told of this step, where they share a clock."""
@@ -57,8 +62,17 @@ class Pass(nnx.Module):
         size = jnp.asarray(h, jnp.float32)
         return (increment / (size.reshape(-1, 1, 1) if size.ndim else size)).astype(increment.dtype)
 
-    def __call__(self, x: LoopState, entered: State | None, blocks: Blocks) -> LoopState:
-        """The state after the pass."""
+    def increment(self, t: Any, h: Any, x: LoopState, entered: State | None, blocks: Blocks) -> LoopState:
+        """What the pass adds to the state, with blocks that were told t and h."""
+        if self.streams is None:
+            return self._after(x, entered, blocks) - x
+        # rows at times of their own bring them as [B, 1, 1]
+        time, size = (jnp.reshape(v, -1) if jnp.ndim(v) else v for v in (t, h))
+        connections = self.streams.connections(time, size, self.code(t, h))
+        read = connections.gather(x)
+        return connections.increment(x, self._after(read, entered, blocks) - read)
+
+    def _after(self, x: LoopState, entered: State | None, blocks: Blocks) -> LoopState:
         if self.low_cycles:
             return self._two_speeds(x, blocks)
         return self._end(blocks(self._inject(x, entered)))

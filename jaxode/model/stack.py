@@ -122,15 +122,22 @@ class Stack(nnx.Module):
         entered = self.enter(x, context)
         if self.config.loop.injection != "none":
             context = dataclasses.replace(context, x0=entered)
-        return self.start(entered, context.places, depth.start_seed, depth.start == "zeros"), context
+        x = self.start(entered, context.places, depth.start_seed, depth.start == "zeros")
+        streams = None if self.loop is None else self.loop.streams
+        return x if streams is None else streams.enter(x), context
 
     def enter(self, x: State, context: Context) -> State:
         """Through the prelude."""
         return self._once(self.prelude, x, context, offset=-1)
 
+    def observed(self, x: LoopState) -> State:
+        """What of several streams is read at the end."""
+        streams = None if self.loop is None else self.loop.streams
+        return x[..., : self.config.width] if streams is None else streams.leave(x)
+
     def leave(self, x: LoopState, context: Context) -> State:
         """Through the coda: what the head reads, from a state at any depth."""
-        x = x[..., : self.config.width]
+        x = self.observed(x)
         if self.exit_norm is not None:
             x = self.exit_norm(x).astype(x.dtype)
         return self._once(self.coda, x, context, offset=1)

@@ -22,7 +22,7 @@ from jaxode.model import SequenceClassifier, make_model
 from jaxode.model.parameters import Architecture, Parameters, check_fit, fingerprint, split, without_calibrations
 from jaxode.training.trainable import FRESH
 
-FREE = ("model.dropout", "model.steps", "model.conditioning", "model.clock.")
+FREE = ("model.dropout", "model.steps", "model.conditioning", "model.clock.", "model.loop.streams")
 """What may differ from the model that a run begins with; of rotary positions the length as well."""
 
 T = TypeVar("T")
@@ -87,7 +87,7 @@ def read_initial(config: Config) -> Initial:
             own = {name: value for name, value in own.items() if not name.startswith("head.classifier.")}
         return Initial(model, {}, _tokenizer(config, loaded.tokenizer), base, own)
     _, fresh = split(make_model(model, seed=config.train.seed))
-    added = {key: value for key, value in fresh.items() if key not in own and told}
+    added = {key: value for key, value in fresh.items() if key not in own and any(part in key for part in FRESH)}
     params = own | added
     check_fit(fresh, params, f"init = {name}", "the settings of model do not fit its weights; leave them out")
     params = {key: params[key] for key in fresh}

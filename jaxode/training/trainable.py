@@ -12,8 +12,9 @@ import optax
 from jaxode.config import Config, require
 from jaxode.model.low_rank import LOW_RANK
 
-FRESH = (".conditioning.", ".clock.")
-"""Within the names of what tells blocks t and h: it begins at zero beside trained weights, and trains always."""
+FRESH = (".conditioning.", ".clock.", ".streams.")
+"""Within the names of what tells blocks t and h, and of what connects streams: beside trained weights it changes
+nothing at first, and it trains always."""
 
 
 def frozen(params: Mapping[str, Any], config: Config) -> frozenset[str]:

@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
-from jaxode.config import ClockConfig, DepthConfig, ModelConfig, UserError
+from jaxode.config import ClockConfig, DepthConfig, LoopConfig, ModelConfig, UserError
 from jaxode.depth import Coefficients
 from jaxode.inference import solve_budgets
 from jaxode.model import make_model
@@ -36,10 +37,11 @@ def drawn(sizes):
     return Coefficients(np.asarray(sizes, np.float32)[:, None], starts=starts)
 
 
+@pytest.mark.parametrize("rank", [0, 4])
 @pytest.mark.parametrize(("kind", "layout"), [("time", "full"), *(("step", layout) for layout in LAYOUTS)])
-def test_begins_as_the_plain_block(kind, layout):
+def test_begins_as_the_plain_block(kind, layout, rank):
     plain = build(**LAYOUTS[layout])
-    told = build(conditioning=kind, **LAYOUTS[layout])
+    told = build(conditioning=kind, clock=ClockConfig(rank=rank), **LAYOUTS[layout])
     architecture, params = split(told)
     _, own = split(plain)
     same = architecture.bind(params | own)
@@ -107,15 +109,59 @@ def test_schedules_with_times_of_their_own_are_those_given_statically(lively, ki
     assert float(jnp.abs(model(TOKENS, DepthConfig(steps=steps)).logits - given).max()) > 1e-3
 
 
-@pytest.mark.parametrize("kind", ["time", "step", "loopformer"])
-def test_rows_with_budgets_of_their_own(lively, kind):
-    model = build(lively, conditioning=kind)
+@pytest.mark.parametrize(
+    "told",
+    [
+        *({"conditioning": kind} for kind in ("time", "step", "loopformer")),
+        {"conditioning": "step", "clock": ClockConfig(rank=3)},
+        {"conditioning": "step", "clock": ClockConfig(rank=3, shared=True), "norm_position": "post"},
+        {"conditioning": "step", "loop": LoopConfig(streams=2)},
+    ],
+    ids=str,
+)
+def test_rows_with_budgets_of_their_own(lively, told):
+    model = build(lively, **told)
     model.calibrations = {3: drawn([1.0, 2.0, 3.0]), 2: drawn([2.0, 4.0])}
     depth = DepthConfig(solver="calibrated")
     found = solve_budgets(model, TOKENS, np.asarray([3, 2, 6]), depth).logits
     for row, steps in enumerate((3, 2, 6)):
         alone = dataclasses.replace(depth, steps=steps) if steps < 6 else DepthConfig()
         np.testing.assert_allclose(found[row], model(TOKENS[row : row + 1], alone).logits[0], atol=1e-4)
+
+
+@pytest.mark.parametrize("rule", ["pre", "post"])
+def test_matrices_are_changed_as_the_clock_says(lively, rule):
+    """As a block with weights W + A diag(s) B, whose own norms are scaled and shifted where they stand behind."""
+    model = build(lively, conditioning="step", clock=ClockConfig(rank=3), norm_position=rule)
+    x, context = model.start(TOKENS)
+    block = model.stack.looped[0]
+    context = dataclasses.replace(context, size=2.0)
+    told = block.conditioning.adapters(4.0, 2.0)
+    other = model.stack.looped[0].conditioning.adapters(5.0, 2.0)
+    assert float(jnp.abs(told.qkv.up - other.qkv.up).max()) > 1e-3
+    merged, silent = nnx.clone(block), nnx.clone(block)
+    for one in (merged, silent):
+        one.conditioning.changes = None
+    for place, change in (
+        (merged.attention.qkv, told.qkv),
+        (merged.attention.output, told.output),
+        (merged.feed_forward.inner, told.inner),
+        (merged.feed_forward.output, told.outer),
+    ):
+        place.kernel[...] = place.kernel[...] + change.down @ change.up
+    for number, norm in enumerate((merged.attention_norm, merged.feed_forward_norm)):
+        scale, shift = told.scale[number], told.shift[number]
+        norm.scale[...], norm.bias[...] = norm.scale[...] * scale, norm.bias[...] * scale + shift
+    found = block.increment(4.0, x, context)
+    np.testing.assert_allclose(found, merged.increment(4.0, x, context), rtol=1e-4, atol=1e-4)
+    assert float(jnp.abs(found - silent.increment(4.0, x, context)).max()) > 1e-2
+
+
+def test_refuses_a_rank_without_a_clock():
+    with pytest.raises(UserError, match=r'model.clock.rank = 4 with model.conditioning = "none": needs a conditioning'):
+        build(clock=ClockConfig(rank=4))
+    with pytest.raises(UserError, match=r"model.clock.rank = 17 .* must be at most 16"):
+        build(clock=ClockConfig(rank=17), conditioning="time")
 
 
 def per_pass(lively, shared):

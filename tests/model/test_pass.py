@@ -11,6 +11,7 @@ from jaxode.config import ClockConfig, LoopConfig, UserError
 from jaxode.model import Context
 from jaxode.model.layers import rotary_angles
 from jaxode.model.loop import noise
+from jaxode.model.parameters import split
 from jaxode.model.stack import Stack
 
 X = jax.random.normal(jax.random.key(0), (2, 8, 32))
@@ -83,8 +84,6 @@ def test_the_final_norm_before_the_coda_is_the_heads_own(tiny, lively):
     x = model.stack.leave(X, CONTEXT)
     np.testing.assert_allclose(x, through(model.stack.coda, model.head.norm(X)), rtol=1e-5, atol=1e-5)
     # one parameter, not two
-    from jaxode.model.parameters import split
-
     assert [name for name in split(model)[1] if "norm" in name and name.startswith(("head", "stack.exit"))] == [
         "head.norm.bias",
         "head.norm.scale",
@@ -121,6 +120,52 @@ def test_a_shared_clock_is_one_for_all_blocks(tiny, lively):
     nnx.update(copied.looped[0].conditioning.output, nnx.state(stack.looped[0].conditioning.output, nnx.Param))
     for steps in (None, 1):
         np.testing.assert_allclose(solved(stack, steps).state, solved(copied, steps).state, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["none", "step"])
+def test_streams_are_read_written_and_mixed_as_their_numbers_say(tiny, lively, kind):
+    stack = stack_of(tiny(steps=3, loop=LoopConfig(streams=2), conditioning=kind), lively)
+    streams = stack.loop.streams
+    x = [X, X]
+    for t in range(3):
+        connections = streams.connections(float(t), 1.0)
+        read, write, mix = (np.asarray(part) for part in (connections.read, connections.write, connections.mix))
+        assert np.std(mix) > 0
+        gathered = read[0] * x[0] + read[1] * x[1]
+        step = stack.looped[0].increment(float(t), gathered, CONTEXT)
+        x = [x[s] + mix[s, 0] * x[0] + mix[s, 1] * x[1] + write[s] * step for s in range(2)]
+    weights = np.asarray(streams.out[...])
+    np.testing.assert_allclose(solved(stack).state, weights[0] * x[0] + weights[1] * x[1], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["none", "time"])
+@pytest.mark.parametrize("steps", [None, 2, 1])
+def test_streams_begin_as_one(tiny, kind, steps):
+    one, several = (
+        make_model(tiny(steps=4, conditioning=kind, output_init=1.0, loop=LoopConfig(streams=count)))
+        for count in (1, 3)
+    )
+    (_, weights), (architecture, params) = split(one), split(several)
+    assert {name.split(".")[2] for name in params if name not in weights} == {"streams"}
+    tokens, depth = jnp.arange(8)[None], DepthConfig(steps=steps)
+    found = architecture.bind(params | weights)(tokens, depth).logits
+    np.testing.assert_allclose(found, one(tokens, depth).logits, atol=1e-5)
+
+
+def test_no_two_streams_stay_alike(tiny):
+    model = make_model(tiny(steps=3, output_init=1.0, loop=LoopConfig(streams=3)))
+    architecture, params = split(model)
+    slopes = jax.grad(lambda p: jnp.sum(architecture.bind(p)(jnp.arange(8)[None]).logits ** 2))(params)
+    # what is read differs from stream to stream, and so does what every other weight of a stream learns
+    slope = np.asarray(slopes["stack.loop.streams.read"])
+    assert np.min(np.diff(np.sort(slope))) > 1e-3 * np.abs(slope).max()
+
+
+def test_two_speeds_and_streams_are_not_both():
+    with pytest.raises(UserError, match=r"model.loop.low_cycles = 2 with model.loop.streams = 2"):
+        LoopConfig(low_cycles=2, streams=2)
+    with pytest.raises(UserError, match=r"model.loop.streams = 0: must "):
+        LoopConfig(streams=0)
 
 
 def test_a_splitting_takes_no_pass_with_rules_of_its_own_apart(tiny, lively):

@@ -4,7 +4,7 @@ import jax
 import pytest
 from flax import nnx
 
-from jaxode.config import ModelConfig, UserError
+from jaxode.config import ClockConfig, LoopConfig, ModelConfig, UserError
 from jaxode.config.size import num_parameters
 from jaxode.model import CausalLM, Encoder, SequenceClassifier, make_model, room
 
@@ -25,6 +25,11 @@ LAYOUTS = {
     "prelude": {"inject_input": True, "prelude": 1, "coda": 2},
     "cycle": {"sharing": "cycle", "groups": 2, "inner_blocks": 2},
     "none": {"sharing": "none"},
+    "streams": {"loop": LoopConfig(streams=3)},
+    "told streams": {"loop": LoopConfig(streams=2), "conditioning": "step"},
+    "shared clock": {"loop": LoopConfig(streams=2), "conditioning": "time", "clock": ClockConfig(shared=True, rank=3)},
+    "told matrices": {"conditioning": "step", "clock": ClockConfig(rank=4), "norm_position": "post"},
+    "told swiglu": {"conditioning": "step", "clock": ClockConfig(rank=2), "feed_forward": "swiglu", "kv_heads": 2},
     "time": {"conditioning": "time", "prelude": 1},
     "loopformer": {"conditioning": "loopformer", "inner_blocks": 2},
 }

@@ -184,7 +184,7 @@ def read_out(model: Any, context: Context, segments: Any, x: State) -> Any:
 
 def leaving(model: Any, x: State) -> Float[Array, "B L"]:
     """What the exit gate reads from a state: the probability to leave there, of what has not left before."""
-    return jax.nn.sigmoid(model.stack.exit_gate(x[..., : model.config.width]).astype(jnp.float32))[..., 0]
+    return jax.nn.sigmoid(model.stack.exit_gate(model.stack.observed(x)).astype(jnp.float32))[..., 0]
 
 
 def check_gate(model: Any, name: str) -> None:
