@@ -9,8 +9,9 @@ from typing import Any
 
 from tqdm import tqdm
 
-from jaxode.config import DepthConfig
-from jaxode.data import Batch
+from jaxode.config import DataConfig, DepthConfig
+from jaxode.data import Batch, PreparedData, text_batches
+from jaxode.data.tasks import asked
 from jaxode.evaluation.answers import evaluate_answers
 from jaxode.evaluation.divergence import Diverged
 from jaxode.evaluation.figures import Panel, panel_figure, table, write_csv
@@ -29,6 +30,23 @@ class Answers:
     """Share of the most frequent answer."""
     trained: bool
     """Whether such questions were trained on; else they are more difficult."""
+
+
+def task_answers(config: DataConfig, data: PreparedData, batch_size: int) -> list[Answers]:
+    """The questions that a run on a task is tested on at its end (`data.task`), as batches of its own tokens.
+
+    Raises:
+        UserError: a difficulty that the task has not.
+    """
+    return [
+        Answers(
+            one.difficulty,
+            list(text_batches(one.texts, data.spec, data.length, batch_size).batches),
+            one.majority,
+            one.trained,
+        )
+        for one in asked(config)
+    ]
 
 
 def answer_depths(architecture: Architecture, params: Parameters) -> tuple[DepthConfig, ...]:

@@ -8,8 +8,6 @@ from typing import Any
 
 from jaxode.config import UserError
 from jaxode.config.task import TASKS_PREFIX
-from jaxode.data import text_batches
-from jaxode.data.tasks import asked
 from jaxode.evaluation import (
     Method,
     StateEvaluation,
@@ -19,7 +17,7 @@ from jaxode.evaluation import (
     save_state_sweep,
     save_sweep,
 )
-from jaxode.evaluation.answer_sweep import Answers, answer_sweep, save_answer_sweep
+from jaxode.evaluation.answer_sweep import answer_sweep, save_answer_sweep, task_answers
 from jaxode.evaluation.figures import replacing
 from jaxode.evaluation.label_sweep import label_sweep, save_label_sweep
 from jaxode.evaluation.labels import LabelEvaluation
@@ -60,21 +58,6 @@ def write_summary(result: TrainResult) -> None:
         raise UserError(f"{path}: cannot be written: {error.strerror or error}") from None
 
 
-def _answers(result: TrainResult) -> list[dict[str, Any]]:
-    """A task's exact matches, by difficulty and steps."""
-    data, size = result.data, result.config.train.batch_size
-    questions = [
-        Answers(
-            one.difficulty,
-            list(text_batches(one.texts, data.spec, data.length, size).batches),
-            one.majority,
-            one.trained,
-        )
-        for one in asked(result.config.data)
-    ]
-    return answer_sweep(result.architecture, result.params, questions, progress="answers")
-
-
 def sweep(result: TrainResult) -> str:
     """Loss, or an encoder's error, against depth on the validation split: sweep.csv, sweep.png, and the table; of a
     task, exact matches: answers.csv, answers.png.
@@ -87,7 +70,9 @@ def sweep(result: TrainResult) -> str:
     if result.config.model.labels_texts:
         return save_label_sweep(folder, label_sweep(result.architecture, result.params, batches))
     if config.data.corpus.startswith(TASKS_PREFIX):
-        return save_answer_sweep(folder, _answers(result), config.data.corpus)
+        questions = task_answers(config.data, data, config.train.batch_size)
+        found = answer_sweep(result.architecture, result.params, questions, progress="answers")
+        return save_answer_sweep(folder, found, config.data.corpus)
     if result.config.model.head == "vocabulary":
         found = depth_sweep(
             result.architecture,

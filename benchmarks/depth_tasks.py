@@ -1,0 +1,183 @@
+"""Tasks that need depth, trained in several ways and asked at several: what is right, by difficulty.
+
+    python benchmarks/depth_tasks.py [--tasks s5] [--ways fixed,told] [--seeds 0]
+    python benchmarks/depth_tasks.py --figure
+
+The first trains the recipes of configs/depth/ in the ways of WAYS, all on the same questions in the same order, and
+asks every model at every depth of DEPTHS; a run that has its rows is not made again, one that was stopped goes on.
+Keeps docs/results/depth.csv. The second draws docs/results/depth.png and depth-ways.png out of it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import itertools
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from timing import RESULTS
+
+from jaxode.calibration import Fit, calibrate, calibration_batches, with_calibrations
+from jaxode.config import Config, DepthConfig, from_toml, override
+from jaxode.evaluation.answer_sweep import Answers, answer_sweep, task_answers
+from jaxode.evaluation.figures import Panel, panel_figure, read_csv, table, write_csv
+from jaxode.training import TrainResult, train
+from jaxode.training.curriculum import Curriculum, cost
+
+RECIPES = Path(__file__).resolve().parent.parent / "configs" / "depth"
+KEPT = RESULTS / "depth.csv"
+UNTOLD = {"objective.name": "random", "objective.spacing": "even"}
+COUNTS = "2,3,4,6,8,12"
+TOLD = UNTOLD | {"model.conditioning": "step"}
+WAYS: dict[str, dict[str, Any]] = {
+    # as the recipe says: at N steps alone
+    "fixed": {},
+    # at n steps alone
+    "direct-6": {"depth.steps": 6},
+    "direct-3": {"depth.steps": 3},
+    # one model for several depths
+    "random": UNTOLD | {"objective.steps": f"uniform:{COUNTS}"},
+    "told": TOLD | {"objective.steps": f"uniform:{COUNTS}"},
+    "widen": TOLD | {"objective.steps": f"widen:{COUNTS}"},
+    "distil": TOLD | {"objective.short": "uniform:2,3,4,6,8", "objective.short_loss": 1.0, "objective.distil": 1.0},
+    "loopformer": {"objective.name": "loopformer", "model.conditioning": "loopformer"},
+    "scaled": {"model.step_size": 0.5},
+    # other models at N steps
+    "not-injected": {"model.inject_input": False},
+    "concat": {"model.inject_input": False, "model.loop.injection": "concat"},
+    "boundary-norm": {"model.loop.boundary": "norm"},
+    "streams": {"model.loop.streams": 2, "model.conditioning": "time"},
+    "told-matrices": {"model.conditioning": "time", "model.clock.rank": 8},
+    "sandwich": {"model.prelude": 3, "model.coda": 3, "model.steps": 6},
+    "unit-branch": {"model.output_init": 1.0, "model.step_size": 1 / 12},
+    "wide-3": {"model.width": 192, "depth.steps": 3},
+    "unshared-3": {"model.sharing": "none", "model.steps": 3, "model.inject_input": False},
+}
+"""What each changes of the recipe."""
+DEPTHS = (12, 8, 6, 4, 3, 2)
+CALIBRATED = (6, 3)
+
+
+def depths(config: Config) -> list[DepthConfig]:
+    """Even steps up to N, steps of size 1 beyond it; of a model that was trained at one depth alone, that one too."""
+    model, own = config.model, config.depth.steps or config.model.steps
+    if model.sharing == "none":
+        return [DepthConfig(solver="euler")]
+    even = [DepthConfig(steps=n, solver="euler") for n in sorted({own, *DEPTHS}) if n <= model.steps]
+    return [*even, DepthConfig(steps=3 * model.steps // 2, solver="euler", schedule="unit")]
+
+
+def training_flops(config: Config, updates: int) -> int:
+    """Of the whole run."""
+    curriculum, tokens = Curriculum(config), config.train.batch_size * config.model.length
+    solves = (curriculum.at(update) for update in range(updates))
+    return tokens * sum(cost(config.model, config.depth, config.objective, one).flops for one in solves)
+
+
+def rows(task: str, way: str, seed: int, done: TrainResult) -> Iterator[dict[str, Any]]:
+    """Of every difficulty at every depth; of the fixed model's calibrations too."""
+    questions = task_answers(done.config.data, done.data, 64)
+    about = {
+        "task": task,
+        "way": way,
+        "seed": seed,
+        "parameters": done.architecture.bind(done.params).num_parameters,
+        "training_flops": training_flops(done.config, done.step),
+    }
+    found = answer_sweep(done.architecture, done.params, questions, depths(done.config), "answers")
+    yield from (about | row for row in found)
+    if way == "fixed":
+        yield from (about | {"way": "calibrated"} | row for row in calibrated(done, seed, questions))
+
+
+def calibrated(done: TrainResult, seed: int, questions: Sequence[Answers]) -> Iterator[dict[str, Any]]:
+    """The same weights behind solvers that were fitted on questions of the training set."""
+    text, model = calibration_batches(done.data, seed), done.architecture.bind(done.params)
+    for steps in CALIBRATED:
+        fitted = calibrate(model, text, steps, Fit())
+        params = with_calibrations(done.params, {steps: fitted})
+        yield from answer_sweep(done.architecture, params, questions, [fitted.depth], "answers")
+
+
+def results(tasks: Sequence[str], ways: Sequence[str], seeds: Sequence[int], work: Path) -> None:
+    """Every run that has no row yet."""
+    for seed, task, way in itertools.product(seeds, tasks, ways):
+        kept: list[dict[str, Any]] = read_csv(KEPT) if KEPT.exists() else []
+        if any((row["task"], row["way"], row["seed"]) == (task, way, seed) for row in kept):
+            continue
+        out = work / task / f"{way}-{seed}"
+        config = override(from_toml(Config, RECIPES / f"{task}.toml"), WAYS[way], f"way {way}")
+        loop = dataclasses.replace(config.train, seed=seed)
+        begun, resumed = time.perf_counter(), (out / "config.toml").exists()
+        done = train(dataclasses.replace(config, train=loop, out=str(out), resume=resumed))
+        # of the part that ran now, where it was stopped in between
+        minutes = (time.perf_counter() - begun) / 60
+        found = [row | {"minutes": minutes} for row in rows(task, way, seed, done)]
+        print(task, way, seed, f"{minutes:.1f} minutes")
+        print(table(by_depth(found), list(by_depth(found)[0])), flush=True)
+        write_csv(KEPT, [*kept, *found])
+
+
+def by_depth(found: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A row a depth, a column a difficulty."""
+    lines: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for row in found:
+        line = lines.setdefault((row["solver"], row["steps"]), {"solver": row["solver"], "steps": row["steps"]})
+        line[f"d{row['difficulty']}"] = row["exact"]
+    return list(lines.values())
+
+
+def figure() -> None:
+    """One model's exact matches against block evaluations, by difficulty; and all ways at the hardest one."""
+    kept: list[dict[str, Any]] = read_csv(KEPT)
+    tasks = list(dict.fromkeys(row["task"] for row in kept))
+    one, all_ways = [], []
+    for task in tasks:
+        mine = [row for row in kept if row["task"] == task and row["seed"] == 0]
+        hardest = max(row["difficulty"] for row in mine if row["trained"])
+        shown = ("told", "widen", "random")
+        way = max(shown, key=lambda name: _mean([row["exact"] for row in mine if row["way"] == name]))
+        lines: dict[str, Any] = {}
+        for difficulty in sorted({row["difficulty"] for row in mine})[::2]:
+            lines[f"difficulty {difficulty}"] = _line(mine, way, difficulty)
+        one.append(Panel(lines, "block evaluations", f"{task}: exact matches"))
+        ways = {name: _line(mine, name, hardest) for name in dict.fromkeys(row["way"] for row in mine)}
+        all_ways.append(Panel(ways, "block evaluations", f"{task}, difficulty {hardest}: exact matches"))
+    panel_figure(RESULTS / "depth.png", one, "One set of weights, solved in 2 to 18 steps")
+    panel_figure(RESULTS / "depth-ways.png", all_ways, "Trained in several ways")
+
+
+def _line(found: Sequence[dict[str, Any]], way: str, difficulty: int) -> tuple[list[Any], list[Any]]:
+    points = sorted(
+        (row["block_evaluations"], row["exact"])
+        for row in found
+        if (row["way"], row["difficulty"]) == (way, difficulty)
+    )
+    return [x for x, _ in points], [y for _, y in points]
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values) if values else -1.0
+
+
+def main() -> None:
+    """Read the command line."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--tasks", default="s5,p-hop,rule-30")
+    parser.add_argument("--ways", default=",".join(WAYS))
+    parser.add_argument("--seeds", default="0")
+    parser.add_argument("--work", type=Path, default=Path("runs/depth"), help="where runs go")
+    parser.add_argument("--figure", action="store_true")
+    told = parser.parse_args()
+    if told.figure:
+        figure()
+        return
+    seeds = [int(seed) for seed in told.seeds.split(",")]
+    results(told.tasks.split(","), told.ways.split(","), seeds, told.work)
+
+
+if __name__ == "__main__":
+    main()
