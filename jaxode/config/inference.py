@@ -158,6 +158,9 @@ class InferConfig:
     post-norm model the fit then begins at the trained block applied n times."""
     updates: int = 100
     """calibrate: updates by gradient, a batch each in turn."""
+    controls: bool = False
+    """report: also what k of the N applications give when later ones are left out, repeated or alone, or when the
+    read-out is refitted on other text; k are the steps that the report compares."""
     tuned: Place = ""
     """report, of a model that is measured by its states: a run that was trained on from it; its states, in every number
     of steps, beside this model's own at full depth."""
@@ -323,6 +326,10 @@ class InferConfig:
             not self.tuned or self.task == "report",
             f"tuned = {self.tuned} with task = {self.task}: only report sets another model beside this one; leave it "
             "out",
+        )
+        require(
+            not self.controls or self.task == "report",
+            f"controls = true with task = {self.task}: they belong to report; leave it out",
         )
         for name, free in (("adapters", 0), ("updates", 100)):
             value = getattr(self, name)

@@ -137,7 +137,10 @@ class Stack(nnx.Module):
 
     def leave(self, x: LoopState, context: Context) -> State:
         """Through the coda: what the head reads, from a state at any depth."""
-        x = self.observed(x)
+        return self.through_coda(self.observed(x), context)
+
+    def through_coda(self, x: State, context: Context) -> State:
+        """The same from the one stream that is read."""
         if self.exit_norm is not None:
             x = self.exit_norm(x).astype(x.dtype)
         return self._once(self.coda, x, context, offset=1)

@@ -6,7 +6,7 @@ from tiny_runs import model_config, write_run
 
 from jaxode.calibration import Calibration, Origin, save
 from jaxode.checkpoint import load_run
-from jaxode.config import DepthConfig, InferConfig
+from jaxode.config import DepthConfig, InferConfig, UserError
 from jaxode.depth import Coefficients
 from jaxode.evaluation.figures import read_csv
 from jaxode.inference.tasks import report
@@ -114,3 +114,27 @@ def test_an_unshared_run_is_refused_before_its_weights_are_read(infer, tmp_path)
     ran = infer("--checkpoint", run, "--task", "report")
     assert (ran.code, ran.out) == (2, "")
     assert ran.err.startswith("error: an unshared model runs its blocks once each")
+
+
+def test_controls_beside_the_report(infer, text_file, tmp_path, monkeypatch):
+    monkeypatch.setattr(report, "comparators", lambda model, counts: ())
+    run = write_run(tmp_path / "run", model_config("causal", steps=4), files=str(tmp_path / "gone" / "*.txt"))
+    out = tmp_path / "out"
+    flags = ("--checkpoint", run, "--task", "report", "--file", text_file, "--batches", 4, "--out", out)
+    ran = infer(*flags, "--controls")
+    assert ran.code == 0, ran.err
+    rows = read_csv(out / "controls.csv")
+    assert {row["k"] for row in rows} == {1, 2, 4}
+    assert len({row["control"] for row in rows}) == 6
+    assert "controls: read-out refitted on the first half of the text, measured on the second" in ran.err
+    assert (out / "controls.png").exists()
+    assert rows[0]["control"] in ran.out
+
+
+def test_controls_belong_to_a_report_of_a_loop(infer, text_file, tmp_path):
+    with pytest.raises(UserError, match=r"controls = true with task = sweep: they belong to report"):
+        InferConfig(task="sweep", controls=True)
+    run = write_run(tmp_path / "run", model_config("causal", steps=4, sharing="sequence", groups=2))
+    ran = infer("--checkpoint", run, "--task", "report", "--file", text_file, "--controls")
+    assert ran.code == 2
+    assert 'controls: model.sharing = "sequence" has no loop of which a part' in ran.err

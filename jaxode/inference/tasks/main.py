@@ -55,7 +55,7 @@ from jaxode.inference.tasks.line_tables import (
 )
 from jaxode.inference.tasks.line_text import labelled_text, line_batches, packed_batches
 from jaxode.inference.tasks.measured_text import Text, file_text, needed_corpus, validation_text
-from jaxode.inference.tasks.report import report_methods, tuned_model, tuned_rows, write_report
+from jaxode.inference.tasks.report import control_counts, report_methods, tuned_model, tuned_rows, write_report
 from jaxode.inference.tasks.requested_model import check_places, check_rows, requested_model, wants_calibrations
 from jaxode.inference.tasks.vectors import encode_lines, encoder_bench
 from jaxode.inference.texts.fill_mask import fill
@@ -89,6 +89,8 @@ def run(config: InferConfig, write: Write, note: Write) -> None:
         check_steps(model, config.steps)
     elif task == "report":
         report_methods(model, config, named, {})
+        if config.controls:
+            control_counts(model, config)
         require(
             not config.tuned or folder.task in STATE_TASKS,
             f"tuned = {config.tuned}: {folder.path} is a {folder.task.replace('_', ' ')} model, and is measured by its "
