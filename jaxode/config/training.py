@@ -200,9 +200,10 @@ class TrainConfig:
     accumulate: int = 1
     """Micro-batches an update (a divisor of batch_size); the result is that of the large batch."""
     seed: Seed = 0
-    trains: Literal["all", "norms", "lora"] = "all"
-    """What moves of a model that the run began with (`init`): everything; its norms; or low-rank changes beside the
-    blocks' matrices, which are merged when the run is read. What tells blocks t and h moves as well."""
+    trains: Literal["all", "norms", "lora", "told"] = "all"
+    """What moves of a model that the run began with (`init`): everything; its norms; low-rank changes beside the
+    blocks' matrices, which are merged when the run is read; or nothing (told) but what tells blocks t and h
+    (`model.conditioning`, `model.clock.rank`), which moves with all of these."""
     lora_rank: int = 8
     """R of "lora"."""
     lora_matrices: str = ""

@@ -1,4 +1,4 @@
-"""What trains of a model that begins with weights which exist: everything, its norms, or low-rank changes."""
+"""What trains of a model that begins with weights which exist: everything, its norms, low-rank parts, or its clock."""
 
 from __future__ import annotations
 
@@ -33,10 +33,14 @@ def frozen(params: Mapping[str, Any], config: Config) -> frozenset[str]:
             return False
         if name.startswith("head.") and config.model.labels_texts:
             return True
-        return trains == "all" or (name.startswith(LOW_RANK) if trains == "lora" else "norm" in name)
+        kept = {"all": True, "lora": name.startswith(LOW_RANK), "norms": "norm" in name, "told": False}
+        return kept[trains]
 
     still = frozenset(name for name in params if not moves(name))
-    require(len(still) < len(params), f'train.trains = "{trains}": this model has none; choose "all" or "lora"')
+    require(
+        len(still) < len(params),
+        f'train.trains = "{trains}": this model has none; choose "all" or "lora", or set model.conditioning',
+    )
     return still
 
 

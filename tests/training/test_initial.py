@@ -413,6 +413,19 @@ def test_norms_alone(begun, folders):
         assert np.array_equal(value, own.params[name]) == ("norm" not in name), name
 
 
+def test_what_is_told_alone(begun, folders):
+    model = ModelConfig(conditioning="step", clock=ClockConfig(rank=2))
+    result, own = train(trains(dataclasses.replace(begun, model=model), "told")), from_pretrained(folders["masked"])
+    for name, value in own.params.items():
+        np.testing.assert_array_equal(result.params[name], value, err_msg=name)
+    moved = {name: value for name, value in result.params.items() if name not in own.params}
+    assert all(".conditioning." in name for name in moved)
+    assert np.any(moved["stack.looped.0.conditioning.changes.output.kernel"])
+    read = load_run(result.run.path)
+    for name, value in moved.items():
+        np.testing.assert_array_equal(read.params[name], value)
+
+
 @pytest.mark.parametrize("parallel", ["jit", "pmap"])
 def test_low_rank_changes_are_continued_and_written_as_one(begun, tmp_path, monkeypatch, parallel):
     begun = trains(dataclasses.replace(begun, out=begun.out + parallel), "lora", parallel=parallel)
@@ -441,6 +454,8 @@ def test_without_learning_low_rank_changes_are_nothing(begun, folders):
 def test_what_cannot_train_alone(begun, config):
     with pytest.raises(UserError, match=r'no matrix of the blocks is called "nowhere"; there are attention\.output, '):
         train(trains(begun, "lora", lora_matrices="qkv,nowhere"))
+    with pytest.raises(UserError, match=r'train\.trains = "told": this model has none; choose .* model\.conditioning'):
+        train(trains(begun, "told"))
     with pytest.raises(UserError, match=r'train\.trains = "norms" without init'):
         trains(config, "norms")
     with pytest.raises(UserError, match=r'train\.lora_rank = 4 with train\.trains = "all"'):
