@@ -189,6 +189,33 @@ def test_patience_counts_agreements_in_a_row(models, layout):
     assert len(seen) > 1
 
 
+@pytest.mark.parametrize("rule", [Confidence, Patience, StateChange])
+def test_a_rule_hears_the_tokens_that_count(models, rule):
+    """Rows of which the last two tokens alone are heard exit where those do."""
+    model, tokens = models["causal"], TOKENS
+    weights = np.zeros(tokens.shape, np.float32)
+    weights[:, -2:] = 1.0
+    outs = np.asarray(jax.nn.softmax(read_outs(model, tokens)))[:, :, -2:]
+    states = np.asarray(model.hidden(tokens, trace=True).trace.states)[:, :, -2:]
+    change = (np.linalg.norm(np.diff(states, axis=0), axis=-1) / np.linalg.norm(states[1:], axis=-1)).mean(-1)
+    sure, labels = outs.max(-1).mean(-1)[1:], outs.argmax(-1)[1:]
+    same = np.concatenate([np.zeros((1, 3), bool), (labels[1:] == labels[:-1]).all(-1)])
+    stops, threshold = {
+        Confidence: (sure > (threshold := float(np.median(sure))), threshold),
+        Patience: (same, 1),
+        StateChange: (change < (limit := float(np.median(change))), limit),
+    }[rule]
+    found = exit_early(model, tokens, rule(threshold, "sequence"), weights=weights)
+    np.testing.assert_array_equal(found.steps, np.where(stops.any(0), stops.argmax(0) + 1, len(stops)))
+    everything = exit_early(model, tokens, rule(threshold, "sequence"))
+    assert rule is not Confidence or not np.array_equal(everything.steps, found.steps)
+
+
+def test_weights_are_one_a_token(models):
+    with pytest.raises(UserError, match=r"weights of shape \[3, 5\]: must be one a token, \[3, 6\]"):
+        exit_early(models["causal"], TOKENS, Confidence(0.5), weights=np.ones((3, 5), np.float32))
+
+
 def test_patience_begins_again_where_a_label_changes():
     """Labels of two rows, step by step."""
     rule, carry, stops = Patience(2, "sequence"), None, []

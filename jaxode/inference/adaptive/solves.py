@@ -89,6 +89,7 @@ def exit_early(
     segments: Segments | None = None,
     token_types: TokenTypes | None = None,
     landing: Coefficients | None = None,
+    weights: Float[Array | np.ndarray, "rows heard"] | None = None,
 ) -> AdaptiveOutput:
     """Solve as `depth` says and stop each sequence or token where `rule` does; its read-out is that of its last state.
 
@@ -106,10 +107,12 @@ def exit_early(
         segments: as for the model; padding (0) holds nobody back.
         token_types: as for the model.
         landing: from `jaxode.calibration.fit_landing`, for the full depth; traced.
+        weights: how much the rule hears every token; one of 0 holds nobody back, as padding. Where only an answer is
+            predicted (`data.answer_after`), the predictions within the question say nothing. None: all real tokens.
 
     Raises:
-        UserError: an unshared model, a depth or a landing that does not fit it, or something that is no rule or fits
-            neither.
+        UserError: an unshared model, a depth or a landing that does not fit it, something that is no rule or fits
+            neither, or weights that are not one a token.
     """
     require(
         isinstance(rule, ExitRule), f"rule = {rule!r}: give one of {', '.join(r.__name__ for r in get_args(ExitRule))}"
@@ -151,13 +154,27 @@ def exit_early(
     if isinstance(rule.threshold, int | float | np.generic):
         # one program for 0, 0.0 and numpy.float64(0)
         rule = dataclasses.replace(rule, threshold=np.float32(rule.threshold))
+    heard = weights_of(segments) if weights is None else jnp.asarray(weights, jnp.float32)
+    require(
+        weights is None or weights.shape == tokens.shape,
+        f"weights of shape {list(np.shape(heard))}: must be one a token, {list(np.shape(tokens))}",
+    )
     graph, state = nnx.split(model)
-    return _exit_early(state, tokens, segments, token_types, rule, landing, graph=graph, depth=depth)
+    return _exit_early(state, tokens, segments, token_types, rule, landing, heard, graph=graph, depth=depth)
 
 
 @partial(jax.jit, static_argnames=("graph", "depth"))
 def _exit_early(
-    state: Any, tokens: Any, segments: Any, token_types: Any, rule: Any, landing: Any, *, graph: Any, depth: DepthConfig
+    state: Any,
+    tokens: Any,
+    segments: Any,
+    token_types: Any,
+    rule: Any,
+    landing: Any,
+    weights: Any,
+    *,
+    graph: Any,
+    depth: DepthConfig,
 ) -> AdaptiveOutput:
     model = nnx.merge(graph, state)
     x, context = start(model, tokens, segments, token_types, depth)
@@ -177,7 +194,7 @@ def _exit_early(
             args=group.args,
             coefficients=group.coefficients,
             active=active,
-            weights=weights_of(segments),
+            weights=weights,
             observe=observe,
             landing=jax.tree.map(lambda numbers, rows=rows: numbers[rows], landing),
         )
