@@ -43,6 +43,8 @@ WAYS: dict[str, dict[str, Any]] = {
     "told": TOLD | {"objective.steps": f"uniform:{COUNTS}"},
     "widen": TOLD | {"objective.steps": f"widen:{COUNTS}"},
     "distil": TOLD | {"objective.short": "uniform:2,3,4,6,8", "objective.short_loss": 1.0, "objective.distil": 1.0},
+    "unit": {"objective.name": "random", "objective.spacing": "unit", "objective.steps": f"uniform:{COUNTS}"},
+    "exits": {"objective.name": "exits"},
     "loopformer": {"objective.name": "loopformer", "model.conditioning": "loopformer"},
     "scaled": {"model.step_size": 0.5},
     # other models at N steps

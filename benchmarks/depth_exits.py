@@ -1,0 +1,137 @@
+"""Does a question know when it is answered? Exits of single questions beside fixed numbers of steps.
+
+    python benchmarks/depth_tasks.py --tasks s5 --ways unit,exits --seeds 0
+    python benchmarks/depth_exits.py --tasks s5
+
+Reads the runs that the first command leaves in --work: their loops are cut after k steps of size 1, so that every
+question may stop where a rule says. Questions of all trained difficulties come in equal numbers. A rule hears the
+predictions of the answer alone, and all of its tokens stop together. Keeps docs/results/depth-exits.csv and .png: exact
+matches, and the mean of block evaluations of a question; `share` is those of the rule over those that a fixed number of
+steps needs for as many right answers, between two numbers by a line.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from timing import RESULTS, report
+
+import jaxode
+from jaxode import Confidence, DepthConfig, Divergence, Patience, StateChange, exit_early
+from jaxode.data import Batch, BatchSpec, text_batches
+from jaxode.data.tasks import asked
+from jaxode.evaluation.figures import Panel, panel_figure
+from jaxode.evaluation.loss import batch_inputs
+
+RULES = [Confidence(sure, "sequence") for sure in (0.6, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995)]
+RULES += [Patience(times, "sequence") for times in (1, 2, 3, 4)]
+RULES += [Divergence(nats, "sequence") for nats in (0.3, 0.1, 0.03, 0.01, 0.003, 0.001)]
+RULES += [StateChange(change, "sequence") for change in (0.3, 0.2, 0.15, 0.1, 0.07, 0.05)]
+SIZE = 64
+
+
+def questions(loaded: Any) -> list[Batch]:
+    """One a row, of all trained difficulties."""
+    data, tokenizer = loaded.config.data, loaded.own_tokenizer
+    texts = [text for one in asked(data) if one.trained for text in one.texts]
+    length = max(len(ids) for ids in tokenizer.encode_batch(texts)) + 2
+    spec = BatchSpec.of(data, tokenizer, "causal", length)
+    batches = []
+    # by length: two short ones would share a row
+    for each in {len(text) for text in texts}:
+        same = [text for text in texts if len(text) == each]
+        batches += list(text_batches(same, spec, len(tokenizer.encode_batch(same[:1])[0]) + 1, SIZE).batches)
+    return batches
+
+
+@partial(jax.jit, static_argnames=("architecture", "depth"))
+def solved(params: Any, tokens: Any, told: Any, *, architecture: Any, depth: DepthConfig) -> Any:
+    """Likeliest tokens in a fixed number of steps."""
+    return architecture.bind(params)(tokens, depth, **told).logits.argmax(-1)
+
+
+def fixed(loaded: Any, steps: int, batch: Batch) -> tuple[Any, Any]:
+    """Likeliest tokens of a batch, and evaluations."""
+    depth = DepthConfig(steps=steps, solver="euler", schedule="unit")
+    told = batch_inputs(batch, "causal", True)
+    found = solved(loaded.params, jnp.asarray(batch.tokens), told, architecture=loaded.architecture, depth=depth)
+    return found, np.full(len(batch.tokens), loaded.config.model.prelude + loaded.config.model.coda + steps)
+
+
+def exiting(loaded: Any, rule: Any, batch: Batch) -> tuple[Any, Any]:
+    """The same, where a rule decides."""
+    segments = batch_inputs(batch, "causal", True)["segments"]
+    depth = DepthConfig(solver="euler", schedule="unit")
+    out = exit_early(
+        loaded.model, jnp.asarray(batch.tokens), rule, depth, segments=segments, weights=np.asarray(batch.weights)
+    )
+    return out.logits.argmax(-1), out.block_evaluations
+
+
+def measured(way: Any, batches: Sequence[Batch]) -> tuple[float, float]:
+    """Exact matches and mean evaluations over the questions."""
+    right, spent, count = 0, 0.0, 0
+    for batch in batches:
+        predicted = np.asarray(batch.weights) > 0
+        there = predicted.any(axis=1)
+        found, evaluations = (np.asarray(one) for one in way(batch))
+        same = (found == np.asarray(batch.targets)) | ~predicted
+        right += int(same.all(axis=1)[there].sum())
+        spent, count = spent + float(evaluations[there].sum()), count + int(there.sum())
+    return right / count, spent / count
+
+
+def main() -> None:
+    """Read the command line, measure, keep."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--tasks", default="s5")
+    parser.add_argument("--ways", default="unit,exits")
+    parser.add_argument("--work", type=Path, default=Path("runs/depth"))
+    told = parser.parse_args()
+    rows: list[dict[str, Any]] = []
+    panels = []
+    for task in told.tasks.split(","):
+        lines: dict[str, list[tuple[float, float]]] = {}
+        for name in told.ways.split(","):
+            loaded = jaxode.load(told.work / task / f"{name}-0")
+            batches = questions(loaded)
+            ways: dict[tuple[str, float], Any] = {
+                ("steps", n): partial(fixed, loaded, n) for n in range(1, loaded.config.model.steps + 1)
+            }
+            ways |= {
+                (type(rule).__name__.lower(), float(rule.threshold)): partial(exiting, loaded, rule) for rule in RULES
+            }
+            curve: list[tuple[float, float]] = []
+            for (rule, threshold), way in ways.items():
+                exact, evaluations = measured(way, batches)
+                if rule == "steps":
+                    curve.append((exact, evaluations))
+                row = {"task": task, "model": name, "rule": rule, "threshold": threshold, "exact": exact}
+                rows.append(row | {"block_evaluations": evaluations, "share": evaluations / needed(curve, exact)})
+                lines.setdefault(f"{name}, {rule}", []).append((evaluations, exact))
+                print(rows[-1], flush=True)
+        series = {name: tuple(zip(*sorted(points), strict=True)) for name, points in lines.items()}
+        panels.append(Panel(series, "block evaluations, mean", f"{task}: exact matches"))
+    report("depth-exits", rows)
+    panel_figure(RESULTS / "depth-exits.png", panels, "Questions of all difficulties, together")
+
+
+def needed(curve: Sequence[tuple[float, float]], exact: float) -> float:
+    """Evaluations of a fixed number of steps for a share of right answers; that of the best where none is as right."""
+    best: list[tuple[float, float]] = []
+    for right, evaluations in sorted(curve, key=lambda point: point[1]):
+        if not best or right > best[-1][0]:
+            best.append((right, evaluations))
+    rights, spent = zip(*best, strict=True)
+    return float(np.interp(exact, rights, spent))
+
+
+if __name__ == "__main__":
+    main()
