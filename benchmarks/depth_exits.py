@@ -28,7 +28,6 @@ from jaxode import Confidence, DepthConfig, Divergence, Patience, StateChange, e
 from jaxode.data import Batch, BatchSpec, text_batches
 from jaxode.data.tasks import asked
 from jaxode.evaluation.figures import Panel, panel_figure
-from jaxode.evaluation.loss import batch_inputs
 
 RULES = [Confidence(sure, "sequence") for sure in (0.6, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995)]
 RULES += [Patience(times, "sequence") for times in (1, 2, 3, 4)]
@@ -38,17 +37,29 @@ SIZE = 64
 
 
 def questions(loaded: Any) -> list[Batch]:
-    """One a row, of all trained difficulties."""
+    """One a row, of all trained difficulties in turns."""
     data, tokenizer = loaded.config.data, loaded.own_tokenizer
-    texts = [text for one in asked(data) if one.trained for text in one.texts]
-    length = max(len(ids) for ids in tokenizer.encode_batch(texts)) + 2
-    spec = BatchSpec.of(data, tokenizer, "causal", length)
-    batches = []
-    # by length: two short ones would share a row
-    for each in {len(text) for text in texts}:
-        same = [text for text in texts if len(text) == each]
-        batches += list(text_batches(same, spec, len(tokenizer.encode_batch(same[:1])[0]) + 1, SIZE).batches)
-    return batches
+    drawn = [one.texts for one in asked(data) if one.trained]
+    ids = [tokenizer.encode_batch(texts) for texts in drawn]
+    length = max(len(text) for texts in ids for text in texts) + 1
+    rows: list[Batch] = []
+    for texts, own in zip(drawn, ids, strict=True):
+        size = len(own[0])
+        # with no room for a second one
+        batches = text_batches(texts, BatchSpec.of(data, tokenizer, "causal", size + 1), size + 1, len(texts)).batches
+        rows += [_filled(batch, length, tokenizer.pad_id) for batch in batches]
+    parts = ("tokens", "targets", "weights", "segments")
+    whole = {name: np.stack([getattr(row, name) for row in rows], axis=1) for name in parts}
+    flat = {name: value.reshape(-1, length) for name, value in whole.items()}
+    return [Batch(**{name: v[i : i + SIZE] for name, v in flat.items()}) for i in range(0, len(flat["tokens"]), SIZE)]
+
+
+def _filled(batch: Batch, length: int, pad: int) -> Batch:
+    def fill(name: str, value: int) -> np.ndarray:
+        part = np.asarray(getattr(batch, name))
+        return np.pad(part, ((0, 0), (0, length - part.shape[1])), constant_values=value)
+
+    return Batch(fill("tokens", pad), fill("targets", pad), fill("weights", 0), fill("segments", 0))
 
 
 @partial(jax.jit, static_argnames=("architecture", "depth"))
@@ -60,14 +71,14 @@ def solved(params: Any, tokens: Any, told: Any, *, architecture: Any, depth: Dep
 def fixed(loaded: Any, steps: int, batch: Batch) -> tuple[Any, Any]:
     """Likeliest tokens of a batch, and evaluations."""
     depth = DepthConfig(steps=steps, solver="euler", schedule="unit")
-    told = batch_inputs(batch, "causal", True)
+    told = {"segments": jnp.asarray(batch.segments)}
     found = solved(loaded.params, jnp.asarray(batch.tokens), told, architecture=loaded.architecture, depth=depth)
     return found, np.full(len(batch.tokens), loaded.config.model.prelude + loaded.config.model.coda + steps)
 
 
 def exiting(loaded: Any, rule: Any, batch: Batch) -> tuple[Any, Any]:
     """The same, where a rule decides."""
-    segments = batch_inputs(batch, "causal", True)["segments"]
+    segments = jnp.asarray(batch.segments)
     depth = DepthConfig(solver="euler", schedule="unit")
     out = exit_early(
         loaded.model, jnp.asarray(batch.tokens), rule, depth, segments=segments, weights=np.asarray(batch.weights)
@@ -117,7 +128,7 @@ def main() -> None:
                 rows.append(row | {"block_evaluations": evaluations, "share": evaluations / needed(curve, exact)})
                 lines.setdefault(f"{name}, {rule}", []).append((evaluations, exact))
                 print(rows[-1], flush=True)
-        series = {name: tuple(zip(*sorted(points), strict=True)) for name, points in lines.items()}
+        series: dict[str, Any] = {name: tuple(zip(*sorted(points), strict=True)) for name, points in lines.items()}
         panels.append(Panel(series, "block evaluations, mean", f"{task}: exact matches"))
     report("depth-exits", rows)
     panel_figure(RESULTS / "depth-exits.png", panels, "Questions of all difficulties, together")
