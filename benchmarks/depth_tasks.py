@@ -42,6 +42,7 @@ WAYS: dict[str, dict[str, Any]] = {
     "random": UNTOLD | {"objective.steps": f"uniform:{COUNTS}"},
     "told": TOLD | {"objective.steps": f"uniform:{COUNTS}"},
     "widen": TOLD | {"objective.steps": f"widen:{COUNTS}"},
+    "late": TOLD | {"objective.steps": "late:3,4,6,12"},
     "distil": TOLD | {"objective.short": "uniform:2,3,4,6,8", "objective.short_loss": 1.0, "objective.distil": 1.0},
     "unit": {"objective.name": "random", "objective.spacing": "unit", "objective.steps": f"uniform:{COUNTS}"},
     "exits": {"objective.name": "exits"},

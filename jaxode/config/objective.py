@@ -35,10 +35,12 @@ class ObjectiveConfig:
     solve. loopformer: Jeddi et al. 2026, for model.conditioning = "loopformer". distil: a short multistep solve learns
     from the full depth. collinear: consecutive increments that point the same way."""
     steps: str = ""
-    """Steps of the main solve: empty: depth.steps | grow | widen | uniform | inverse | poisson, each over the divisions
-    of N that fit the layout (N/6, N/4, N/3, N/2, N), or over your own: "grow:3,6,12", "uniform:4,6,12". inverse: n as
-    often as 1/n, the same block evaluations for each. widen: inverse over the first of them, then over the first two,
-    and so on, equally many updates each; in the order given, "widen:3,2,4,6,12"."""
+    """Steps of the main solve: empty: depth.steps | grow | late | widen | uniform | inverse | poisson, each over the
+    divisions of N that fit the layout (N/6, N/4, N/3, N/2, N), or over your own: "grow:3,6,12", "uniform:4,6,12". late:
+    the first of them for 35% of the updates, from there to 70% the others one after another, then all of them equally
+    often (after arXiv 2609.19107). inverse: n as often as 1/n, the same block evaluations for each. widen: inverse over
+    the first of them, then over the first two, and so on, equally many updates each; in the order given,
+    "widen:3,2,4,6,12"."""
     widen_after: float = 0.0
     """widen only: the first step count is alone for this share of the updates, the others join over the rest.
     0: equally many updates for each set."""
@@ -88,7 +90,7 @@ class ObjectiveConfig:
     def _check(self) -> None:
         for key in ("main_loss", "short_loss", "distil", "match", "exit_loss", "collinear"):
             at_least(f"objective.{key}", getattr(self, key), 0)
-        _check_counts("steps", self.steps, ("grow", "widen", "uniform", "inverse", "poisson"))
+        _check_counts("steps", self.steps, ("grow", "late", "widen", "uniform", "inverse", "poisson"))
         _check_counts("short", self.short, ("uniform", "inverse", "poisson"))
         require(
             0 <= self.widen_after < 1,

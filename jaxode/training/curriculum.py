@@ -16,6 +16,8 @@ from jaxode.model import flops_per_token, plan, resolve
 from jaxode.model.cost import block_evaluations
 
 DIVISORS = (1, 2, 3, 4, 6)
+LATE = (0.35, 0.7)
+"""Shares of the updates between which "late" adds its step counts one after another."""
 SIGMA = 0.5
 """Of the logarithm of the Poisson mean (Geiping et al. 2025, section 3.3)."""
 
@@ -48,7 +50,7 @@ class Curriculum:
         if self._rule == "grow" and not parse_counts(own.steps)[1]:
             self._main = tuple(steps for steps in self._main if self.full // steps in (4, 2, 1))
         require(
-            self._rule != "grow" or self._main[-1:] == (self.full,),
+            self._rule not in ("grow", "late") or self._main[-1:] == (self.full,),
             f'objective.steps = "{own.steps}" ends with {self._main[-1] if self._main else None}: depth must grow to '
             f"the full {self.full} steps",
         )
@@ -63,12 +65,21 @@ class Curriculum:
         rng = np.random.default_rng((self._seed, update, 0x0DE))
         if self._rule == "grow":
             main = self._main[self._reached(update)]
+        elif self._rule == "late":
+            main = self._late(update, rng)
         elif self._rule == "widen":
             main = _draw(rng, "inverse", self._main[: self._reached(update) + 1])
         else:
             main = _draw(rng, self._rule, self._main) if self._main else self.full
         shorter = [steps for steps in self._short if steps < main]
         return Solves(main, _draw(rng, self._short_rule, shorter) if shorter else None)
+
+    def _late(self, update: int, rng: np.random.Generator) -> int:
+        share = update / self._updates
+        if share >= LATE[1]:
+            return _draw(rng, "uniform", self._main)
+        after = max(0.0, share - LATE[0]) / (LATE[1] - LATE[0])
+        return self._main[min(math.ceil(after * (len(self._main) - 1)), len(self._main) - 1)]
 
     def _reached(self, update: int) -> int:
         """Place in `steps` of the last count whose turn has come: equally many updates each, after those of `alone`."""

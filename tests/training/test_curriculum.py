@@ -79,6 +79,17 @@ class TestCurriculum:
         assert set(found[400:450]) == {2, 3}
         assert set(found[450:]) == {2, 3, 12}
 
+    def test_late_growth_ends_in_draws_from_all(self):
+        found = [solves.main for solves in drawn(ObjectiveConfig("random", steps="late:2,3,6,12"), 1000)]
+        assert set(found[:350]) == {2}
+        assert found[355:695] == sorted(found[355:695])
+        assert set(found[355:460]) == {3}
+        assert set(found[475:575]) == {6}
+        assert set(found[590:695]) == {12}
+        last = Counter(found[700:])
+        assert set(last) == {2, 3, 6, 12}
+        assert min(last.values()) > 40
+
     def test_poisson_prefers_the_middle(self):
         found = Counter(solves.main for solves in drawn(ObjectiveConfig("poisson", steps="poisson:2,6,12"), 3000))
         assert found[6] > found[2] > 0
@@ -114,6 +125,7 @@ class TestCurriculum:
             (ObjectiveConfig("random"), {"sharing": "none"}, r'objective\.name = "random".*unshared model'),
             (ObjectiveConfig("distil", short="uniform:12"), {}, r"no step count below the full depth of 12"),
             (ObjectiveConfig("grow", steps="grow:3,6"), {}, r"ends with 6: depth must grow to the full 12"),
+            (ObjectiveConfig("random", steps="late:3,6"), {}, r"ends with 6: depth must grow to the full 12"),
             (ObjectiveConfig("random", steps="uniform:6,24"), {}, r"at most N = 12"),
             (
                 ObjectiveConfig("random"),
@@ -150,7 +162,7 @@ class TestConfig:
     @pytest.mark.parametrize(
         ("changes", "message"),
         [
-            ({"steps": "often"}, r'objective\.steps = "often": must be grow, widen, uniform, inverse, poisson'),
+            ({"steps": "often"}, r'objective\.steps = "often": must be grow, late, widen, uniform, inverse, poisson'),
             ({"steps": "uniform:a"}, r"objective\.steps"),
             ({"steps": "uniform:6,3"}, r"must rise"),
             ({"steps": "widen:3,12,3"}, r"given once"),
