@@ -129,7 +129,7 @@ class Flops:
 
 
 def flops_per_token(model: ModelConfig, depth: DepthConfig | None = None, length: int | None = None) -> Flops:
-    """Matmuls only, attention counted over the full length (as it is computed)."""
+    """Matmuls only, attention counted over the full length (as it is computed); with what a loop adds to its blocks."""
     length = model.length if length is None else length
     width, heads_width = model.width, model.head_width
     rows = model.heads * heads_width
@@ -141,4 +141,9 @@ def flops_per_token(model: ModelConfig, depth: DepthConfig | None = None, length
     into = projection if model.embedding_width else 0
     out = projection if model.embedding_width or model.kind == "masked" else 0
     head = into + (out + 2 * embedding * model.vocab_size if model.head == "vocabulary" else 0)
-    return Flops(block=block, head=head, total=block * block_evaluations(model, depth) + head)
+    evaluations = block_evaluations(model, depth)
+    looped = 0 if model.sharing == "none" else evaluations - model.prelude - model.coda
+    told = 2 * model.clock.rank * sum(inputs + outputs for inputs, outputs in model.matrices)
+    injected = 4 * width * width if model.loop.injection == "concat" else 0
+    rules = looped * told + looped // len(model.pass_blocks) * injected
+    return Flops(block=block, head=head, total=block * evaluations + rules + head)

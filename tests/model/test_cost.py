@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import pytest
 from flax import nnx
 
-from jaxode.config import DepthConfig, UserError
+from jaxode.config import ClockConfig, DepthConfig, LoopConfig, UserError
 from jaxode.model import block_evaluations, flops_per_token, make_model, plan, resolve
 
 GROUPED = {"groups": 2, "steps": 8}
@@ -108,8 +108,10 @@ def test_an_unknown_solver_is_refused_with_auto_among_the_known(tiny):
         {},
         {"kind": "masked", "embedding_width": 16, "prelude": 1, "coda": 1},
         {"sharing": "cycle", "groups": 2, "kv_heads": 2, "feed_forward": "swiglu"},
+        {"conditioning": "step", "clock": ClockConfig(rank=16, features=4)},
+        {"loop": LoopConfig(injection="concat"), "ff_width": 32},
     ],
-    ids=["causal", "masked", "swiglu"],
+    ids=["causal", "masked", "swiglu", "told", "concat"],
 )
 def test_flops_agree_with_xla(changes, tiny):
     """XLA counts a loop's body once, so the depth is unrolled; it also counts the elementwise work, we do not."""
