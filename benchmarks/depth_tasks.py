@@ -38,6 +38,8 @@ WAYS: dict[str, dict[str, Any]] = {
     # at n steps alone
     "direct-6": {"depth.steps": 6},
     "direct-3": {"depth.steps": 3},
+    # for as many training FLOPs as at N steps
+    "direct-3-longer": {"depth.steps": 3, "train.updates": 12000},
     # one model for several depths
     "random": UNTOLD | {"objective.steps": f"uniform:{COUNTS}"},
     "told": TOLD | {"objective.steps": f"uniform:{COUNTS}"},
@@ -61,7 +63,9 @@ WAYS: dict[str, dict[str, Any]] = {
 }
 """What each changes of the recipe."""
 DEPTHS = (12, 8, 6, 4, 3, 2)
-CALIBRATED = (6, 3)
+FITS = {"calibrated": (Fit(), 20), "adapters": (Fit(updates=400, adapters=16), 80)}
+"""Solvers that are fitted to the fixed model, and on how many batches of its training questions."""
+CALIBRATED = (8, 6, 4, 3)
 
 
 def depths(config: Config) -> list[DepthConfig]:
@@ -81,7 +85,7 @@ def training_flops(config: Config, updates: int) -> int:
 
 
 def rows(task: str, way: str, seed: int, done: TrainResult) -> Iterator[dict[str, Any]]:
-    """Of every difficulty at every depth; of the fixed model's calibrations too."""
+    """Of every difficulty at every depth."""
     questions = task_answers(done.config.data, done.data, 64)
     about = {
         "task": task,
@@ -90,17 +94,20 @@ def rows(task: str, way: str, seed: int, done: TrainResult) -> Iterator[dict[str
         "parameters": done.architecture.bind(done.params).num_parameters,
         "training_flops": training_flops(done.config, done.step),
     }
+    if way in FITS:
+        yield from (about | row for row in calibrated(done, seed, questions, *FITS[way]))
+        return
     found = answer_sweep(done.architecture, done.params, questions, depths(done.config), "answers")
     yield from (about | row for row in found)
-    if way == "fixed":
-        yield from (about | {"way": "calibrated"} | row for row in calibrated(done, seed, questions))
 
 
-def calibrated(done: TrainResult, seed: int, questions: Sequence[Answers]) -> Iterator[dict[str, Any]]:
+def calibrated(
+    done: TrainResult, seed: int, questions: Sequence[Answers], fit: Fit, batches: int
+) -> Iterator[dict[str, Any]]:
     """The same weights behind solvers that were fitted on questions of the training set."""
-    text, model = calibration_batches(done.data, seed), done.architecture.bind(done.params)
+    text, model = calibration_batches(done.data, seed, batches), done.architecture.bind(done.params)
     for steps in CALIBRATED:
-        fitted = calibrate(model, text, steps, Fit())
+        fitted = calibrate(model, text, steps, fit)
         params = with_calibrations(done.params, {steps: fitted})
         yield from answer_sweep(done.architecture, params, questions, [fitted.depth], "answers")
 
@@ -111,8 +118,9 @@ def results(tasks: Sequence[str], ways: Sequence[str], seeds: Sequence[int], wor
         kept: list[dict[str, Any]] = read_csv(KEPT) if KEPT.exists() else []
         if any((row["task"], row["way"], row["seed"]) == (task, way, seed) for row in kept):
             continue
-        out = work / task / f"{way}-{seed}"
-        config = override(from_toml(Config, RECIPES / f"{task}.toml"), WAYS[way], f"way {way}")
+        trained = "fixed" if way in FITS else way
+        out = work / task / f"{trained}-{seed}"
+        config = override(from_toml(Config, RECIPES / f"{task}.toml"), WAYS[trained], f"way {way}")
         loop = dataclasses.replace(config.train, seed=seed)
         begun, resumed = time.perf_counter(), (out / "config.toml").exists()
         done = train(dataclasses.replace(config, train=loop, out=str(out), resume=resumed))
@@ -170,7 +178,7 @@ def main() -> None:
     """Read the command line."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--tasks", default="s5,p-hop,rule-30")
-    parser.add_argument("--ways", default=",".join(WAYS))
+    parser.add_argument("--ways", default=",".join((*WAYS, *FITS)))
     parser.add_argument("--seeds", default="0")
     parser.add_argument("--work", type=Path, default=Path("runs/depth"), help="where runs go")
     parser.add_argument("--figure", action="store_true")
