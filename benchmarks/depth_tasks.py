@@ -115,8 +115,7 @@ def calibrated(
 def results(tasks: Sequence[str], ways: Sequence[str], seeds: Sequence[int], work: Path) -> None:
     """Every run that has no row yet."""
     for seed, task, way in itertools.product(seeds, tasks, ways):
-        kept: list[dict[str, Any]] = read_csv(KEPT) if KEPT.exists() else []
-        if any((row["task"], row["way"], row["seed"]) == (task, way, seed) for row in kept):
+        if any((row["task"], row["way"], row["seed"]) == (task, way, seed) for row in kept_rows()):
             continue
         trained = "fixed" if way in FITS else way
         out = work / task / f"{trained}-{seed}"
@@ -129,7 +128,13 @@ def results(tasks: Sequence[str], ways: Sequence[str], seeds: Sequence[int], wor
         found = [row | {"minutes": minutes} for row in rows(task, way, seed, done)]
         print(task, way, seed, f"{minutes:.1f} minutes")
         print(table(by_depth(found), list(by_depth(found)[0])), flush=True)
-        write_csv(KEPT, [*kept, *found])
+        # read again: another process may have measured meanwhile
+        write_csv(KEPT, [*kept_rows(), *found])
+
+
+def kept_rows() -> list[dict[str, Any]]:
+    """What was measured so far."""
+    return read_csv(KEPT) if KEPT.exists() else []
 
 
 def by_depth(found: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
