@@ -5,7 +5,7 @@
 
 The first trains the recipes of configs/depth/ in the ways of WAYS, all on the same questions in the same order, and
 asks every model at every depth of DEPTHS; a run that has its rows is not made again, one that was stopped goes on.
-Keeps docs/results/depth.csv. The second draws docs/results/depth.png and depth-ways.png out of it.
+Keeps docs/results/depth.csv. The second draws docs/results/depth-TASK.png and depth-ways.png out of it.
 """
 
 from __future__ import annotations
@@ -146,37 +146,48 @@ def by_depth(found: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return list(lines.values())
 
 
+SHOWN = {
+    "fixed": "trained at 12 steps, solved in fewer",
+    "adapters": "the same weights, calibrated",
+    "told": "trained for several depths",
+}
+"""Panels of depth-TASK.png: one set of weights each."""
+
+
 def figure() -> None:
-    """One model's exact matches against block evaluations, by difficulty; and all ways at the hardest one."""
-    kept: list[dict[str, Any]] = read_csv(KEPT)
-    tasks = list(dict.fromkeys(row["task"] for row in kept))
-    one, all_ways = [], []
-    for task in tasks:
-        mine = [row for row in kept if row["task"] == task and row["seed"] == 0]
+    """Of every task exact matches against block evaluations by difficulty, and all ways at the hardest trained one."""
+    kept = kept_rows()
+    panels = []
+    for task in dict.fromkeys(row["task"] for row in kept):
+        mine = [row for row in kept if (row["task"], row["seed"]) == (task, 0)]
+        difficulties = sorted({row["difficulty"] for row in mine})
         hardest = max(row["difficulty"] for row in mine if row["trained"])
-        shown = ("told", "widen", "random")
-        way = max(shown, key=lambda name: _mean([row["exact"] for row in mine if row["way"] == name]))
-        lines: dict[str, Any] = {}
-        for difficulty in sorted({row["difficulty"] for row in mine})[::2]:
-            lines[f"difficulty {difficulty}"] = _line(mine, way, difficulty)
-        one.append(Panel(lines, "block evaluations", f"{task}: exact matches"))
-        ways = {name: _line(mine, name, hardest) for name in dict.fromkeys(row["way"] for row in mine)}
-        all_ways.append(Panel(ways, "block evaluations", f"{task}, difficulty {hardest}: exact matches"))
-    panel_figure(RESULTS / "depth.png", one, "One set of weights, solved in 2 to 18 steps")
-    panel_figure(RESULTS / "depth-ways.png", all_ways, "Trained in several ways")
+        shown = [hardest, *(d for d in difficulties if (d - hardest) % max(1, len(difficulties) // 7) == 0)]
+        ways = dict.fromkeys(row["way"] for row in mine)
+        one = []
+        for way, title in SHOWN.items():
+            if way not in ways:
+                continue
+            lines: dict[str, Any] = {}
+            for d in sorted(set(shown)):
+                beyond = "" if d <= hardest else " (not trained)"
+                # a calibration is for fewer steps than N: at N it is the fixed model
+                lines[f"difficulty {d}{beyond}"] = _line(mine, (way, "fixed") if way in FITS else (way,), d)
+            one.append(Panel(lines, "block evaluations", "exact matches", title))
+        panel_figure(RESULTS / f"depth-{task}.png", one, f"{task}: questions answered right")
+        every = {name: _line(mine, (name,), hardest) for name in ways}
+        panels.append(Panel(every, "block evaluations", f"{task}, difficulty {hardest}: exact matches"))
+    panel_figure(RESULTS / "depth-ways.png", panels, "Trained in several ways")
 
 
-def _line(found: Sequence[dict[str, Any]], way: str, difficulty: int) -> tuple[list[Any], list[Any]]:
-    points = sorted(
-        (row["block_evaluations"], row["exact"])
-        for row in found
-        if (row["way"], row["difficulty"]) == (way, difficulty)
-    )
-    return [x for x, _ in points], [y for _, y in points]
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values) if values else -1.0
+def _line(found: Sequence[dict[str, Any]], ways: tuple[str, ...], difficulty: int) -> tuple[list[Any], list[Any]]:
+    """The first way that has it, evaluation by evaluation."""
+    points: dict[int, float] = {}
+    for way in ways:
+        for row in found:
+            if (row["way"], row["difficulty"]) == (way, difficulty) and (way == ways[0] or row["steps"] >= 12):
+                points.setdefault(row["block_evaluations"], row["exact"])
+    return sorted(points), [points[x] for x in sorted(points)]
 
 
 def main() -> None:
