@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import shutil
 
 import jax.numpy as jnp
@@ -214,3 +215,17 @@ def test_an_exported_model_is_neither_trained_on_nor_over(exported):
     assert load_run(exported, LAST).step == LAST
     with pytest.raises(UserError, match="holds one step, 700, and not step 3"):
         load_run(exported, 3)
+
+
+def test_the_card_of_a_task(tmp_path):
+    run = write_run(tmp_path / "run", model_config("causal", steps=2), steps=(700,), corpus="tasks/s3", answer_after="=")
+    (run / "answers.csv").write_text(
+        "solver,schedule,steps,block_evaluations,difficulty,trained,exact,tokens,majority\n"
+        "euler,even,2,2,1,True,1.0,1.0,0.3\neuler,even,2,2,2,True,0.75,0.9,0.3\neuler,even,1,1,1,True,0.5,0.6,0.3\n"
+    )
+    card = (exporting.export(load_run(run), {}, tmp_path / "model") / "MODEL_CARD.md").read_text()
+    assert "made by the program" in card
+    assert "| euler | even | 2 | 2 | 1.0000 | 0.7500 |" in card
+    assert "## Loss against depth" not in card
+    # a swap of three, and their order after it
+    assert re.search(r'--checkpoint model --prompt "[abc]=" --max-new-tokens 3 --temperature 0\n', card)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,9 @@ import numpy as np
 
 from jaxode.calibration import Calibration
 from jaxode.checkpoint import TrainedModel
+from jaxode.config import DataConfig
+from jaxode.config.task import TASKS_PREFIX
+from jaxode.data.tasks import MARK, asked
 from jaxode.evaluation.figures import read_csv
 from jaxode.model.parameters import fingerprint, matmul_type
 
@@ -34,6 +38,11 @@ _KINDS = {"causal": "A causal language model", "masked": "A masked language mode
 _KINDS |= {"classifier": "A classifier", "token_classifier": "A classifier of words"}
 
 NO_NOTES = "Nothing was said about the origin of the text and its licence: ask whoever trained the model."
+MADE = "The questions and answers are made by the program: nobody's text, and no licence but jaxode's."
+ANSWERS = (
+    "Share of questions whose answer is right in every token, by difficulty, as the end of the run found it. None of "
+    "them was trained on, but where there are too few to keep some back:"
+)
 NO_SWEEP = "Not measured; `python infer.py --task sweep` does."
 SWEEP = "As the run's last sweep found it (by default on the validation split, in nats per token):"
 FITS = (
@@ -58,12 +67,18 @@ def model_card(
         file: that they were read from; empty without.
     """
     name, model = folder.name, trained.config.model
+    task = trained.config.data.corpus.startswith(TASKS_PREFIX)
+    call = _question(trained.config.data) if task else CALLS[model.learns]
     sections = {
         f"# {name}": f"{_KINDS[model.learns]} of jaxode: the number of steps over its depth is chosen when it runs.\n\n"
         + _table(_facts(trained)),
-        "## Use": _use(name, model.learns, list(calibrations)),
-        "## Text and licence": notes.strip() or NO_NOTES,
-        "## Loss against depth": _losses(trained.run.path / "sweep.csv"),
+        "## Use": _use(name, call, list(calibrations)),
+        "## Text and licence": notes.strip() or (MADE if task else NO_NOTES),
+        **(
+            {"## Answers against depth": _answers(trained.run.path / "answers.csv")}
+            if task
+            else {"## Loss against depth": _losses(trained.run.path / "sweep.csv")}
+        ),
         "## Calibrated steps": _fits(calibrations),
         "## Limits": LIMITS.format(length=model.length),
         "## Make it again": _recipe(name, model.learns, list(calibrations), folder, file),
@@ -93,8 +108,15 @@ def _source(trained: TrainedModel) -> str:
     return f"labelled texts `{Path(data.train).name}`" if data.train else f"corpus `{data.corpus}`"
 
 
-def _use(name: str, kind: str, steps: Sequence[int]) -> str:
-    lines = [f"python infer.py --checkpoint {name} {CALLS[kind]}"]
+def _question(data: DataConfig) -> str:
+    """One of the task's, of the least difficulty, to be answered."""
+    first = next(asked(dataclasses.replace(data, task=dataclasses.replace(data.task, tested=1)))).texts[0]
+    question, _, answer = first.partition(MARK)
+    return f'--prompt "{question}{MARK}" --max-new-tokens {len(answer)} --temperature 0'
+
+
+def _use(name: str, call: str, steps: Sequence[int]) -> str:
+    lines = [f"python infer.py --checkpoint {name} {call}"]
     if steps:
         lines.append(f"{lines[0]} --steps {steps[len(steps) // 2]}")
     return _code(lines)
@@ -105,6 +127,16 @@ def _losses(sweep: Path) -> str:
     known = MEASURED if not rows or "nats_per_token" in rows[0] or "error" in rows[0] else tuple(rows[0])
     columns = [name for name in known if any(row.get(name) is not None for row in rows)]
     return f"{SWEEP}\n\n{_table([{name: row.get(name) for name in columns} for row in rows])}" if rows else NO_SWEEP
+
+
+def _answers(sweep: Path) -> str:
+    """A row a depth, a column a difficulty."""
+    rows = read_csv(sweep) if sweep.is_file() else []
+    lines: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for row in rows:
+        depth = {name: row[name] for name in ("solver", "schedule", "steps", "block_evaluations")}
+        lines.setdefault(tuple(depth.values()), depth)[f"{row['difficulty']}"] = float(row["exact"])
+    return f"{ANSWERS}\n\n{_table(list(lines.values()))}" if lines else NO_SWEEP
 
 
 def _fits(calibrations: Mapping[int, Calibration]) -> str:
