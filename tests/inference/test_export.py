@@ -218,10 +218,13 @@ def test_an_exported_model_is_neither_trained_on_nor_over(exported):
 
 
 def test_the_card_of_a_task(tmp_path):
-    run = write_run(tmp_path / "run", model_config("causal", steps=2), steps=(700,), corpus="tasks/s3", answer_after="=")
+    run = write_run(
+        tmp_path / "run", model_config("causal", steps=2), steps=(700,), corpus="tasks/s3", answer_after="="
+    )
     (run / "answers.csv").write_text(
         "solver,schedule,steps,block_evaluations,difficulty,trained,exact,tokens,majority\n"
-        "euler,even,2,2,1,True,1.0,1.0,0.3\neuler,even,2,2,2,True,0.75,0.9,0.3\neuler,even,1,1,1,True,0.5,0.6,0.3\n"
+        "euler,even,2,2,1,True,1.0,1.0,0.3\neuler,even,2,2,2,True,0.75,0.9,0.3\n"
+        "euler,even,1,1,1,True,0.5,0.6,0.3\neuler,even,1,1,2,True,0.25,0.6,0.3\n"
     )
     card = (exporting.export(load_run(run), {}, tmp_path / "model") / "MODEL_CARD.md").read_text()
     assert "made by the program" in card
