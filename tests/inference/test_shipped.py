@@ -1,5 +1,6 @@
 """Models by name: which one infer.py takes, and that each one in the package is whole, small and trained."""
 
+import dataclasses
 import math
 import shutil
 from pathlib import Path
@@ -11,7 +12,9 @@ import jaxode
 from jaxode.checkpoint import RunFolder
 from jaxode.config import DepthConfig
 from jaxode.data import BatchSpec, text_batches
+from jaxode.data.tasks import asked
 from jaxode.evaluation import evaluate
+from jaxode.evaluation.answers import evaluate_answers
 from jaxode.inference.loading import names as library
 from jaxode.inference.loading.export import export
 
@@ -23,6 +26,8 @@ TEXT = (
 )
 SHIPPED = library.shipped()
 KINDS = {name: RunFolder(path).config().model.kind for name, path in SHIPPED.items()}
+TASKS = {name for name, path in SHIPPED.items() if RunFolder(path).config().data.corpus.startswith("tasks/")}
+BOOKS = set(SHIPPED) - TASKS
 PROMPTS = {"causal": "Once upon a time", "masked": "He sat down by the [MASK]."}
 
 
@@ -59,14 +64,38 @@ def test_a_shipped_model_is_small_whole_and_documented(name):
     folder = SHIPPED[name]
     assert sum(path.stat().st_size for path in folder.rglob("*")) <= 10e6
     found = jaxode.load(name)  # refuses damage, and calibrations of other weights
-    assert len(found.model.calibrations) >= 1
+    assert len(found.model.calibrations) >= 1 or name in TASKS
     card = (folder / "MODEL_CARD.md").read_text(encoding="utf-8")
     assert f"# {name}\n" in card
-    assert "public domain" in card
+    assert ("made by the program" if name in TASKS else "public domain") in card
     assert f"--out jaxode/shipped/{name}" in card
 
 
-@pytest.mark.parametrize("name", SHIPPED)
+@pytest.mark.parametrize("name", sorted(TASKS))
+def test_a_shipped_model_of_a_task_needs_its_depth_as_the_question_does(name):
+    found = jaxode.load(name)
+    data, model = found.config.data, found.config.model
+    spec = BatchSpec.of(data, found.own_tokenizer, "causal", model.length)
+
+    def exact(difficulty, steps):
+        task = dataclasses.replace(data.task, difficulty=str(difficulty), beyond="", tested=200)
+        (one,) = asked(dataclasses.replace(data, task=task))
+        batches = text_batches(one.texts, spec, model.length, 64).batches
+        return evaluate_answers(found, batches, DepthConfig(steps=steps)).exact
+
+    assert exact(3, 3) > 0.95
+    assert exact(12, 3) < 0.4
+    assert exact(12, 12) > 0.9
+
+
+def test_the_swaps_of_five_are_answered_by_name(infer, no_runs):
+    """Ten letters: the swaps (1 2), (1 3) .. (4 5)."""
+    ran = infer("--checkpoint", "s5", "--prompt", "abcdefghij=", "--max-new-tokens", 5, "--temperature", 0)
+    assert ran.code == 0, ran.err
+    assert ran.out.strip() == "54321"
+
+
+@pytest.mark.parametrize("name", sorted(BOOKS))
 def test_a_shipped_model_is_trained(name):
     full = loss(name, DepthConfig())
     assert full < 0.6 * math.log(jaxode.load(name).tokenizer.vocab_size)
@@ -78,7 +107,7 @@ def test_a_shipped_model_is_trained(name):
         assert plain > full + 0.2
 
 
-@pytest.mark.parametrize("name", SHIPPED)
+@pytest.mark.parametrize("name", sorted(BOOKS))
 def test_a_shipped_model_runs_by_its_name(infer, no_runs, name):
     ran = infer("--checkpoint", name, "--prompt", PROMPTS[KINDS[name]], "--budget", 0.33, "--max-new-tokens", 4)
     assert ran.code == 0, ran.err
