@@ -43,7 +43,7 @@ WAYS: dict[str, dict[str, Any]] = {
     # one model for several depths
     "random": UNTOLD | {"objective.steps": f"uniform:{COUNTS}"},
     "told": TOLD | {"objective.steps": f"uniform:{COUNTS}"},
-    "widen": TOLD | {"objective.steps": f"widen:{COUNTS}"},
+    "widen": TOLD | {"objective.steps": "widen:3,4,6,8,12", "objective.widen_after": 0.5},
     "late": TOLD | {"objective.steps": "late:3,4,6,12"},
     "distil": TOLD | {"objective.short": "uniform:2,3,4,6,8", "objective.short_loss": 1.0, "objective.distil": 1.0},
     "unit": {"objective.name": "random", "objective.spacing": "unit", "objective.steps": f"uniform:{COUNTS}"},
