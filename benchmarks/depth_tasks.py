@@ -123,6 +123,8 @@ def results(tasks: Sequence[str], ways: Sequence[str], seeds: Sequence[int], wor
         loop = dataclasses.replace(config.train, seed=seed)
         begun, resumed = time.perf_counter(), (out / "config.toml").exists()
         done = train(dataclasses.replace(config, train=loop, out=str(out), resume=resumed))
+        if done.stopped_by is not None:
+            raise SystemExit(f"{out}: stopped at update {done.step}; the same command goes on")
         # of the part that ran now, where it was stopped in between
         minutes = (time.perf_counter() - begun) / 60
         found = [row | {"minutes": minutes} for row in rows(task, way, seed, done)]

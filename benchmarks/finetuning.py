@@ -246,6 +246,8 @@ def results(data: Path, work: Path, names: Sequence[str], kinds: Sequence[str], 
         config = dataclasses.replace(config, resume=(out / "config.toml").exists())
         begun = time.perf_counter()
         done = train(config)
+        if done.stopped_by is not None:
+            raise SystemExit(f"{out}: stopped at update {done.step}; the same command goes on")
         found = list(measured(name, kind, seed, done, (time.perf_counter() - begun) / 60))
         print(table(found, list(found[0])), flush=True)
         rows += found
