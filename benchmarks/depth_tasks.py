@@ -127,7 +127,9 @@ def results(tasks: Sequence[str], ways: Sequence[str], seeds: Sequence[int], wor
             raise SystemExit(f"{out}: stopped at update {done.step}; the same command goes on")
         # of the part that ran now, where it was stopped in between
         minutes = (time.perf_counter() - begun) / 60
-        found = [row | {"minutes": minutes} for row in rows(task, way, seed, done)]
+        # a fit's are not those of the model that it is fitted to
+        spent = "" if way in FITS else minutes
+        found = [row | {"minutes": spent} for row in rows(task, way, seed, done)]
         print(task, way, seed, f"{minutes:.1f} minutes")
         print(table(by_depth(found), list(by_depth(found)[0])), flush=True)
         # read again: another process may have measured meanwhile
