@@ -7,7 +7,7 @@ Reads the runs that the first command leaves in --work: their loops are cut afte
 question may stop where a rule says. Questions of all trained difficulties come in equal numbers. A rule hears the
 predictions of the answer alone, and all of its tokens stop together. Keeps docs/results/depth-exits.csv and .png: exact
 matches, and the mean of block evaluations of a question; `share` is those of the rule over those that a fixed number of
-steps needs for as many right answers, between two numbers by a line.
+steps of the same model, of size 1 or even ones, needs for as many right answers, between two numbers by a line.
 """
 
 from __future__ import annotations
@@ -68,9 +68,9 @@ def solved(params: Any, tokens: Any, told: Any, *, architecture: Any, depth: Dep
     return architecture.bind(params)(tokens, depth, **told).logits.argmax(-1)
 
 
-def fixed(loaded: Any, steps: int, batch: Batch) -> tuple[Any, Any]:
+def fixed(loaded: Any, steps: int, schedule: str, batch: Batch) -> tuple[Any, Any]:
     """Likeliest tokens of a batch, and evaluations."""
-    depth = DepthConfig(steps=steps, solver="euler", schedule="unit")
+    depth = DepthConfig(steps=steps, solver="euler", schedule=schedule)
     told = {"segments": jnp.asarray(batch.segments)}
     found = solved(loaded.params, jnp.asarray(batch.tokens), told, architecture=loaded.architecture, depth=depth)
     return found, np.full(len(batch.tokens), loaded.config.model.prelude + loaded.config.model.coda + steps)
@@ -113,16 +113,16 @@ def main() -> None:
         for name in told.ways.split(","):
             loaded = jaxode.load(told.work / task / f"{name}-0")
             batches = questions(loaded)
-            ways: dict[tuple[str, float], Any] = {
-                ("steps", n): partial(fixed, loaded, n) for n in range(1, loaded.config.model.steps + 1)
-            }
+            counts = range(1, loaded.config.model.steps + 1)
+            ways: dict[tuple[str, float], Any] = {("steps", n): partial(fixed, loaded, n, "unit") for n in counts}
+            ways |= {("even steps", n): partial(fixed, loaded, n, "even") for n in counts[1:-1]}
             ways |= {
                 (type(rule).__name__.lower(), float(rule.threshold)): partial(exiting, loaded, rule) for rule in RULES
             }
             curve: list[tuple[float, float]] = []
             for (rule, threshold), way in ways.items():
                 exact, evaluations = measured(way, batches)
-                if rule == "steps":
+                if rule in ("steps", "even steps"):
                     curve.append((exact, evaluations))
                 row = {"task": task, "model": name, "rule": rule, "threshold": threshold, "exact": exact}
                 rows.append(row | {"block_evaluations": evaluations, "share": evaluations / needed(curve, exact)})
