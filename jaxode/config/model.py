@@ -211,7 +211,7 @@ class ModelConfig:
             f'model.clock.per_pass = true with model.conditioning = "{self.conditioning}": it belongs to "step" and '
             '"loopformer", which are told h',
         )
-        narrow = min(self.width, self.heads * self.head_width, self.hidden_width)
+        narrow = min(map(min, self.matrices))
         require(
             self.clock.rank == 0 or (self.conditioning != "none" and self.clock.rank <= narrow),
             f'model.clock.rank = {self.clock.rank} with model.conditioning = "{self.conditioning}": needs a '

@@ -70,16 +70,14 @@ def _embedding(model: ModelConfig) -> int:
 def _block(model: ModelConfig) -> int:
     width, hidden, options, biased = model.width, model.hidden_width, model.attention, model.bias == "all"
     rows, keys = model.heads * model.head_width, model.num_kv_heads * model.head_width
-    fused = rows + 2 * keys + (rows if options.gate else 0)
-    attention = _linear(width, fused, biased) + _linear(rows, width, biased)
-    attention += rows + keys if model.bias == "query_key" else 0
+    matrices = sum(_linear(*sizes, biased) for sizes in model.matrices)
+    attention = rows + keys if model.bias == "query_key" else 0
     attention += _norm(model, rows) + _norm(model, keys) if options.norm == "whole" else 0
     inner = 2 * hidden if model.feed_forward == "swiglu" else hidden
-    feed_forward = _linear(width, inner, biased) + _linear(hidden, width, biased)
     norms = (4 if model.norm_position in ("sandwich", "sum") else 2) * _norm(model, width)
     # of queries, of the gate, of the hidden units, and of both residual rules
     scales = rows + (rows if options.gate else 0) + inner + 2 * width if model.norm_position == "sphere" else 0
-    return attention + feed_forward + norms + scales + (width if model.inject_input else 0)
+    return matrices + attention + norms + scales + (width if model.inject_input else 0)
 
 
 def _conditioning(model: ModelConfig) -> int:

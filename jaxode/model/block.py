@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Int
 
 from jaxode.config import ModelConfig
 from jaxode.model.adapters import Adapters
-from jaxode.model.conditioning import Conditioning
+from jaxode.model.conditioning import Conditioning, time_by_row
 from jaxode.model.gains import ATTENTION, FEED_FORWARD, Gains
 from jaxode.model.layers import Attention, FeedForward, Rotary, StoredScale, make_norm
 from jaxode.model.loop import Pass
@@ -140,9 +140,7 @@ class Block(nnx.Module):
         fitted = None if context.gains is None else context.gains.adapters
         if self.conditioning is None:
             return fitted
-        # rows at times of their own bring them as [B, 1, 1]
-        time = jnp.reshape(jnp.asarray(t, jnp.float32), -1) if jnp.ndim(t) else t
-        told = self.conditioning.adapters(time, context.size, context.code)
+        told = self.conditioning.adapters(time_by_row(t), context.size, context.code)
         return fitted if told is None else told if fitted is None else told.then(fitted)
 
     def _own_norm(self, norm: Norm, sublayer: int, adapters: Adapters | None) -> Norm:

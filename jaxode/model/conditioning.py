@@ -28,6 +28,11 @@ class Modulation:
     gate: Float[Array, "*B D"]
 
 
+def time_by_row(t: Any) -> Any:
+    """A solve's time as a clock reads it: one number, or [B] of rows at times of their own, which bring [B, 1, 1]."""
+    return jnp.reshape(jnp.asarray(t, jnp.float32), -1) if jnp.ndim(t) else t
+
+
 class Clock(nnx.Module):
     """(t, h) -> a vector: sinusoids -> two layers each -> their sum, as diffusion transformers read their time."""
 

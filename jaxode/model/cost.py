@@ -131,11 +131,9 @@ class Flops:
 def flops_per_token(model: ModelConfig, depth: DepthConfig | None = None, length: int | None = None) -> Flops:
     """Matmuls only, attention counted over the full length (as it is computed); with what a loop adds to its blocks."""
     length = model.length if length is None else length
-    width, heads_width = model.width, model.head_width
-    rows = model.heads * heads_width
-    fused = rows + 2 * model.num_kv_heads * heads_width + (rows if model.attention.gate else 0)
-    feed_forward = (3 if model.feed_forward == "swiglu" else 2) * width * model.hidden_width
-    block = 2 * (width * fused + rows * width + feed_forward) + 4 * length * rows
+    width = model.width
+    products = 2 * sum(inputs * outputs for inputs, outputs in model.matrices)
+    block = products + 4 * length * model.heads * model.head_width
     embedding = model.embedding_width or width
     projection = 2 * width * embedding
     into = projection if model.embedding_width else 0

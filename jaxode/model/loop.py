@@ -12,7 +12,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from jaxode.config import ModelConfig
-from jaxode.model.conditioning import Clock
+from jaxode.model.conditioning import Clock, time_by_row
 from jaxode.model.layers import Unit, make_norm
 from jaxode.model.streams import Streams
 from jaxode.types import LoopState, State
@@ -52,8 +52,7 @@ class Pass(nnx.Module):
         """What the blocks are told of this step, where they share a clock."""
         if self.clock is None:
             return None
-        # rows at times of their own bring them as [B, 1, 1]
-        return self.clock.code(jnp.reshape(jnp.asarray(t, jnp.float32), -1) if jnp.ndim(t) else t, h)
+        return self.clock.code(time_by_row(t), h)
 
     def rate(self, increment: LoopState, h: Any) -> LoopState:
         """What the field is of a pass's increment: all of it, or its share a unit of a step of size h."""
@@ -66,9 +65,7 @@ class Pass(nnx.Module):
         """What the pass adds to the state, with blocks that were told t and h."""
         if self.streams is None:
             return self._after(x, entered, blocks) - x
-        # rows at times of their own bring them as [B, 1, 1]
-        time, size = (jnp.reshape(v, -1) if jnp.ndim(v) else v for v in (t, h))
-        connections = self.streams.connections(time, size, self.code(t, h))
+        connections = self.streams.connections(time_by_row(t), h, self.code(t, h))
         read = connections.gather(x)
         return connections.increment(x, self._after(read, entered, blocks) - read)
 

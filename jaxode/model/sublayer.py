@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxode.model.conditioning import Conditioning, Modulation
+from jaxode.model.conditioning import Conditioning, Modulation, time_by_row
 from jaxode.model.layers import dropout
 from jaxode.types import State
 
@@ -156,9 +156,7 @@ class Sublayer:
     def _modulation(self, t: Any, context: Context) -> Modulation | None:
         if self.conditioning is None:
             return None
-        # rows at times of their own bring them as [B, 1, 1]
-        time = jnp.reshape(jnp.asarray(t, jnp.float32), -1) if jnp.ndim(t) else t
-        return self.conditioning(time, context.size, self.number, context.code)
+        return self.conditioning(time_by_row(t), context.size, self.number, context.code)
 
     def _drop(self, branch: Float[Array, "B L D"], t: Any, context: Context) -> Float[Array, "B L D"]:
         if context.key is None or self.rate == 0.0:
