@@ -2,12 +2,14 @@
 
     python benchmarks/depth_tasks.py --tasks s5 --ways unit,exits --seeds 0
     python benchmarks/depth_exits.py --tasks s5
+    python benchmarks/depth_exits.py --figure
 
 Reads the runs that the first command leaves in --work: their loops are cut after k steps of size 1, so that every
 question may stop where a rule says. Questions of all trained difficulties come in equal numbers. A rule hears the
-predictions of the answer alone, and all of its tokens stop together. Keeps docs/results/depth-exits.csv and .png: exact
+predictions of the answer alone, and all of its tokens stop together. Keeps docs/results/depth-exits.csv: exact
 matches, and the mean of block evaluations of a question; `share` is those of the rule over those that a fixed number of
-steps of the same model, of size 1 or even ones, needs for as many right answers, between two numbers by a line.
+steps of the same model, of size 1 or even ones, needs for as many right answers, between two numbers by a line. The
+last command draws depth-exits.png out of it, as the others do at their end.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ import jaxode
 from jaxode import Confidence, DepthConfig, Divergence, Patience, StateChange, exit_early
 from jaxode.data import Batch, BatchSpec, text_batches
 from jaxode.data.tasks import asked
-from jaxode.evaluation.figures import Panel, panel_figure
+from jaxode.evaluation.figures import Panel, panel_figure, read_csv
 
 RULES = [Confidence(sure, "sequence") for sure in (0.6, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995)]
 RULES += [Patience(times, "sequence") for times in (1, 2, 3, 4)]
@@ -105,11 +107,13 @@ def main() -> None:
     parser.add_argument("--tasks", default="s5")
     parser.add_argument("--ways", default="unit,exits")
     parser.add_argument("--work", type=Path, default=Path("runs/depth"))
+    parser.add_argument("--figure", action="store_true")
     told = parser.parse_args()
+    if told.figure:
+        figure()
+        return
     rows: list[dict[str, Any]] = []
-    panels = []
     for task in told.tasks.split(","):
-        lines: dict[str, list[tuple[float, float]]] = {}
         for name in told.ways.split(","):
             loaded = jaxode.load(told.work / task / f"{name}-0")
             batches = questions(loaded)
@@ -126,11 +130,21 @@ def main() -> None:
                     curve.append((exact, evaluations))
                 row = {"task": task, "model": name, "rule": rule, "threshold": threshold, "exact": exact}
                 rows.append(row | {"block_evaluations": evaluations, "share": evaluations / needed(curve, exact)})
-                lines.setdefault(f"{name}, {rule}", []).append((evaluations, exact))
                 print(rows[-1], flush=True)
-        series: dict[str, Any] = {name: tuple(zip(*sorted(points), strict=True)) for name, points in lines.items()}
-        panels.append(Panel(series, "block evaluations, mean", f"{task}: exact matches"))
     report("depth-exits", rows)
+    figure()
+
+
+def figure() -> None:
+    """A panel a model, a line a rule."""
+    lines: dict[str, dict[str, list[tuple[float, float]]]] = {}
+    for row in read_csv(RESULTS / "depth-exits.csv"):
+        mine = lines.setdefault(f"{row['task']}, trained as {row['model']}", {})
+        mine.setdefault(row["rule"], []).append((row["block_evaluations"], row["exact"]))
+    panels = []
+    for title, rules in lines.items():
+        series: dict[str, Any] = {rule: tuple(zip(*sorted(points), strict=True)) for rule, points in rules.items()}
+        panels.append(Panel(series, "block evaluations, mean", "exact matches", title))
     panel_figure(RESULTS / "depth-exits.png", panels, "Questions of all difficulties, together")
 
 

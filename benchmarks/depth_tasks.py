@@ -165,7 +165,7 @@ def figure() -> None:
     for task in dict.fromkeys(row["task"] for row in kept):
         mine = [row for row in kept if (row["task"], row["seed"]) == (task, 0)]
         difficulties = sorted({row["difficulty"] for row in mine})
-        hardest = max(row["difficulty"] for row in mine if str(row["trained"]) == "True")
+        hardest = max(row["difficulty"] for row in mine if row["trained"])
         shown = [hardest, *(d for d in difficulties if (d - hardest) % max(1, len(difficulties) // 7) == 0)]
         ways = dict.fromkeys(row["way"] for row in mine)
         one = []

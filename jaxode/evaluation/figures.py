@@ -45,14 +45,15 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
 
 
 def read_csv(path: Path) -> list[dict[str, Any]]:
-    """Read what `write_csv` wrote: numbers come back as int or float, an empty cell as None, the rest as str."""
+    """Read what `write_csv` wrote: numbers come back as int or float, True and False as bool, an empty cell as None."""
     with path.open(newline="", encoding="utf-8") as file:
         return [{name: _value(cell) for name, cell in row.items()} for row in csv.DictReader(file)]
 
 
 def _value(cell: str) -> Any:
-    if cell == "":
-        return None
+    words = {"": None, "True": True, "False": False}
+    if cell in words:
+        return words[cell]
     for kind in (int, float):
         try:
             return kind(cell)

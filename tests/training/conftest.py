@@ -1,9 +1,18 @@
-"""A tiny corpus and the config of a run over it."""
+"""A tiny corpus and the config of a run over it; ALBERTs, and a run that begins with one."""
+
+import dataclasses
 
 import numpy as np
 import pytest
+from flax import nnx
+from small_runs import ALBERT
 
+from jaxode import Encoder, SequenceClassifier, save_pretrained
 from jaxode.config import Config, DataConfig, ModelConfig, OptimizerConfig, TrainConfig
+from jaxode.data import byte_tokenizer
+from jaxode.interop import Pretrained
+from jaxode.model import make_model
+from jaxode.model.parameters import split
 
 
 @pytest.fixture(scope="module")
@@ -27,3 +36,26 @@ def config(corpus, tmp_path):
         ),
         out=str(tmp_path / "run"),
     )
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory, lively):
+    """A Hugging Face ALBERT with a head over the vocabulary, one with classes, and one without a head."""
+    root, made = tmp_path_factory.mktemp("alberts"), {}
+    models = {
+        "masked": make_model(ALBERT),
+        "classifier": SequenceClassifier(ALBERT, 3, rngs=nnx.Rngs(0)),
+        "encoder": Encoder(ALBERT, rngs=nnx.Rngs(0)),
+    }
+    for task, model in models.items():
+        architecture, params = split(lively(model))
+        trained = Pretrained(model, architecture, params, Config(model=ALBERT), byte_tokenizer(), task)
+        made[task] = save_pretrained(trained, root / task)
+    return made
+
+
+@pytest.fixture
+def begun(config, folders):
+    """A run that begins with the ALBERT; nothing of the model is named."""
+    data = dataclasses.replace(config.data, tokenizer="bpe")
+    return dataclasses.replace(config, model=ModelConfig(), data=data, init=str(folders["masked"]))

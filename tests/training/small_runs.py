@@ -1,12 +1,30 @@
-"""What the tests of the loop do to a run: other settings, a signal, a kill."""
+"""What the tests of the loop do to a run: other settings, a signal, a kill; and a small ALBERT that one begins with."""
 
 import dataclasses
 import os
 import signal
 
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
+from jaxode.config import ModelConfig
 from jaxode.training import loop, train
+
+ALBERT = ModelConfig(
+    kind="masked",
+    vocab_size=259,
+    width=16,
+    heads=2,
+    length=16,
+    steps=4,
+    embedding_width=8,
+    norm_position="post",
+    positions="learned",
+    token_types=2,
+    embedding_norm=True,
+)
+TOKENS = jnp.asarray(np.random.default_rng(0).integers(0, 256, (2, 16)), jnp.int32)
 
 
 def change(config, **train_fields):
