@@ -82,10 +82,11 @@ class Update:
         architecture, params = split(make_model(model, dtype=scale.type))
         optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-4, weight_decay=0.1))
         parallel = make_parallel(TrainConfig(batch_size=len(batch.tokens)))
-        step = parallel.compile(
-            lambda axis: make_train_step(architecture, DepthConfig(adjoint=adjoint), optimizer, axis=axis)
-        )
         self.state = parallel.place_state(init_state(params, optimizer))
+        step = parallel.compile(
+            lambda spread: make_train_step(architecture, DepthConfig(adjoint=adjoint), optimizer, spread=spread),
+            self.state,
+        )
         self.batch, self.key = parallel.place_batch(batch), jax.random.key(0)
         self.step = step.lower(self.state, self.batch, self.key).compile()  # pyright: ignore[reportFunctionMemberAccess]
         self.bytes = bytes_of(self.step)

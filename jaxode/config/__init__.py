@@ -7,6 +7,7 @@ from jaxode.config.checks import UserError, require
 from jaxode.config.entries import entry
 from jaxode.config.fields import check_seed
 from jaxode.config.inference import InferConfig
+from jaxode.config.mesh import MeshConfig
 from jaxode.config.model import DepthConfig, ModelConfig
 from jaxode.config.objective import ObjectiveConfig, parse_counts
 from jaxode.config.parts import AttentionConfig, ClockConfig, LoopConfig, SphereConfig
@@ -23,6 +24,7 @@ __all__ = [
     "DepthConfig",
     "InferConfig",
     "LoopConfig",
+    "MeshConfig",
     "ModelConfig",
     "ObjectiveConfig",
     "OptimizerConfig",

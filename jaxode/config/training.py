@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from jaxode.config.checks import at_least, at_most, parse_frame, require, within
 from jaxode.config.fields import COUNT, Most, Place, Seed, check_fields
+from jaxode.config.mesh import MeshConfig
 from jaxode.config.model import DepthConfig, ModelConfig
 from jaxode.config.objective import ObjectiveConfig
 from jaxode.config.task import TASKS_PREFIX, TaskConfig
@@ -214,6 +215,8 @@ class TrainConfig:
     """jit: one program over a device mesh with shardings; pmap: one replica a device."""
     devices: int = 0
     """Devices to use; 0 means all."""
+    mesh: MeshConfig = field(default_factory=MeshConfig)
+    """How they stand to each other under jit."""
     log_every: int = 10
     validate_every: int = 250
     """Updates between validations; 0 only at the end."""
@@ -250,6 +253,11 @@ class TrainConfig:
             at_least(f"train.{name}", getattr(self, name), 1)
         for name in ("devices", "validate_every", "validation_batches", "final_batches", "seed", "patience"):
             at_least(f"train.{name}", getattr(self, name), 0)
+        require(
+            self.parallel == "jit" or self.mesh == MeshConfig(),
+            f'train.parallel = "{self.parallel}" with train.mesh: pmap keeps one whole model a device; leave the mesh '
+            'out, or set train.parallel = "jit"',
+        )
         require(
             not self.best or self.validate_every > 0,
             f'train.best = "{self.best}" with train.validate_every = 0: the best is found by validating on the way; '

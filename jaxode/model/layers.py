@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, no_type_check
 
 import jax
@@ -16,6 +16,7 @@ from jaxode.config import ModelConfig
 from jaxode.depth import KEPT
 from jaxode.model.adapters import Adapters, LowRank
 from jaxode.model.kernels import attention_kernel, capability
+from jaxode.model.tensor_parallel import Fused, collect, deal
 from jaxode.types import Key, Mask, State
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
@@ -218,7 +219,7 @@ def attend_heads_first(
     return out.reshape(batch, heads, length, width).transpose(0, 2, 1, 3)
 
 
-class Attention(nnx.Module):
+class Attention(Fused):
     """Multi-head self-attention with grouped key/value heads; q, k, v and the gate come from one fused matmul."""
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs, dtype: DTypeLike, full: bool = False):
@@ -231,6 +232,7 @@ class Attention(nnx.Module):
         self.pairs = options.rotary_pairs
         rows, bias = self.heads * self.head_width, config.bias == "all"
         self.sizes = (rows, self.kv_heads * self.head_width, self.kv_heads * self.head_width) + (rows,) * options.gate
+        self.groups = 1
         self.qkv = nnx.Linear(config.width, sum(self.sizes), use_bias=bias, dtype=dtype, rngs=rngs)
         init = _output_init(config)
         self.output = nnx.Linear(rows, config.width, kernel_init=init, use_bias=bias, dtype=dtype, rngs=rngs)
@@ -244,6 +246,11 @@ class Attention(nnx.Module):
         self.query_scale = StoredScale(rows, self.head_width**0.5, size) if unit else None
         self.gate_scale = StoredScale(rows, config.width**0.25, size) if sphere and options.gate else None
         self.output_norm = Unit(config.norm_epsilon) if sphere else None
+
+    @property
+    def fused(self) -> nnx.Linear:
+        """To queries, keys and values."""
+        return self.qkv
 
     def __call__(
         self,
@@ -262,7 +269,8 @@ class Attention(nnx.Module):
         With a `Memory` (jaxode.model.memory) the queries also read what earlier tokens left there.
         """
         batch, length, width = x.shape
-        fused = _adapted(self.qkv, x.reshape(batch * length, width), None if adapters is None else adapters.qkv)
+        change = None if adapters is None else adapters.qkv
+        fused = _adapted(self.qkv, x.reshape(batch * length, width), change, self.sizes, self.groups)
         fused = checkpoint_name(fused, KEPT)
         q, k, v, gate = self._parts(fused, batch, length)
         if rotary is not None:
@@ -283,12 +291,11 @@ class Attention(nnx.Module):
 
     def _parts(self, fused: Float[Array, "rows F"], batch: int, length: int) -> tuple[Any, Any, Any, Any]:
         """Queries, keys and values by head, before the rotation, and what the gate is read from."""
-        if self.query_key_bias is None and self.query_norm is None and len(self.sizes) == 3:
+        if self.query_key_bias is None and self.query_norm is None and len(self.sizes) == 3 and self.groups == 1:
             heads = fused.reshape(batch, length, self.heads + 2 * self.kv_heads, self.head_width)
             q, k, v = jnp.split(heads, (self.heads, self.heads + self.kv_heads), axis=2)
             return q, k, v, None
-        ends = [sum(self.sizes[: i + 1]) for i in range(len(self.sizes) - 1)]
-        q, k, v, *gate = jnp.split(fused, ends, axis=-1)
+        q, k, v, *gate = collect(fused, self.sizes, self.groups)
         if self.query_key_bias is not None:
             shifts = jnp.split(self.query_key_bias[...].astype(fused.dtype), (q.shape[-1],))
             q, k = q + shifts[0], k + shifts[1]
@@ -304,14 +311,15 @@ class Attention(nnx.Module):
         return norm(apart).astype(heads.dtype).reshape(heads.shape)
 
 
-class FeedForward(nnx.Module):
+class FeedForward(Fused):
     """act(x W1) W2, or (silu(x W1a) * x W1b) W2 for swiglu (Shazeer 2020)."""
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs, dtype: DTypeLike):
         """Projections [D, F] (twice F for swiglu, fused) and [F, D]."""
         self.kind = config.feed_forward
         hidden, bias = config.hidden_width, config.bias == "all"
-        inner = 2 * hidden if self.kind == "swiglu" else hidden
+        self.sizes = (hidden, hidden) if self.kind == "swiglu" else (hidden,)
+        self.groups, inner = 1, sum(self.sizes)
         self.inner = nnx.Linear(config.width, inner, use_bias=bias, dtype=dtype, rngs=rngs)
         init = _output_init(config)
         self.output = nnx.Linear(hidden, config.width, kernel_init=init, use_bias=bias, dtype=dtype, rngs=rngs)
@@ -320,15 +328,22 @@ class FeedForward(nnx.Module):
         self.factor = config.width**0.5
         self.output_norm = Unit(config.norm_epsilon) if sphere else None
 
+    @property
+    def fused(self) -> nnx.Linear:
+        """To hidden units, and what gates them."""
+        return self.inner
+
     def __call__(
         self, x: State, *, gain: Float[Array, "*B F"] | None = None, adapters: Adapters | None = None
     ) -> State:
         """Position by position; `gain` scales the hidden units, for all rows or by row; `adapters` change both."""
-        hidden = _adapted(self.inner, x.reshape(-1, x.shape[-1]), None if adapters is None else adapters.inner)
+        change = None if adapters is None else adapters.inner
+        hidden = _adapted(self.inner, x.reshape(-1, x.shape[-1]), change, self.sizes, self.groups)
         if self.inner_scale is not None:
-            hidden = (hidden * (self.inner_scale[...] * self.factor)).astype(hidden.dtype)
+            scale = deal(self.inner_scale[...], self.sizes, self.groups)
+            hidden = (hidden * (scale * self.factor)).astype(hidden.dtype)
         if self.kind == "swiglu":
-            gate, value = jnp.split(hidden, 2, axis=-1)
+            gate, value = collect(hidden, self.sizes, self.groups)
             hidden = jax.nn.silu(gate) * value
         else:
             hidden = ACTIVATIONS[self.kind](hidden)
@@ -338,9 +353,15 @@ class FeedForward(nnx.Module):
         return _adapted(self.output, hidden, None if adapters is None else adapters.outer).reshape(x.shape)
 
 
-def _adapted(linear: nnx.Linear, rows: Float[Array, "rows E"], change: LowRank | None) -> Float[Array, "rows F"]:
+def _adapted(
+    linear: nnx.Linear,
+    rows: Float[Array, "rows E"],
+    change: LowRank | None,
+    sizes: Sequence[int] = (),
+    groups: int = 1,
+) -> Float[Array, "rows F"]:
     out = linear(rows)
-    return out if change is None else out + change(rows.astype(out.dtype))
+    return out if change is None else out + deal(change(rows.astype(out.dtype)), sizes, groups)
 
 
 def _scaled(features: Float[Array, "rows F"], gain: Float[Array, "*B F"] | None) -> Float[Array, "rows F"]:

@@ -46,7 +46,7 @@ FREE = {
     "": {"out", "resume"},
     "train": {"log_every", "validate_every", "validation_batches", "checkpoint_every", "keep", "sweep", "best"}
     | {"patience"}
-    | {"final_batches", "tensorboard", "wandb", "devices", "parallel"},
+    | {"final_batches", "tensorboard", "wandb", "devices", "parallel", "mesh"},
     # the data position knows its text, wherever that lies
     "data": {"cache", "root", "files", "train", "valid", "edited"},
     "depth": {"adjoint"},
@@ -102,8 +102,9 @@ def train(config: Config) -> TrainResult:
         "leave it out, or choose a conditioning",
     )
     curriculum = Curriculum(config)
+    config.train.mesh.check_fits(config.model)
     parallel = make_parallel(config.train)
-    check_memory(config, len(parallel.devices))
+    check_memory(config, parallel.shares, parallel.shards)
     # JAX refuses to transpose Diffrax's checkpointed loop under pmap.
     pmapped = config.train.parallel == "pmap" and config.depth.adjoint == "recursive"
     depth = dataclasses.replace(config.depth, adjoint="remat") if pmapped else config.depth
@@ -117,7 +118,7 @@ def train(config: Config) -> TrainResult:
         data = prepare(config.data, config.model.length, config.model.learns, tokenizer=given)
     batches = data.train(config.train.batch_size, config.train.seed)
     config = dataclasses.replace(config, out=str(run.path), model=_with_vocabulary(config.model, data))
-    check_memory(config, len(parallel.devices))  # now with the tokenizer's vocabulary
+    check_memory(config, parallel.shares, parallel.shards)  # now with the tokenizer's vocabulary
     if stored is not None:
         _check_same(stored, config)
 
@@ -137,11 +138,12 @@ def train(config: Config) -> TrainResult:
         taught_by = teacher, jax.device_get(initial.weights)
         check_teacher(taught_by, config.init, data.validation(config.train.batch_size, 1))
     state = parallel.place_state(state)
+    like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), state)
 
     @cache  # one program for each of a fixed, small set of step counts
     def step(solves: Solves) -> TrainStep:
         return parallel.compile(
-            lambda axis: make_train_step(
+            lambda spread: make_train_step(
                 architecture,
                 depth,
                 optimizer,
@@ -149,10 +151,11 @@ def train(config: Config) -> TrainResult:
                 solves=solves,
                 accumulate=config.train.accumulate,
                 document_mask=config.data.document_mask,
-                axis=axis,
+                spread=spread,
                 teacher=teacher,
                 frozen=still,
-            )
+            ),
+            like,
         )
 
     selection = Selection(config, run)

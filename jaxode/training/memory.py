@@ -12,32 +12,36 @@ from jaxode.model.kernels import attention_kernel, capability
 from jaxode.model.room import check_memory as check_model
 
 
-def update_bytes(config: Config, devices: int) -> int:
+def update_bytes(config: Config, shares: int, shards: int = 1) -> int:
     """Bytes that an update holds on each device at the very least.
 
-    Parameters, where all of them train their gradient and one momentum, and the teacher's where there is one; the
+    Parameters, where all of them train their gradient and one momentum, and the teacher's where there is one (of all
+    that a device's part where devices share a copy, and during the solve the whole parameters and their gradient); the
     batch; and of the rows that a device solves at once the logits, the state at every step, and one block's attention
     scores where they are written out.
 
     Args:
         config: of the run; a vocabulary of 0 has no logits.
-        devices: that share a micro-batch.
+        shares: devices that a micro-batch is dealt out to.
+        shards: devices that share one copy of the parameters.
     """
     model, train = config.model, config.train
-    rows = -(-train.batch_size // (train.accumulate * devices))
+    rows = -(-train.batch_size // (train.accumulate * shares))
     shape = (rows, model.length, model.heads, model.head_width)
     q = jax.ShapeDtypeStruct(shape, jnp.dtype(train.precision))
     masked = config.data.document_mask or model.kind == "masked"
     kernel = attention_kernel(q, q, masked=masked, causal=model.kind == "causal", capability=capability())
     scores = 0 if kernel == "cudnn" else model.heads * model.length
     token = (model.vocab_size if model.head == "vocabulary" else 0) + model.steps * model.width + scores
-    batch = 4 * train.batch_size // devices * model.length
+    batch = 4 * train.batch_size // shares * model.length
     moving = 3 if train.trains == "all" else 1
     sets = moving + (config.objective.resolved.teacher == "init")
-    return 4 * (sets * num_parameters(model) + batch + rows * model.length * token)
+    kept = sets * num_parameters(model) // shards
+    solved = num_parameters(model) * (1 + (train.trains == "all")) if shards > 1 else 0
+    return 4 * (kept + solved + batch + rows * model.length * token)
 
 
-def check_memory(config: Config, devices: int) -> None:
+def check_memory(config: Config, shares: int, shards: int = 1) -> None:
     """Refuse a run that cannot fit.
 
     Raises:
@@ -45,7 +49,7 @@ def check_memory(config: Config, devices: int) -> None:
     """
     model, train = config.model, config.train
     check_model(model)
-    needed, free = update_bytes(config, devices), available_memory()
+    needed, free = update_bytes(config, shares, shards), available_memory()
     if free is not None and needed > free:
         raise UserError(
             f"an update takes at least {gigabytes(needed)}, {gigabytes(free)} are available: make "

@@ -1,20 +1,23 @@
-"""The step over many devices: jit over a mesh with shardings (today's pjit), or pmap. Same losses, same checkpoints."""
+"""The step over many devices: jit over a mesh (today's pjit), or pmap. The same losses, the same checkpoints."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxode.config import TrainConfig, require
 from jaxode.data import Batch
-from jaxode.training.step import TrainState, TrainStep
+from jaxode.model.parameters import Parameters
+from jaxode.model.partition import AXES, DATA, FSDP, ROWS, TENSOR, partition
+from jaxode.training.step import ALONE, Gradients, Spread, TrainState, TrainStep
 from jaxode.types import Device
 
-DATA_AXIS = "data"
+WHOLE = PartitionSpec()
 
 
 @dataclass(frozen=True)
@@ -22,8 +25,12 @@ class Parallel:
     """Devices, and how states and batches are placed on them."""
 
     devices: tuple[Device, ...]
-    compile: Callable[[Callable[[str | None], TrainStep]], TrainStep]
-    """From a builder axis -> step to the compiled step."""
+    shares: int
+    """Devices, or groups of them, over which the rows of a batch are dealt out."""
+    shards: int
+    """Devices that share one copy of the parameters."""
+    compile: Callable[[Callable[[Spread], TrainStep], TrainState], TrainStep]
+    """From a builder spread -> step to the compiled step for states like this one."""
     place_state: Callable[[TrainState], TrainState]
     place_batch: Callable[[Batch], Any]
 
@@ -32,7 +39,7 @@ def choose_devices(config: TrainConfig) -> tuple[Device, ...]:
     """The devices of a run.
 
     Raises:
-        UserError: fewer devices than asked for, or a batch that they do not divide.
+        UserError: fewer devices than asked for, a mesh that they do not form, or a batch that it does not divide.
     """
     available = jax.devices()
     count = config.devices or len(available)
@@ -40,11 +47,13 @@ def choose_devices(config: TrainConfig) -> tuple[Device, ...]:
         count <= len(available),
         f"train.devices = {count}: only {len(available)} {available[0].platform} device(s) here; 0 takes them all",
     )
-    rows = config.batch_size // config.accumulate
+    data, fsdp, tensor = config.mesh.over(count)
+    rows, shares = config.batch_size // config.accumulate, data * fsdp
+    groups = f"{count} devices" if tensor == 1 else f"{shares} groups of {tensor} devices"
     require(
-        rows % count == 0,
+        rows % shares == 0,
         f"train.batch_size = {config.batch_size} in train.accumulate = {config.accumulate} micro-batches gives {rows} "
-        f"rows, which {count} devices do not divide: make train.batch_size a multiple of {count * config.accumulate}",
+        f"rows, which {groups} do not divide: make train.batch_size a multiple of {shares * config.accumulate}",
     )
     return tuple(available[:count])
 
@@ -52,42 +61,125 @@ def choose_devices(config: TrainConfig) -> tuple[Device, ...]:
 def make_parallel(config: TrainConfig) -> Parallel:
     """Either mode over the run's devices."""
     devices = choose_devices(config)
-    return (_mesh if config.parallel == "jit" else _pmap)(devices)
-
-
-def _mesh(devices: tuple[Device, ...]) -> Parallel:
+    if config.parallel == "pmap":
+        return _pmap(devices)
     # Diffrax needs Auto axes: under Explicit ones its loops fail to type-check their carries.
-    mesh = jax.make_mesh((len(devices),), (DATA_AXIS,), axis_types=(AxisType.Auto,), devices=devices)
-    replicated = NamedSharding(mesh, PartitionSpec())
-    rows = NamedSharding(mesh, PartitionSpec(DATA_AXIS))
+    sizes = config.mesh.over(len(devices))
+    return _mesh(jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices), devices)
 
-    def compile_step(build: Callable[[str | None], TrainStep]) -> TrainStep:
+
+def _mesh(mesh: Mesh, devices: tuple[Device, ...]) -> Parallel:
+    axes = tuple(axis for axis in ROWS if mesh.shape[axis] > 1)
+    spread = Spread(axes, mesh.shape[TENSOR], partial(_over_mesh, mesh, axes)) if mesh.size > 1 else ALONE
+    rows, whole = NamedSharding(mesh, PartitionSpec(ROWS)), NamedSharding(mesh, WHOLE)
+
+    def place(tree: Any) -> Any:
+        return jax.tree_util.tree_map_with_path(partial(_placement, mesh), tree)
+
+    def compile_step(build: Callable[[Spread], TrainStep], state: TrainState) -> TrainStep:
+        # it leaves as it came, so that its buffers are taken again
+        states = place(state)
         return jax.jit(
-            build(None),
-            in_shardings=(replicated, rows, replicated),
-            out_shardings=(replicated, replicated),
-            donate_argnums=0,
+            build(spread), in_shardings=(states, rows, whole), out_shardings=(states, whole), donate_argnums=0
         )
 
     return Parallel(
         devices,
+        shares=mesh.shape[DATA] * mesh.shape[FSDP],
+        shards=mesh.size // mesh.shape[DATA],
         compile=compile_step,
-        place_state=lambda state: jax.device_put(state, replicated),
+        place_state=lambda state: jax.device_put(state, place(state)),
         place_batch=lambda batch: jax.device_put(batch, rows),
     )
+
+
+def _placement(mesh: Mesh, path: Any, leaf: Any) -> NamedSharding:
+    """Of a parameter, and of what an optimizer keeps of one, under its name and in its shape."""
+    name = getattr(path[-1], "key", "") if path else ""
+    shape = tuple(leaf.shape)
+    return NamedSharding(mesh, partition(name, shape, mesh.shape) if isinstance(name, str) else WHOLE)
+
+
+def _over_mesh(mesh: Mesh, axes: tuple[str, ...], gradients: Gradients) -> Gradients:
+    """Each device computes on its own rows; the axis "tensor" is left to the compiler.
+
+    What "fsdp" cuts is put together before the solve, one collective a matrix however often that is applied, and the
+    sum of its gradient is taken apart behind it. Diffrax's loops are traced as they are on one device: they know
+    nothing of values that vary over a mesh (check_vma), and want one axis at least that is not taken by hand.
+    """
+
+    def run(params: Parameters, batch: Batch, key: Any, schedule_key: Any, teacher: Parameters | None) -> Any:
+        cuts = {name: _cut_by_hand(params[name], name, mesh) for name in params}
+        taught = None if teacher is None else {name: _cut_by_hand(teacher[name], name, mesh) for name in teacher}
+
+        def on_a_device(params: Parameters, batch: Batch, key: Any, schedule_key: Any, teacher: Any) -> Any:
+            teacher = None if teacher is None or taught is None else _whole(teacher, taught)
+            gradient, terms, tokens = gradients(_whole(params, cuts), batch, key, schedule_key, teacher)
+            return _summed(gradient, cuts, axes), terms, tokens
+
+        shards, theirs = (None if tree is None else jax.tree.map(_spec, tree) for tree in (cuts, taught))
+        return jax.shard_map(
+            on_a_device,
+            mesh=mesh,
+            in_specs=(shards, PartitionSpec(ROWS), WHOLE, WHOLE, theirs),
+            out_specs=(shards, WHOLE, WHOLE),
+            axis_names=set(ROWS),
+            check_vma=False,
+        )(params, batch, key, schedule_key, teacher)
+
+    return run
+
+
+def _cut_by_hand(value: Any, name: str, mesh: Mesh) -> int:
+    """The axis that "fsdp" cuts; -1: none."""
+    cuts = tuple(partition(name, tuple(value.shape), mesh.shape))
+    return cuts.index(FSDP) if FSDP in cuts else -1
+
+
+def _spec(axis: int) -> PartitionSpec:
+    return WHOLE if axis < 0 else PartitionSpec(*(None,) * axis, FSDP)
+
+
+def _whole(parts: Parameters, cuts: Mapping[str, int]) -> Parameters:
+    return {
+        name: part if cuts[name] < 0 else jax.lax.all_gather(part, FSDP, axis=cuts[name], tiled=True)
+        for name, part in parts.items()
+    }
+
+
+def _summed(gradient: Parameters, cuts: Mapping[str, int], axes: tuple[str, ...]) -> Parameters:
+    """Over all devices; of a matrix that is cut a device's part alone."""
+
+    def total(x: jax.Array, axis: int) -> jax.Array:
+        if axis < 0:
+            return jax.lax.psum(x, axes)
+        part = jax.lax.psum_scatter(x, FSDP, scatter_dimension=axis, tiled=True)
+        return jax.lax.psum(part, DATA) if DATA in axes else part
+
+    return {name: total(x, cuts[name]) for name, x in gradient.items()}
 
 
 def _pmap(devices: tuple[Device, ...]) -> Parallel:
     count = len(devices)
 
-    def compile_step(build: Callable[[str | None], TrainStep]) -> TrainStep:
+    def summed(gradients: Gradients) -> Gradients:
+        def run(*args: Any) -> Any:
+            gradient, terms, tokens = gradients(*args)
+            return jax.lax.psum(gradient, DATA), terms, tokens
+
+        return run
+
+    spread = Spread((DATA,), wrap=summed)
+
+    def compile_step(build: Callable[[Spread], TrainStep], state: TrainState) -> TrainStep:
+        del state
         # The state has no device axis (in_axes None), so a checkpoint is the same in both modes.
-        return jax.pmap(
-            build(DATA_AXIS), axis_name=DATA_AXIS, in_axes=(None, 0, None), out_axes=(None, None), devices=devices
-        )
+        return jax.pmap(build(spread), axis_name=DATA, in_axes=(None, 0, None), out_axes=(None, None), devices=devices)
 
     return Parallel(
         devices,
+        shares=count,
+        shards=1,
         compile=compile_step,
         place_state=lambda state: jax.device_put(state, devices[0]),
         place_batch=lambda batch: jax.tree.map(lambda x: x.reshape(count, -1, *x.shape[1:]), batch),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, cast, no_type_check
 
 import jax
@@ -13,6 +14,7 @@ from flax import struct
 from jaxode.config import DepthConfig, ObjectiveConfig
 from jaxode.data import Batch
 from jaxode.model.parameters import Architecture, Parameters
+from jaxode.model.tensor_parallel import dealt
 from jaxode.training.curriculum import Solves
 from jaxode.training.objectives import Counts, Terms, count, objective_terms
 from jaxode.types import Key, Scalar
@@ -59,6 +61,31 @@ SCHEDULE = 0x5C4
 
 
 TrainStep = Callable[[TrainState, Batch, Key], tuple[TrainState, StepMetrics]]
+Gradients = Callable[..., tuple[Parameters, Any, Scalar]]
+"""(params, batch, key, schedule_key, teacher) -> gradient of a device's rows, terms of all rows, tokens predicted."""
+
+
+@dataclass(frozen=True)
+class Spread:
+    """How several devices compute the gradient of one batch together, each of its own rows; by default there is one.
+
+    A sum over devices stands behind a whole solve and its gradient. Left to the compiler it would stand in the loop
+    over depth: the gradient of a shared block grows from step to step, and a loop carries no unfinished sum.
+    """
+
+    axes: tuple[str, ...] = ()
+    """Named axes of devices over which the rows are dealt out."""
+    groups: int = 1
+    """Of devices that share every block."""
+    wrap: Callable[[Gradients], Gradients] = lambda gradients: gradients
+    """Runs the function on every device with whole parameters and its own rows, and adds the gradients up."""
+
+    def total(self, x: Any) -> Any:
+        """The sum over all devices, on each."""
+        return jax.lax.psum(x, self.axes) if self.axes else x
+
+
+ALONE = Spread()
 
 
 def init_state(params: Parameters, optimizer: optax.GradientTransformation) -> TrainState:
@@ -75,14 +102,14 @@ def make_train_step(
     solves: Solves | None = None,
     accumulate: int = 1,
     document_mask: bool = False,
-    axis: str | None = None,
+    spread: Spread = ALONE,
     teacher: Architecture | None = None,
     frozen: frozenset[str] = frozenset(),
 ) -> TrainStep:
     """Build the step.
 
     The loss is sum(nats) / sum(weights) over the whole batch. Denominators are known before the forward pass, so
-    micro-batches (`accumulate`) and devices (`axis`, under pmap) only add up, and give the large batch's gradient.
+    micro-batches (`accumulate`) and devices (`spread`) only add up, and give the large batch's gradient.
 
     Args:
         architecture: the model without its numbers.
@@ -92,19 +119,16 @@ def make_train_step(
         solves: in how many steps; None: the full depth of `depth`.
         accumulate: micro-batches; must divide the rows a device sees.
         document_mask: keep attention within documents.
-        axis: name of the pmapped axis, None under jit, where the compiler adds up over the mesh.
+        spread: over which devices, and how.
         teacher: of the parameters in `TrainState.teacher`.
         frozen: names of parameters that get no gradient.
     """
-
-    def total(x: Any) -> Any:
-        return x if axis is None else jax.lax.psum(x, axis)
 
     def micro(
         params: Parameters, batch: Batch, key: Key, schedule_key: Key, counts: Counts, taught_by: Parameters | None
     ) -> tuple[Scalar, Terms]:
         still = {name: jax.lax.stop_gradient(params[name]) for name in frozen}
-        model = architecture.bind({**params, **still})
+        model = dealt(architecture.bind({**params, **still}), spread.groups)
         chosen = solves or Solves(model.config.steps if depth.steps is None else depth.steps)
         terms = objective_terms(
             model,
@@ -116,22 +140,21 @@ def make_train_step(
             document_mask=document_mask,
             key=key,
             schedule_key=schedule_key,
-            teacher=None if teacher is None or taught_by is None else teacher.bind(taught_by),
+            teacher=None if teacher is None or taught_by is None else dealt(teacher.bind(taught_by), spread.groups),
         )
         return terms.total, terms
 
-    gradients = jax.grad(micro, has_aux=True)
+    of_part = jax.grad(micro, has_aux=True)
 
-    def train_step(state: TrainState, batch: Batch, key: Key) -> tuple[TrainState, StepMetrics]:
-        key = jax.random.fold_in(key, state.step)
-        # one schedule for all devices and micro-batches
-        schedule_key = jax.random.fold_in(key, SCHEDULE)
-        if axis is not None:
-            key = jax.random.fold_in(key, jax.lax.axis_index(axis))
-        counts = jax.tree.map(lambda x: jnp.maximum(total(x), 1.0), count(batch))
+    def gradients(
+        params: Parameters, batch: Batch, key: Key, schedule_key: Key, taught_by: Parameters | None
+    ) -> tuple[Parameters, Terms, Scalar]:
+        if spread.axes:
+            key = jax.random.fold_in(key, jax.lax.axis_index(spread.axes))
+        counts = jax.tree.map(lambda x: jnp.maximum(spread.total(x), 1.0), count(batch))
 
         def part_of(part: Batch, part_key: Key) -> tuple[Any, Terms]:
-            return gradients(state.params, part, part_key, schedule_key, counts, state.teacher)
+            return of_part(params, part, part_key, schedule_key, counts, taught_by)
 
         if accumulate == 1:
             gradient, terms = part_of(batch, key)
@@ -147,11 +170,19 @@ def make_train_step(
                 lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(part_of, *jax.tree.map(lambda x: x[0], parts))
             )
             (gradient, terms), _ = jax.lax.scan(add, zero, parts)
-        gradient, terms = total(gradient), total(terms)
+        return gradient, spread.total(terms), counts.tokens
+
+    spread_gradients = spread.wrap(gradients)
+
+    def train_step(state: TrainState, batch: Batch, key: Key) -> tuple[TrainState, StepMetrics]:
+        key = jax.random.fold_in(key, state.step)
+        # one schedule for all devices and micro-batches
+        schedule_key = jax.random.fold_in(key, SCHEDULE)
+        gradient, terms, tokens = spread_gradients(state.params, batch, key, schedule_key, state.teacher)
         updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.params)
         params = cast(Parameters, optax.apply_updates(state.params, updates))
         metrics = StepMetrics(
-            loss=terms.loss, gradient_norm=optax.tree.norm(gradient), tokens=counts.tokens, others=terms.others
+            loss=terms.loss, gradient_norm=optax.tree.norm(gradient), tokens=tokens, others=terms.others
         )
         return TrainState(state.step + 1, params, optimizer_state, state.teacher), metrics
 

@@ -172,12 +172,13 @@ def test_devices_share_the_schedule_and_add_up():
     ways = make_parallel(TrainConfig(batch_size=8, devices=4, parallel="pmap"))
     architecture, params = split(make_model(MODEL, seed=0))
     optimizer, depth = optax.sgd(0.01), DepthConfig(adjoint="remat")
-    step = ways.compile(
-        lambda axis: make_train_step(
-            architecture, depth, optimizer, objective=EVERYTHING, solves=Solves(6, 3), axis=axis
-        )
-    )
     state = ways.place_state(init_state(params, optimizer))
+    step = ways.compile(
+        lambda spread: make_train_step(
+            architecture, depth, optimizer, objective=EVERYTHING, solves=Solves(6, 3), spread=spread
+        ),
+        state,
+    )
     for seed in range(2):
         state, _ = step(state, ways.place_batch(make_batch(8, seed, ragged=True)), jax.random.key(0))
     for name, value in single.params.items():
