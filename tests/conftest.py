@@ -10,6 +10,7 @@ import os
 import shutil
 import sys
 import tempfile
+import zlib
 from collections import Counter
 from importlib.metadata import version
 from pathlib import Path
@@ -47,6 +48,30 @@ hypothesis.settings.load_profile("jaxode")
 
 # Tracing makes many small objects that live on: collecting them takes an eighth of the time of these tests.
 gc.set_threshold(200_000, 20, 20)
+
+
+def pytest_addoption(parser):
+    """--whole, for every case of every test."""
+    parser.addoption("--whole", action="store_true", help="every case of tests marked `broad`, not a third of them")
+
+
+def pytest_collection_modifyitems(config, items):
+    """Of a test marked `broad`, which makes one claim about many combinations, a third of its cases, from one test to
+    the next other ones: each costs seconds of compilation, and --whole runs them all.
+    """
+    if config.getoption("--whole"):
+        return
+    cases = {}
+    for item in items:
+        if "broad" in item.keywords:
+            cases.setdefault((item.path, item.originalname), []).append(item)
+    passed_over = set()
+    for (_, name), mine in cases.items():
+        first = zlib.crc32(name.encode()) % 3
+        if len(mine) >= 3:
+            passed_over |= {item for index, item in enumerate(mine) if index % 3 != first}
+    items[:] = [item for item in items if item not in passed_over]
+    config.hook.pytest_deselected(items=list(passed_over))
 
 
 def pytest_configure(config):
@@ -153,6 +178,18 @@ def narrowed():
                     yield from walk(inner, loop)
 
     return lambda f, *args: Counter(walk(jax.make_jaxpr(f)(*args).jaxpr, False))
+
+
+@pytest.fixture
+def rescaled_alone(monkeypatch):
+    """A report compares with step rescaling and nothing else: each comparator compiles a program for every depth."""
+    from jaxode.evaluation import comparators
+    from jaxode.inference.tasks import report
+
+    def fewer(model, counts):
+        return tuple(method for method in comparators(model, counts) if method.name == "step rescaling")
+
+    monkeypatch.setattr(report, "comparators", fewer)
 
 
 @pytest.fixture

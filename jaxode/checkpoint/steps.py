@@ -45,15 +45,16 @@ class Restored:
 class Checkpoints:
     """Steps of a run, written in the background, the newest `keep` and the best one kept. A context manager."""
 
-    def __init__(self, run: RunFolder, keep: int = 2):
-        """Open for reading and writing."""
+    def __init__(self, run: RunFolder, keep: int = 2, keep_every: int = 0):
+        """Open for reading and writing. With `keep_every` its multiples are kept as well."""
         import orbax.checkpoint as ocp  # an exported model is read without it
 
         logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax reports phases of a save, and what it raises
         self._args = ocp.args
         self.run = run
         policies = ocp.checkpoint_managers
-        kept = policies.AnyPreservationPolicy([policies.LatestN(keep), KeepBest(run)])
+        always = [policies.EveryNSteps(keep_every)] if keep_every else []
+        kept = policies.AnyPreservationPolicy([policies.LatestN(keep), KeepBest(run), *always])
         options = ocp.CheckpointManagerOptions(preservation_policy=kept, create=True, enable_async_checkpointing=True)
         # named handlers: without them a manager that has saved nothing yet finds no metadata
         handlers = {

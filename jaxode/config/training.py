@@ -228,6 +228,11 @@ class TrainConfig:
     """Updates between checkpoints (one is always written at the end)."""
     keep: int = 2
     """Newest checkpoints to keep."""
+    keep_every: int = 0
+    """Keep for good what is saved at multiples of so many updates; 0: nothing."""
+    nonfinite: Literal["stop", "skip"] = "stop"
+    """What an update does whose loss or gradient is not finite: it ends the run, or is left out and counted (20 in a
+    row end the run)."""
     best: str = ""
     """Keep the checkpoint that validated best as well, and read the run as that one: by "loss", or of a classifier by
     one of its metrics (accuracy, f1, matthews, pearson, ..). Empty: the newest counts."""
@@ -251,12 +256,25 @@ class TrainConfig:
             "lora_rank",
         ):
             at_least(f"train.{name}", getattr(self, name), 1)
-        for name in ("devices", "validate_every", "validation_batches", "final_batches", "seed", "patience"):
+        for name in (
+            "devices",
+            "validate_every",
+            "validation_batches",
+            "final_batches",
+            "seed",
+            "patience",
+            "keep_every",
+        ):
             at_least(f"train.{name}", getattr(self, name), 0)
         require(
             self.parallel == "jit" or self.mesh == MeshConfig(),
             f'train.parallel = "{self.parallel}" with train.mesh: pmap keeps one whole model a device; leave the mesh '
             'out, or set train.parallel = "jit"',
+        )
+        require(
+            self.keep_every % self.checkpoint_every == 0,
+            f"train.keep_every = {self.keep_every} with train.checkpoint_every = {self.checkpoint_every}: only what is "
+            f"saved can be kept; make it a multiple of {self.checkpoint_every}, or 0",
         )
         require(
             not self.best or self.validate_every > 0,

@@ -20,7 +20,7 @@ from flax import nnx
 from tqdm import tqdm
 
 from jaxode.checkpoint import RUNS, Checkpoints, RunFolder
-from jaxode.config import Config, ModelConfig, UserError, require, to_dict
+from jaxode.config import Config, ModelConfig, require, to_dict
 from jaxode.data import PreparedData, prepare
 from jaxode.data.labelled import prepare_labelled
 from jaxode.evaluation import evaluate, evaluate_states
@@ -30,12 +30,13 @@ from jaxode.model.low_rank import merged, with_low_rank
 from jaxode.model.parameters import Architecture, Parameters, split
 from jaxode.tracking import JsonlTracker, ProgressBar, TensorBoardTracker, Tracker, Trackers, WandbTracker
 from jaxode.training.curriculum import Curriculum, Solves, Spent
+from jaxode.training.guards import Guard
 from jaxode.training.initial import check_teacher, inherited, read_initial, read_teacher, record, with_labels
 from jaxode.training.memory import check_memory
 from jaxode.training.optimizer import check_rates, learning_rate, make_optimizer
 from jaxode.training.parallel import Parallel, make_parallel
 from jaxode.training.selection import Selection
-from jaxode.training.signals import StopRequest
+from jaxode.training.signals import Stopped, StopRequest
 from jaxode.training.step import StepMetrics, TrainState, TrainStep, init_state, make_train_step
 from jaxode.training.throughput import matmul_peak
 from jaxode.training.trainable import frozen, partly
@@ -46,6 +47,7 @@ FREE = {
     "": {"out", "resume"},
     "train": {"log_every", "validate_every", "validation_batches", "checkpoint_every", "keep", "sweep", "best"}
     | {"patience"}
+    | {"keep_every", "nonfinite"}
     | {"final_batches", "tensorboard", "wandb", "devices", "parallel", "mesh"},
     # the data position knows its text, wherever that lies
     "data": {"cache", "root", "files", "train", "valid", "edited"},
@@ -154,6 +156,7 @@ def train(config: Config) -> TrainResult:
                 spread=spread,
                 teacher=teacher,
                 frozen=still,
+                skips=config.train.nonfinite == "skip",
             ),
             like,
         )
@@ -163,7 +166,11 @@ def train(config: Config) -> TrainResult:
         run.create(config, data.tokenizer)
         if initial is not None:
             record(run, initial)
-    with run.held(new=stored is None), Checkpoints(run, config.train.keep) as checkpoints, StopRequest() as stop:
+    with (
+        run.held(new=stored is None),
+        Checkpoints(run, config.train.keep, config.train.keep_every) as checkpoints,
+        StopRequest() as stop,
+    ):
         if stored is not None:
             state = _restored(checkpoints, state, batches, parallel)
             selection.resume(int(state.step))
@@ -220,6 +227,7 @@ class _Loop:
         self.peak = len(self.parallel.devices) * matmul_peak(dtype, self.parallel.devices[0])
         self.spent = Spent(self.config, self.curriculum)
         self.trackers = Trackers([])
+        self.guard = Guard(train.nonfinite == "skip", self._kept)
         self.saved = -1
         """The update that was saved last."""
 
@@ -265,7 +273,11 @@ class _Loop:
 
     def _validated(self, done: int, state: TrainState) -> bool:
         """Validate on the way; whether the run is to end with that, its state saved."""
-        found = self.validate(merged(jax.device_get(state.params)), self.config.train.validation_batches or None)
+        try:
+            limit = self.config.train.validation_batches or None
+            found = self.validate(merged(jax.device_get(state.params)), limit, stops=True)
+        except Stopped:
+            return False  # the next update is the last one, and is saved
         self.trackers.log(done, validation_metrics(found))
         tqdm.write(f"update {done}: {told(found)}", sys.stderr)
         better = bool(self.selection) and self.selection.is_better(found)
@@ -289,10 +301,15 @@ class _Loop:
             f"updates {start + 1} to {self.config.train.updates} of {self.tokens_per_update:,} tokens"
         )
 
-    def validate(self, params: Parameters, limit: int | None) -> AnyEvaluation:
-        """Validation loss, with a classifier's metrics, or an encoder's distance from its teacher, at full depth."""
+    def validate(self, params: Parameters, limit: int | None, *, stops: bool = False) -> AnyEvaluation:
+        """Validation loss, with a classifier's metrics, or an encoder's distance from its teacher, at full depth.
+
+        Raises:
+            Stopped: a signal came, where it `stops` at one.
+        """
         data = self.data
         batches = data.validation(self.config.train.batch_size, limit)
+        batches = self.stop.until(batches) if stops else batches
         if self.config.model.labels_texts:
             return evaluate_labels(self.architecture, params, batches, self.config.depth)
         if self.config.model.head != "vocabulary":
@@ -310,16 +327,14 @@ class _Loop:
     def _check(self, metrics: StepMetrics | None, step: int) -> None:
         if metrics is None:
             return
-        loss, norm = float(metrics.loss), float(metrics.gradient_norm)
-        if math.isfinite(loss) and math.isfinite(norm):
-            return
+        self.guard.check(step, float(metrics.loss), float(metrics.gradient_norm))
+
+    def _kept(self) -> str:
+        """What a run that ends here leaves."""
         self.checkpoints.wait()
         good = self.checkpoints.latest
         kept = f"the checkpoint of update {good} is kept" if good is not None else "no checkpoint was written yet"
-        raise UserError(
-            f"update {step}: loss {loss}, gradient norm {norm}: training has diverged; {kept} in "
-            f"{self.checkpoints.run.path}; lower optimizer.learning_rate or raise optimizer.warmup_fraction"
-        )
+        return f"{kept} in {self.checkpoints.run.path}"
 
     def _save(self, step: int, state: TrainState) -> None:
         if step == self.saved:
@@ -344,6 +359,7 @@ class _Loop:
                 "peak_fraction": updates_per_second * flops / (updates * self.peak),
                 "block_evaluations": self.spent.block_evaluations,
                 "training_flops": self.spent.flops,
+                **({"skipped_updates": self.guard.skipped} if self.guard.skips else {}),
                 **{name: float(term) for name, term in metrics.others.items()},
             },
         )

@@ -9,13 +9,20 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Iterable, Iterator
 from types import FrameType
+from typing import TypeVar
 
+T = TypeVar("T")
 _ALWAYS = ("SIGINT", "SIGTERM")
 # nohup ignores HUP, and libraries that put jobs back into a queue catch USR1 or USR2: theirs stays
 _WHERE_FREE = ("SIGHUP", "SIGUSR1", "SIGUSR2")
 ECHO = 1.0
 """Seconds in which a second signal is the first one again: launchers forward what their whole group has received."""
+
+
+class Stopped(Exception):
+    """What was going on is left unfinished because a signal came."""
 
 
 class StopRequest:
@@ -40,6 +47,17 @@ class StopRequest:
         for number, handler in self._before.items():
             # None: what was there is no handler of Python's
             signal.signal(number, signal.SIG_DFL if handler is None else handler)  # pyright: ignore[reportArgumentType]
+
+    def until(self, items: Iterable[T]) -> Iterator[T]:
+        """The items, one by one.
+
+        Raises:
+            Stopped: a signal came.
+        """
+        for item in items:
+            if self.signal is not None:
+                raise Stopped
+            yield item
 
     def _note(self, number: int, _: FrameType | None) -> None:
         if self.signal is None:

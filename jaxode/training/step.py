@@ -105,6 +105,7 @@ def make_train_step(
     spread: Spread = ALONE,
     teacher: Architecture | None = None,
     frozen: frozenset[str] = frozenset(),
+    skips: bool = False,
 ) -> TrainStep:
     """Build the step.
 
@@ -122,6 +123,7 @@ def make_train_step(
         spread: over which devices, and how.
         teacher: of the parameters in `TrainState.teacher`.
         frozen: names of parameters that get no gradient.
+        skips: an update whose loss or gradient is not finite leaves parameters and optimizer as they are, and counts.
     """
 
     def micro(
@@ -184,6 +186,13 @@ def make_train_step(
         metrics = StepMetrics(
             loss=terms.loss, gradient_norm=optax.tree.norm(gradient), tokens=tokens, others=terms.others
         )
+        if skips:
+            finite = jnp.isfinite(metrics.loss) & jnp.isfinite(metrics.gradient_norm)
+            params, optimizer_state = jax.tree.map(
+                lambda new, old: jnp.where(finite, new, old),
+                (params, optimizer_state),
+                (state.params, state.optimizer),
+            )
         return TrainState(state.step + 1, params, optimizer_state, state.teacher), metrics
 
     return train_step

@@ -43,6 +43,7 @@ def model(**changes):
     return architecture, {name: 3 * value for name, value in params.items()}
 
 
+@pytest.mark.broad
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_calibrated_solve_is_nearer_to_the_full_one_than_step_rescaling(layout):
     architecture, params = model(**LAYOUTS[layout])

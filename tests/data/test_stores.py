@@ -53,6 +53,7 @@ FILES = {
 }
 
 
+@pytest.mark.broad
 @pytest.mark.parametrize("kind", DAMAGE)
 @pytest.mark.parametrize(("room", "pattern"), [(room, pattern) for room in FILES for pattern in FILES[room]])
 def test_damage_is_said_and_mended(corpus: DataConfig, capfd: pytest.CaptureFixture[str], kind, room, pattern):

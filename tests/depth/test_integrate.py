@@ -121,6 +121,7 @@ def value_and_gradients(run, x, args, weights):
     return end, gradients
 
 
+@pytest.mark.broad
 @pytest.mark.parametrize(
     ("solver", "adjoint"), [*itertools.product(FIXED, ("recursive", "unroll")), ("lie", "remat"), ("heun", "remat")]
 )
@@ -187,6 +188,7 @@ def decay(adjoint):
     return end
 
 
+@pytest.mark.broad
 @pytest.mark.parametrize("jitted", [True, False], ids=["jit", "eager"])
 @pytest.mark.parametrize(
     ("adjoint", "derivative"),

@@ -46,6 +46,7 @@ def errors(solver, steps, **kwargs):
 # --- order ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.broad
 @pytest.mark.parametrize("solver", [name for name in FIXED if SOLVERS[name].order > 0])
 def test_error_falls_with_the_order(solver):
     """The slope of log error against log step; single precision leaves a fourth-order solver only coarse steps."""
@@ -96,6 +97,7 @@ def watched_solve(solver, schedule, **kwargs):
     return solve, times
 
 
+@pytest.mark.broad
 @pytest.mark.parametrize("adjoint", ["recursive", "remat", "unroll"])
 @pytest.mark.parametrize("solver", FIXED)
 def test_evaluations_are_counted_exactly(solver, adjoint):

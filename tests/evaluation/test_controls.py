@@ -53,6 +53,7 @@ def by_hand(model, one, applications):
     return float(sums.nats / sums.tokens)
 
 
+@pytest.mark.broad
 @pytest.mark.parametrize("name", VARIANTS)
 def test_each_control_is_the_loop_that_it_says(lively, name):
     model, one, k = built(lively, name), batch(0), 2

@@ -45,6 +45,7 @@ def models(lively):
     return made
 
 
+@pytest.mark.broad
 @pytest.mark.parametrize("layout", [*LAYOUTS, "classifier"])
 def test_a_row_that_exits_reads_out_its_truncated_solve(models, layout):
     """Rows do not see each other, so an exit after k steps is the full solve's read-out at time k."""
@@ -110,6 +111,7 @@ def test_a_landed_exit_is_the_landed_read_out(models, rule, compilations):
     assert compilations() == before
 
 
+@pytest.mark.broad
 @pytest.mark.parametrize("layout", [*LAYOUTS, "classifier"])
 def test_threshold_zero_is_the_full_solve_and_infinity_the_first_step(models, layout):
     model = models[layout]
@@ -257,6 +259,7 @@ def calibrated(model):
     return architecture.bind(params)
 
 
+@pytest.mark.broad
 @pytest.mark.parametrize(
     ("layout", "solver", "budgets"),
     [

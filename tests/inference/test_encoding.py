@@ -28,6 +28,7 @@ def states(made, text, depth):
     return np.asarray(normalised(model, model.hidden(tokens, depth).state)[0])
 
 
+@pytest.mark.broad
 @pytest.mark.parametrize("steps", [4, 2])
 def test_vectors_are_the_states_of_each_text_alone(made, steps):
     depth = DepthConfig(steps=steps, solver="secant")

@@ -97,6 +97,7 @@ def test_slots_begin_small_and_grow_where_they_are_large(monkeypatch):
     assert set(sizes) == {64, 128, 192}
 
 
+@pytest.mark.broad
 @pytest.mark.parametrize(
     "layout",
     [
@@ -122,6 +123,7 @@ def test_learned_positions_may_end_at_any_length():
     assert generate(*model, TOKENIZER, 18 * "a", max_new_tokens=2).new_tokens == 2
 
 
+@pytest.mark.broad
 @pytest.mark.parametrize(
     "depth",
     [

@@ -64,6 +64,7 @@ def test_a_tab_is_refused_where_texts_are_labelled(tmp_path):
         read_lines(str(path), classified=True)
 
 
+@pytest.mark.broad
 @pytest.mark.parametrize("kind", ["causal", "masked"])
 @pytest.mark.parametrize("steps", [None, 2])
 def test_score_by_line(infer, runs, causal, masked, file, kind, steps):

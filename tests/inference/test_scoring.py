@@ -58,6 +58,7 @@ def plain(model, text, depth, given=0):
     return -sum(log_p[at] for at in asked)
 
 
+@pytest.mark.broad
 @pytest.mark.parametrize(
     ("kind", "depth"),
     [

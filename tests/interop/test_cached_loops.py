@@ -99,6 +99,7 @@ def generated(loaded, **settings):
     return jaxode.generate(loaded.architecture, loaded.params, words(CASE.config["vocab_size"]), PROMPT, **settings)
 
 
+@pytest.mark.broad
 @pytest.mark.parametrize("loops", [2, 4])
 @pytest.mark.parametrize("rule", RULES)
 def test_later_tokens_read_what_the_rule_says(loaded, rule, loops):

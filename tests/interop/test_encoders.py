@@ -103,7 +103,7 @@ def test_states_are_compared_over_real_tokens(run, batches, lively, pooler):
         np.testing.assert_allclose(one.cosine, two.cosine, rtol=1e-3, atol=1e-5)
 
 
-def test_sweep_report_and_calibration_from_the_command_line(infer, encoder, lines, tmp_path):
+def test_sweep_report_and_calibration_from_the_command_line(infer, encoder, lines, tmp_path, rescaled_alone):
     about = ("--checkpoint", encoder, "--file", lines, "--out", tmp_path / "out", "--batch-size", 4)
     ran = infer(*about, "--task", "sweep", "--at", "4,2")
     assert ran.code == 0, ran.err
@@ -111,7 +111,20 @@ def test_sweep_report_and_calibration_from_the_command_line(infer, encoder, line
     assert [row["steps"] for row in rows] == ["4", "2"]
     assert float(rows[0]["error"]) == 0 < float(rows[1]["error"])
     # beside no one else's weights
-    ran = infer("--checkpoint", encoder, "--file", lines, "--batch-size", 4, "--task", "calibrate", "--steps", 2)
+    ran = infer(
+        "--checkpoint",
+        encoder,
+        "--file",
+        lines,
+        "--batch-size",
+        4,
+        "--task",
+        "calibrate",
+        "--steps",
+        2,
+        "--updates",
+        20,
+    )
     assert ran.code == 0, ran.err
     assert "relative error of the states to those of the full depth" in ran.err
     ran = infer(*about, "--task", "report")

@@ -57,6 +57,7 @@ def test_logits_are_those_of_the_reference(case, loaded):
     np.testing.assert_allclose(logits_of(loaded, tokens, case.at()), case.logits(tokens), atol=TOLERANCE)
 
 
+@pytest.mark.broad
 def test_at_any_number_of_loops(case, loaded):
     tokens = tokens_of(case)
     for loops in (1, case.more):
@@ -64,12 +65,14 @@ def test_at_any_number_of_loops(case, loaded):
         np.testing.assert_allclose(found, case.logits(tokens, loops=loops), atol=TOLERANCE)
 
 
+@pytest.mark.broad
 def test_loops_that_are_asked_for_when_it_is_read(case, folder):
     tokens = tokens_of(case)
     found = logits_of(from_pretrained(folder, loops=case.more), tokens, case.at())
     np.testing.assert_allclose(found, case.logits(tokens, loops=case.more), atol=TOLERANCE)
 
 
+@pytest.mark.broad
 def test_what_is_written_is_what_was_read(case, loaded, folder, tmp_path):
     save_pretrained(loaded, tmp_path / "written")
     written, tensors = load_file(tmp_path / "written" / "model.safetensors"), case.tensors()
@@ -94,6 +97,7 @@ def test_parameters_are_counted_from_the_config_alone(case, loaded, folder):
     assert sum(value.size for value in loaded.params.values()) == count
 
 
+@pytest.mark.broad
 def test_bfloat16_weights_stay_what_they_are(case, tmp_path):
     found = from_pretrained(case.write(tmp_path / "half", dtype="bfloat16"))
     assert {value.dtype for value in found.params.values()} == {jnp.dtype("bfloat16")}
@@ -108,6 +112,7 @@ def test_bfloat16_weights_stay_what_they_are(case, tmp_path):
     }
 
 
+@pytest.mark.broad
 def test_gradients_reach_every_parameter(case, loaded):
     tokens = jnp.asarray(tokens_of(case))
 
@@ -120,6 +125,7 @@ def test_gradients_reach_every_parameter(case, loaded):
     assert {name for name in still if "exit_gate" not in name} == set()
 
 
+@pytest.mark.broad
 def test_decoding_with_the_cache_is_the_forward_pass(case, loaded):
     """Greedy, ragged prompts: each row as if it were alone, and as one forward pass over the finished text says."""
     tokens = tokens_of(case, length=7)
@@ -148,6 +154,7 @@ def generate(loaded, case, prompts, new):
     return [list(row.ids) for row in done]
 
 
+@pytest.mark.broad
 def test_rows_padded_left_or_right_predict_as_alone(case, loaded):
     tokens = tokens_of(case, length=8)
     short = tokens[1, :5]

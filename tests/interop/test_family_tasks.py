@@ -50,6 +50,7 @@ def run(infer, folder, monkeypatch, tmp_path):
     return call
 
 
+@pytest.mark.broad
 def test_text_is_continued_at_any_number_of_loops(run, full):
     for steps in (1, full, full + 2):
         ran = run("--prompt", "the cat", "--steps", steps, "--max-new-tokens", 3, "--temperature", 0)
@@ -57,6 +58,7 @@ def test_text_is_continued_at_any_number_of_loops(run, full):
         assert ("more than the N" in ran.err) == (steps > full)
 
 
+@pytest.mark.broad
 def test_sweep_and_report(run, full, tmp_path):
     run("--task", "sweep", "--file", run.text, "--at", f"{full},1", "--out", tmp_path / "out", "--batches", 2)
     rows = list(csv.DictReader((tmp_path / "out" / "sweep.csv").open()))
@@ -66,6 +68,7 @@ def test_sweep_and_report(run, full, tmp_path):
     assert {"full depth", "step rescaling", "secant", "AB2"} <= names
 
 
+@pytest.mark.broad
 def test_calibrated_and_scored_by_line(run, full, folder):
     run("--task", "calibrate", "--steps", full - 1, "--file", run.text, "--batches", 4)
     loaded = jaxode.load(folder)
@@ -81,6 +84,7 @@ def test_calibrated_and_scored_by_line(run, full, folder):
     assert drafted.ids == jaxode.generate(loaded, "the cat", **settings).ids
 
 
+@pytest.mark.broad
 def test_training_goes_on_from_its_weights(folder, full, tmp_path):
     for number in range(4):
         (tmp_path / f"{number}.txt").write_text(TEXT)

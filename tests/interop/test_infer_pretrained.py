@@ -43,7 +43,7 @@ def test_fill_puts_the_text_within_the_template(exported, infer):
     assert err.startswith(f"run {exported}, Hugging Face model: masked, ")
 
 
-def test_score_sweep_and_calibrate_read_a_file(exported, infer, text_file, tmp_path, monkeypatch):
+def test_score_sweep_and_calibrate_read_a_file(exported, infer, text_file, tmp_path, monkeypatch, rescaled_alone):
     """Nothing is written beside weights that jaxode did not make; the cache keeps calibrations by fingerprint."""
     monkeypatch.setenv("JAXODE_CACHE", str(tmp_path / "cache"))
     before = sorted(exported.rglob("*"))
@@ -51,7 +51,7 @@ def test_score_sweep_and_calibrate_read_a_file(exported, infer, text_file, tmp_p
     code, out, err = infer(*about, "--task", "score")
     assert code == 0, err
     assert out.split()[:3] == ["tokens", "nats_per_token", "perplexity"]
-    code, out, err = infer(*about, "--task", "calibrate", "--steps", 2, "--batches", 3)
+    code, out, err = infer(*about, "--task", "calibrate", "--steps", 2, "--batches", 3, "--updates", 10)
     assert code == 0, err
     assert len(list((tmp_path / "cache" / "calibrations").glob("*/calibration-2.json"))) == 1
     code, out, err = infer(*about, "--task", "report", "--batches", 1, "--out", tmp_path / "out")

@@ -98,6 +98,7 @@ def test_logits_and_gradients(pair):
         np.testing.assert_allclose(have, value, rtol=0, atol=GRADIENTS * np.abs(value).max(), err_msg=name)
 
 
+@pytest.mark.broad
 def test_greedy_texts_token_for_token(pair):
     model, loaded = pair
     tokens = tokens_of(loaded)
@@ -128,6 +129,7 @@ def test_tokens_of_type_1(pair):
     np.testing.assert_allclose(out, want, rtol=0, atol=LOGITS)
 
 
+@pytest.mark.broad
 def test_padding(pair):
     """Rows padded on the right and on the left."""
     model, loaded = pair
@@ -142,6 +144,7 @@ def test_padding(pair):
     np.testing.assert_allclose(out[2, 4:], alone, rtol=0, atol=LOGITS)
 
 
+@pytest.mark.broad
 def test_what_transformers_writes_is_read(pair, tmp_path):
     """Names of the release, and those of memory."""
     model, loaded = pair

@@ -46,6 +46,7 @@ def count(config):
     return config.steps // (config.groups if config.sharing == "cycle" else 1)
 
 
+@pytest.mark.broad
 def test_an_up_of_zeros_is_the_trained_block(parts):
     architecture, params, config = parts
     steps = count(config)

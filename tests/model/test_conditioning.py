@@ -37,6 +37,7 @@ def drawn(sizes):
     return Coefficients(np.asarray(sizes, np.float32)[:, None], starts=starts)
 
 
+@pytest.mark.broad
 @pytest.mark.parametrize("rank", [0, 4])
 @pytest.mark.parametrize(("kind", "layout"), [("time", "full"), *(("step", layout) for layout in LAYOUTS)])
 def test_begins_as_the_plain_block(kind, layout, rank):
@@ -92,6 +93,7 @@ SCHEDULES = {
 }
 
 
+@pytest.mark.broad
 @pytest.mark.parametrize(
     ("kind", "layout"), [("time", "full"), ("loopformer", "full"), *(("step", layout) for layout in LAYOUTS)]
 )
@@ -109,6 +111,7 @@ def test_schedules_with_times_of_their_own_are_those_given_statically(lively, ki
     assert float(jnp.abs(model(TOKENS, DepthConfig(steps=steps)).logits - given).max()) > 1e-3
 
 
+@pytest.mark.broad
 @pytest.mark.parametrize(
     "told",
     [
@@ -197,6 +200,7 @@ def test_only_increments_of_whole_steps_are_divided_by_them():
         build(conditioning="time", clock=ClockConfig(per_pass=True))
 
 
+@pytest.mark.broad
 @pytest.mark.parametrize("layout", ["full", "sequence", "cycle"])
 @pytest.mark.parametrize("solver", ["euler", "lie"])
 def test_a_scaled_down_step_is_a_smaller_step(lively, layout, solver):

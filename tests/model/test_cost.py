@@ -11,6 +11,7 @@ from jaxode.model import block_evaluations, flops_per_token, make_model, plan, r
 GROUPED = {"groups": 2, "steps": 8}
 
 
+@pytest.mark.broad
 @pytest.mark.parametrize(
     ("changes", "depth", "want"),
     [
@@ -102,6 +103,7 @@ def test_an_unknown_solver_is_refused_with_auto_among_the_known(tiny):
         resolve(tiny(), DepthConfig(solver="magic"))
 
 
+@pytest.mark.broad
 @pytest.mark.parametrize(
     "changes",
     [

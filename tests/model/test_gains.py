@@ -41,6 +41,7 @@ def unit_steps(config):
     return Coefficients(np.ones((steps, 1), np.float32), gains=Gains.neutral(config, steps))
 
 
+@pytest.mark.broad
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_neutral_gains_are_the_trained_network(layout):
     architecture, params = build(**LAYOUTS[layout])

@@ -80,6 +80,7 @@ SEGMENTS = {
 }
 
 
+@pytest.mark.broad
 @pytest.mark.parametrize("groups", [4, 2, 1])
 @pytest.mark.parametrize("causal", [True, False])
 @pytest.mark.parametrize("rows", [None, *SEGMENTS])

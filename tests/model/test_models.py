@@ -200,6 +200,7 @@ def held(config):
     return architecture, params, calibration_parameters(2, made)
 
 
+@pytest.mark.broad
 @pytest.mark.parametrize("jitted", [True, False], ids=["jit", "eager"])
 @pytest.mark.parametrize(
     ("depth", "solver"),

@@ -16,6 +16,7 @@ PLACES = {
 }
 
 
+@pytest.mark.broad
 @pytest.mark.parametrize("places", PLACES)
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_a_padded_row_predicts_as_alone(tiny, lively, places, side):

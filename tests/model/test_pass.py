@@ -138,6 +138,7 @@ def test_streams_are_read_written_and_mixed_as_their_numbers_say(tiny, lively, k
     np.testing.assert_allclose(solved(stack).state, weights[0] * x[0] + weights[1] * x[1], rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.broad
 @pytest.mark.parametrize("kind", ["none", "time"])
 @pytest.mark.parametrize("steps", [None, 2, 1])
 def test_streams_begin_as_one(tiny, kind, steps):

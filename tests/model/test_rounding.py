@@ -28,6 +28,7 @@ def parts_of(tiny, lively, dtype=jnp.bfloat16, **changes):
     return split(model_of(tiny, lively, dtype, **changes))
 
 
+@pytest.mark.broad
 @pytest.mark.parametrize("adjoint", ["recursive", "remat", "unroll"])
 @pytest.mark.parametrize("changes", LAYOUTS)
 def test_each_weight_is_cast_once_a_solve_and_not_in_its_loop(changes, adjoint, tokens, tiny, lively, narrowed):
@@ -43,6 +44,7 @@ def test_each_weight_is_cast_once_a_solve_and_not_in_its_loop(changes, adjoint, 
         assert {shape: casts[shape, False] for shape in KERNELS} == dict.fromkeys(KERNELS, blocks)
 
 
+@pytest.mark.broad
 @pytest.mark.parametrize("adjoint", ["recursive", "remat", "unroll"])
 @pytest.mark.parametrize("solver", ["euler", "lie", "heun"])
 def test_gradients_of_a_solve_with_copies_add_up_in_float32_as_without(

@@ -84,6 +84,7 @@ def agree(found, want):
     assert all(float(jnp.abs(leaf).max()) > 0 for leaf in jax.tree.leaves(want[1]))
 
 
+@pytest.mark.broad
 @pytest.mark.parametrize(
     ("kind", "position"),
     [
@@ -153,6 +154,7 @@ def test_more_unit_steps_go_on_with_the_loop(layout, inputs, tiny, lively):
 # --- trace, dropout, memory -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.broad
 @pytest.mark.parametrize("adjoint", ["recursive", "unroll"])
 @pytest.mark.parametrize("layout", ["full", "sequence", "cycle"])
 def test_the_trace_is_the_looped_parts_trajectory(layout, adjoint, inputs, tiny, lively):

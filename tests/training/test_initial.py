@@ -140,10 +140,9 @@ def taught(begun):
     return dataclasses.replace(begun, objective=objective)
 
 
-@pytest.mark.parametrize("parallel", ["jit", "pmap"])
-def test_a_run_that_its_beginning_teaches(taught, folders, parallel):
-    taught = dataclasses.replace(taught, out=taught.out + parallel, optimizer=OptimizerConfig(learning_rate=2e-3))
-    result = train(change(taught, parallel=parallel, updates=40))
+def test_a_run_that_its_beginning_teaches(taught, folders):
+    taught = dataclasses.replace(taught, optimizer=OptimizerConfig(learning_rate=2e-3))
+    result = train(change(taught, updates=40))
     records = [json.loads(line) for line in result.run.metrics.read_text().splitlines()]
     losses = [record["distil"] for record in records if "distil" in record]
     # at full depth there is nothing to learn at first, in half of the steps there is
@@ -237,10 +236,9 @@ def test_an_encoder_begins_as_itself(encoding, folders):
     assert result.validation.tokens > 0
 
 
-@pytest.mark.parametrize("parallel", ["jit", "pmap"])
-def test_an_encoder_learns_from_its_beginning(encoding, folders, parallel):
-    told = dataclasses.replace(encoding, model=ModelConfig(conditioning="step"), out=encoding.out + parallel)
-    result = train(change(told, parallel=parallel, updates=60, accumulate=2))
+def test_an_encoder_learns_from_its_beginning(encoding, folders):
+    told = dataclasses.replace(encoding, model=ModelConfig(conditioning="step"))
+    result = train(change(told, parallel="pmap", updates=60, accumulate=2))
     own, trained = from_pretrained(folders["encoder"]), load_run(result.run.path)
     assert trained.task == "encoder"
     assert isinstance(trained.model, Encoder)
@@ -320,7 +318,7 @@ def test_a_whole_step_begins_as_the_block_applied_as_it_is(encoding, folders):
         np.testing.assert_allclose(found, want, rtol=1e-5, atol=1e-5)
 
 
-def test_a_report_sets_a_tuned_encoder_beside_its_beginning(encoding, folders, infer, tmp_path):
+def test_a_report_sets_a_tuned_encoder_beside_its_beginning(encoding, folders, infer, tmp_path, rescaled_alone):
     tuned = train(encoding).run.path
     (tmp_path / "valid.txt").write_text("depth is time\na block\nfield and\n" * 4)
     about = ("--checkpoint", folders["encoder"], "--task", "report", "--file", tmp_path / "valid.txt")

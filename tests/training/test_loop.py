@@ -2,11 +2,14 @@
 
 import dataclasses
 import json
+import math
+import os
 import shutil
 import signal
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from small_runs import change, stop_after
@@ -14,7 +17,8 @@ from small_runs import change, stop_after
 from jaxode.checkpoint import Checkpoints, RunFolder, load_run
 from jaxode.config import ObjectiveConfig, UserError
 from jaxode.tracking import read_jsonl
-from jaxode.training import loop, train
+from jaxode.training import loop, objectives, train
+from jaxode.training.guards import Guard
 
 
 def test_learns_logs_and_leaves_a_run_that_loads(config):
@@ -205,3 +209,81 @@ def test_a_full_disk_ends_in_one_line_and_keeps_the_older_checkpoint(config, mon
     ):
         train(config)
     assert load_run(config.out).step == 3
+
+
+class TestGuard:
+    """Losses that are not a number, and losses that jump."""
+
+    def test_a_spike_is_told_with_what_was_usual(self, capsys):
+        guard = Guard(False, str)
+        for step in range(1, 31):
+            guard.check(step, 2.0 + 0.01 * (step % 3), 1.0)
+        guard.check(31, 2.2, 1.0)
+        assert "spike" not in capsys.readouterr().err.split("update 31")[0]
+        guard.check(32, 4.0, 1.0)
+        assert "update 32: loss 4, a spike: the median of the last 31 is 2.01" in capsys.readouterr().err
+
+    def test_it_counts_what_is_left_out_and_ends_at_many_in_a_row(self, capsys):
+        guard = Guard(True, lambda: "nothing is kept")
+        for step in range(1, 20):
+            guard.check(step, math.nan, 1.0)
+        guard.check(20, 1.0, 1.0)
+        guard.check(21, 1.0, math.inf)
+        assert guard.skipped == 20
+        assert "update 21: loss 1.0, gradient norm inf: left out, 20 in all" in capsys.readouterr().err
+        for step in range(22, 40):
+            guard.check(step, math.nan, 1.0)
+        guard.check(39, math.nan, 1.0)  # looked at a second time
+        with pytest.raises(UserError, match=r"update 40: .* diverged 20 updates in a row; nothing is kept"):
+            guard.check(40, math.nan, 1.0)
+
+
+def test_an_update_that_is_not_finite_is_left_out(config, tmp_path, monkeypatch):
+    """The step that reads a poisoned batch changes nothing but the count, and the run goes on from there."""
+    original = objectives.token_loss
+
+    def poisoned(logits, targets, weights):
+        sums = original(logits, targets, weights)
+        # batches that begin with an even token
+        return dataclasses.replace(sums, nats=jnp.where(targets[0, 0] % 2 == 0, jnp.nan, sums.nats))
+
+    monkeypatch.setattr(objectives, "token_loss", poisoned)
+    with pytest.raises(UserError, match=r"update \d+: loss nan.* training has diverged; no checkpoint was written yet"):
+        train(change(config, checkpoint_every=100))
+    skipping = change(config, nonfinite="skip", log_every=1)
+    result = train(dataclasses.replace(skipping, out=str(tmp_path / "skips")))
+    records = [record for record in read_jsonl(result.run.metrics) if "loss" in record]
+    lost = sum(math.isnan(record["loss"]) for record in records)
+    assert 0 < lost < 8
+    assert records[-1]["skipped_updates"] == lost
+    for name, value in result.params.items():
+        assert np.isfinite(value).all(), name
+
+
+def test_what_is_saved_at_multiples_is_kept_for_good(config):
+    result = train(change(config, checkpoint_every=1, keep=1, keep_every=3))
+    with Checkpoints(result.run) as checkpoints:
+        assert checkpoints.steps == [8, 6, 3]
+    with pytest.raises(UserError, match=r"train\.keep_every = 5 with train\.checkpoint_every = 3: .* multiple of 3"):
+        change(config, keep_every=5)
+
+
+def test_a_signal_ends_a_validation_too(config, monkeypatch):
+    """It is left where it stands, and the next update is saved as the last."""
+    original, begun = loop.evaluate, []
+
+    def interrupted(architecture, params, batches, *args, **kwargs):
+        def watched():
+            for count, batch in enumerate(batches):
+                begun.append(count)
+                if count == 0 and len(begun) == 1:
+                    os.kill(os.getpid(), signal.SIGTERM)
+                yield batch
+
+        return original(architecture, params, watched(), *args, **kwargs)
+
+    monkeypatch.setattr(loop, "evaluate", interrupted)
+    result = train(change(config, validation_batches=3))
+    assert (begun, result.step, result.stopped_by) == ([0], 5, signal.SIGTERM)
+    with Checkpoints(result.run) as checkpoints:
+        assert checkpoints.latest == 5
