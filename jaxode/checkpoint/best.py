@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from jaxode import hosts
 from jaxode.checkpoint.folder import RunFolder
 from jaxode.config import UserError
 
@@ -53,10 +54,12 @@ def write_best(run: RunFolder, best: Best) -> None:
     """
     partial = run.best.with_name(run.best.name + ".partial")
     try:
-        partial.write_text(json.dumps(dataclasses.asdict(best)) + "\n", encoding="utf-8")
-        os.replace(partial, run.best)
+        if hosts.first():
+            partial.write_text(json.dumps(dataclasses.asdict(best)) + "\n", encoding="utf-8")
+            os.replace(partial, run.best)
     except OSError as error:
         raise UserError(f"{run.best}: cannot be written: {error.strerror or error}") from None
+    hosts.barrier("best")
 
 
 def forget_best(run: RunFolder) -> None:
@@ -66,9 +69,11 @@ def forget_best(run: RunFolder) -> None:
         UserError: the file cannot be removed.
     """
     try:
-        run.best.unlink(missing_ok=True)
+        if hosts.first():
+            run.best.unlink(missing_ok=True)
     except OSError as error:
         raise UserError(f"{run.best}: cannot be removed: {error.strerror or error}") from None
+    hosts.barrier("best")
 
 
 class KeepBest:

@@ -12,7 +12,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from jaxode.config import Config, UserError, from_toml, require, to_toml
+from jaxode import hosts
+from jaxode.config import Config, HostsConfig, UserError, from_toml, require, to_toml
 from jaxode.data import Tokenizer
 from jaxode.weights import WEIGHTS
 
@@ -71,7 +72,9 @@ class RunFolder:
             UserError: the folder already holds a run, or cannot be written.
         """
         self.check_free()
-        text = to_toml(dataclasses.replace(config, resume=False))
+        # who trains along is said anew at every start
+        alone = dataclasses.replace(config.train, hosts=HostsConfig())
+        text = to_toml(dataclasses.replace(config, resume=False, train=alone))
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             tokenizer.save(self.path / "tokenizer")
@@ -90,6 +93,9 @@ class RunFolder:
         Raises:
             UserError: another process trains here, or the folder cannot be written.
         """
+        if not hosts.first():
+            yield  # process 0 holds it for all
+            return
         try:
             file = os.open(self.path / "config.toml", os.O_RDWR)  # NFS locks what is open for writing only
         except OSError as error:

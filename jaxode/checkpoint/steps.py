@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 
 import jax
 
+from jaxode import hosts
 from jaxode.checkpoint.best import KeepBest, read_best
 from jaxode.checkpoint.folder import RunFolder
 from jaxode.checkpoint.noise import quiet
@@ -71,9 +72,10 @@ class Checkpoints:
     def __enter__(self) -> Checkpoints:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._writer.shutdown()
-        self._manager.close()
+        if kind is None or not issubclass(kind, hosts.Gone):  # Orbax waits for all processes
+            self._manager.close()
 
     @property
     def steps(self) -> list[int]:
@@ -95,7 +97,10 @@ class Checkpoints:
         with self._writing():
             self._settle()
             items = {"params": params, "optimizer": _named(optimizer), "position": dict(position)}
-            self._written = self._writer.submit(self._write, step, items)
+            if hosts.several():
+                self._write(step, items)  # what processes do together they do in one order
+            else:
+                self._written = self._writer.submit(self._write, step, items)
 
     def _write(self, step: int, items: Mapping[str, Any]) -> None:
         args = self._args.Composite(
@@ -128,6 +133,8 @@ class Checkpoints:
         try:
             yield
         except Exception as error:  # a full disk comes out of TensorStore as a ValueError
+            if hosts.several() and isinstance(error, jax.errors.JaxRuntimeError):
+                raise
             with suppress(Exception):  # the step before this one may still be on its way
                 self._manager.wait_until_finished()
             kept = f"the checkpoint of update {self.latest} is kept" if self.latest else "none was written yet"
@@ -197,7 +204,7 @@ class Checkpoints:
         Raises:
             UserError: one cannot be renamed.
         """
-        for step in self._manager.all_steps():
+        for step in self._manager.all_steps() if hosts.first() else ():
             if step > after:
                 source = self._folder(step)
                 target = next(path for path in _spare_names(source) if not path.exists())
@@ -206,6 +213,7 @@ class Checkpoints:
                 except OSError as error:
                     raise UserError(f"{source}: cannot be renamed: {error.strerror or error}") from None
                 sys.stderr.write(f"{source}: cannot be read and now lies in {target.name}; remove it when you like\n")
+        hosts.barrier("set aside")
         self._manager.reload()
 
     def _folder(self, step: int) -> Path:
@@ -248,7 +256,11 @@ class Checkpoints:
 
 def _fingerprints(items: Mapping[str, Any]) -> dict[str, str]:
     """Of the named arrays of the items, and of the data position, which is JSON."""
-    return {name: _digest(item) if name == "position" else fingerprint(item) for name, item in items.items()}
+    position = {name: item for name, item in items.items() if name == "position"}
+    # one array after the other where all of them are here
+    fetched = hosts.whole if hosts.several() else lambda item: item
+    arrays = {name: fingerprint(fetched(item)) for name, item in items.items() if name not in position}
+    return arrays | {name: _digest(item) for name, item in position.items()}
 
 
 def _digest(position: Mapping[str, Any]) -> str:

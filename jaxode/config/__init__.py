@@ -6,6 +6,7 @@ Nothing here imports jax, so ``--help`` is instant and a wrong value is refused 
 from jaxode.config.checks import UserError, require
 from jaxode.config.entries import entry
 from jaxode.config.fields import check_seed
+from jaxode.config.hosts import HostsConfig
 from jaxode.config.inference import InferConfig
 from jaxode.config.mesh import MeshConfig
 from jaxode.config.model import DepthConfig, ModelConfig
@@ -22,6 +23,7 @@ __all__ = [
     "Config",
     "DataConfig",
     "DepthConfig",
+    "HostsConfig",
     "InferConfig",
     "LoopConfig",
     "MeshConfig",

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from jaxode.config.checks import at_least, at_most, parse_frame, require, within
 from jaxode.config.fields import COUNT, Most, Place, Seed, check_fields
+from jaxode.config.hosts import HostsConfig
 from jaxode.config.mesh import MeshConfig
 from jaxode.config.model import DepthConfig, ModelConfig
 from jaxode.config.objective import ObjectiveConfig
@@ -217,6 +218,8 @@ class TrainConfig:
     """Devices to use; 0 means all."""
     mesh: MeshConfig = field(default_factory=MeshConfig)
     """How they stand to each other under jit."""
+    hosts: HostsConfig = field(default_factory=HostsConfig)
+    """Which other processes train along."""
     log_every: int = 10
     validate_every: int = 250
     """Updates between validations; 0 only at the end."""
@@ -270,6 +273,11 @@ class TrainConfig:
             self.parallel == "jit" or self.mesh == MeshConfig(),
             f'train.parallel = "{self.parallel}" with train.mesh: pmap keeps one whole model a device; leave the mesh '
             'out, or set train.parallel = "jit"',
+        )
+        require(
+            not self.hosts.coordinator or (self.parallel == "jit" and self.devices == 0),
+            f'train.hosts.coordinator = "{self.hosts.coordinator}" with train.parallel = "{self.parallel}", '
+            f'train.devices = {self.devices}: several processes train under "jit", with all of their devices',
         )
         require(
             self.keep_every % self.checkpoint_every == 0,

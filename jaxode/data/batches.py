@@ -116,8 +116,11 @@ class BatchSpec:
         )
 
 
-def make_batch(spec: BatchSpec, rows: Rows, rng: np.random.Generator) -> Batch:
-    """Turn packed rows [B L+1] into a batch of B sequences of L tokens; `rng` decides the masking."""
+def make_batch(spec: BatchSpec, rows: Rows, rng: np.random.Generator, part: tuple[int, int] = (0, 1)) -> Batch:
+    """Turn packed rows [B L+1] into a batch of B sequences of L tokens; `rng` decides the masking.
+
+    Rows that are a `part` (i, n) of a batch, its rows i, i + n, .., are masked as they are in the whole.
+    """
     if spec.kind in ("classifier", "token_classifier"):
         return _labelled(rows)
     tokens, count = np.asarray(rows["tokens"], np.int32), np.asarray(rows["count"])
@@ -129,7 +132,7 @@ def make_batch(spec: BatchSpec, rows: Rows, rng: np.random.Generator) -> Batch:
         return Batch(tokens[:, :-1], tokens[:, :-1], real, number[:, :-1], place)
     given = np.asarray(rows["given"]) > 0 if "given" in rows else np.zeros(tokens.shape, bool)
     if spec.kind == "masked":
-        return _masked(spec, tokens[:, :-1], number[:, :-1], place, given[:, :-1], rng)
+        return _masked(spec, tokens[:, :-1], number[:, :-1], place, given[:, :-1], rng, part)
     weights = (number[:, 1:] > 0) & ~given[:, 1:]
     if spec.document_mask:
         # the first token of a document cannot be foreseen from another one
@@ -161,6 +164,7 @@ def _masked(
     place: np.ndarray | None,
     given: np.ndarray,
     rng: np.random.Generator,
+    part: tuple[int, int],
 ) -> Batch:
     """Devlin et al. 2019, section 3.1: of the chosen tokens 80% become [MASK], 10% a random token, 10% stay."""
     mask_id = spec.tokenizer.mask_id
@@ -169,19 +173,21 @@ def _masked(
     eligible = (number > 0) & ~special & ~given
     available = eligible.sum(axis=1)
     wanted = np.minimum(np.maximum(np.rint(spec.mask_fraction * available), 1), available)
+    first, parts = part
+    shape = (len(tokens) * parts, tokens.shape[1])
     # the `wanted` smallest of the eligible scores: an exact share of every row
-    score = np.where(eligible, rng.random(tokens.shape), 2.0)
+    score = np.where(eligible, rng.random(shape)[first::parts], 2.0)
     rank = np.argsort(np.argsort(score, axis=1), axis=1)
     chosen = rank < wanted[:, None]
-    action = rng.random(tokens.shape)
+    action = rng.random(shape)[first::parts]
     ordinary = np.asarray(spec.tokenizer.ordinary_ids, np.int32)
-    replacement = np.where(action < 0.8, mask_id, rng.choice(ordinary, tokens.shape))
+    replacement = np.where(action < 0.8, mask_id, rng.choice(ordinary, shape)[first::parts])
     seen = np.where(chosen & (action < 0.9), replacement, tokens).astype(np.int32)
     return Batch(seen, tokens, chosen.astype(np.float32), number, place)
 
 
-def _numbered(spec: BatchSpec, seed: int, stream: int, step: int, rows: Rows) -> Batch:
-    return make_batch(spec, rows, np.random.default_rng((seed, step, stream)))
+def _numbered(spec: BatchSpec, seed: int, stream: int, step: int, rows: Rows, part: tuple[int, int] = (0, 1)) -> Batch:
+    return make_batch(spec, rows, np.random.default_rng((seed, step, stream)), part)
 
 
 class Batches(Iterator[Batch]):
@@ -199,7 +205,9 @@ class Batches(Iterator[Batch]):
         seed: int,
         identity: Identity | None = None,
         edited: bool = False,
+        part: tuple[int, int] = (0, 1),
     ):
+        """Of every batch the rows number i, i + n, .. for `part` = (i, n): what one of n processes reads."""
         seed = check_seed(seed)
         self.batch_size, self.seed, self.rows = batch_size, seed, len(rows)
         self._identity, self._edited = identity or {}, edited
@@ -207,8 +215,10 @@ class Batches(Iterator[Batch]):
         """Batches in one pass over the rows."""
         import grain  # takes as long as jax, and whoever only names a Batch reads none
 
-        source = grain.MapDataset.source(rows).seed(seed).shuffle().repeat().batch(batch_size)  # pyright: ignore
-        self._batches = source.map_with_index(partial(_numbered, spec, seed, _TRAINING))
+        first, parts = part
+        source = grain.MapDataset.source(rows).seed(seed).shuffle().repeat()[first::parts]  # pyright: ignore
+        numbered = partial(_numbered, spec, seed, _TRAINING, part=(first, parts))
+        self._batches = source.batch(batch_size // parts).map_with_index(numbered)
         self._step = 0
         self._reader: Any = None
 

@@ -32,15 +32,15 @@ class LabelledData(PreparedData):
     labels: tuple[str, ...] = ()
     """Names by number: of a choice, what its training data has, in the order of numbers or of the alphabet."""
 
-    def train(self, batch_size: int, seed: int) -> Batches:
-        """Endless shuffled batches.
+    def train(self, batch_size: int, seed: int, part: tuple[int, int] = (0, 1)) -> Batches:
+        """Endless shuffled batches, or of each a `part`.
 
         Raises:
             UserError: fewer texts than a batch holds.
         """
         rows = len(self.train_rows)
         require(rows >= batch_size, f"{self.corpus}: {rows} texts do not fill a batch; lower train.batch_size")
-        return Batches(self.train_rows, self.spec, batch_size, seed, self.identity, self.edited)
+        return Batches(self.train_rows, self.spec, batch_size, seed, self.identity, self.edited, part)
 
 
 def prepare_labelled(data: DataConfig, model: ModelConfig, tokenizer: Tokenizer | None = None) -> LabelledData:

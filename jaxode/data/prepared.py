@@ -55,8 +55,8 @@ class PreparedData:
         stats = self.stats[split]
         return 1.0 / stats.tokens_per_byte if self.spec.kind == "causal" and not stats.cut else None
 
-    def train(self, batch_size: int, seed: int) -> Batches:
-        """Endless shuffled batches.
+    def train(self, batch_size: int, seed: int, part: tuple[int, int] = (0, 1)) -> Batches:
+        """Endless shuffled batches, or of each a `part`.
 
         Raises:
             UserError: the training split does not fill one batch.
@@ -68,7 +68,7 @@ class PreparedData:
             f"{self.length}, one batch of {batch_size} rows needs {needed} tokens: lower train.batch_size or "
             "model.length, or give more text",
         )
-        return Batches(hold(self.train_rows), self.spec, batch_size, seed, self.identity, self.edited)
+        return Batches(hold(self.train_rows), self.spec, batch_size, seed, self.identity, self.edited, part)
 
     def validation(self, batch_size: int, limit: int | None = None, seed: int = 0) -> ValidationBatches:
         """One pass over the validation split, or over its first `limit` batches; iterate it as often as needed."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,16 +18,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         config = parse(Config, argv, base=Path(config.out) / "config.toml")
 
     # after parsing, so that --help and a wrong flag cost no import of jax
+    from jaxode.hosts import Gone, first
     from jaxode.training.loop import train
     from jaxode.training.summary import sweep, write_summary
     from jaxode.training.validation import told
 
-    result = train(config)
+    try:
+        result = train(config)
+    except Gone as error:
+        sys.stderr.write(f"error: {error}\n")
+        sys.stderr.flush()
+        os._exit(2)  # at its exit JAX would wait for the one that is gone
     folder = result.run.path
     if result.validation is None:
         again = _command("train.py", "jaxode.training")
         print(f"stopped at update {result.step}; go on with: {again} --resume --out {folder}", file=sys.stderr)
         return 128 + (result.stopped_by or 0)
+    if not first():
+        return 0
     write_summary(result)
     best = f"; the best, of update {result.chosen}, counts" if config.train.best else ""
     print(f"{told(result.validation)} after {result.step} updates{best}")

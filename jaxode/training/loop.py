@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from flax import nnx
 from tqdm import tqdm
 
+from jaxode import hosts
 from jaxode.checkpoint import RUNS, Checkpoints, RunFolder
 from jaxode.config import Config, ModelConfig, require, to_dict
 from jaxode.data import PreparedData, prepare
@@ -48,7 +49,7 @@ FREE = {
     "train": {"log_every", "validate_every", "validation_batches", "checkpoint_every", "keep", "sweep", "best"}
     | {"patience"}
     | {"keep_every", "nonfinite"}
-    | {"final_batches", "tensorboard", "wandb", "devices", "parallel", "mesh"},
+    | {"final_batches", "tensorboard", "wandb", "devices", "parallel", "mesh", "hosts"},
     # the data position knows its text, wherever that lies
     "data": {"cache", "root", "files", "train", "valid", "edited"},
     "depth": {"adjoint"},
@@ -84,6 +85,7 @@ def train(config: Config) -> TrainResult:
         UserError: whatever cannot work, before anything compiles; later, a loss that is not finite (the last good
             checkpoint stays).
     """
+    hosts.join(config.train.hosts)
     run = RunFolder(Path(config.out) if config.out else RUNS / datetime.now().strftime("%Y-%m-%d-%H%M%S"))
     if config.resume:
         run.check_resumable()
@@ -112,13 +114,14 @@ def train(config: Config) -> TrainResult:
     depth = dataclasses.replace(config.depth, adjoint="remat") if pmapped else config.depth
     given = run.tokenizer() if config.resume else None if initial is None else initial.tokenizer
     data: PreparedData
-    if config.data.train:
-        data = prepare_labelled(config.data, config.model, given)
-        config = dataclasses.replace(config, model=dataclasses.replace(config.model, labels=data.labels))
-        initial = None if initial is None else with_labels(initial, config.model, config.train.seed)
-    else:
-        data = prepare(config.data, config.model.length, config.model.learns, tokenizer=given)
-    batches = data.train(config.train.batch_size, config.train.seed)
+    with hosts.first_then_others("data"):
+        if config.data.train:
+            data = prepare_labelled(config.data, config.model, given)
+            config = dataclasses.replace(config, model=dataclasses.replace(config.model, labels=data.labels))
+            initial = None if initial is None else with_labels(initial, config.model, config.train.seed)
+        else:
+            data = prepare(config.data, config.model.length, config.model.learns, tokenizer=given)
+    batches = data.train(config.train.batch_size, config.train.seed, parallel.part)
     config = dataclasses.replace(config, out=str(run.path), model=_with_vocabulary(config.model, data))
     check_memory(config, parallel.shares, parallel.shards)  # now with the tokenizer's vocabulary
     if stored is not None:
@@ -162,10 +165,11 @@ def train(config: Config) -> TrainResult:
         )
 
     selection = Selection(config, run)
-    if stored is None:
+    if stored is None and hosts.first():
         run.create(config, data.tokenizer)
         if initial is not None:
             record(run, initial)
+    hosts.barrier("run")
     with (
         run.held(new=stored is None),
         Checkpoints(run, config.train.keep, config.train.keep_every) as checkpoints,
@@ -179,6 +183,10 @@ def train(config: Config) -> TrainResult:
         )
         try:
             state = loop.run(state)
+        except jax.errors.JaxRuntimeError as error:
+            if not hosts.several():
+                raise
+            raise hosts.gone(error, f"{run.checkpoints} keeps what was saved") from None
         finally:
             batches.close()
             loop.trackers.close()
@@ -189,7 +197,7 @@ def train(config: Config) -> TrainResult:
             chosen = selection.best.step
             selection.end()
             params = params if chosen == done else checkpoints.restore_params(chosen, params)
-    params = merged(jax.device_get(params))
+        params = merged(hosts.whole(params))
     final = loop.validate(params, limit=config.train.final_batches or None) if finished else None
     return TrainResult(run, done, chosen, stop.signal, final, architecture, params, data, config, taught_by)
 
@@ -238,8 +246,8 @@ class _Loop:
         train = self.config.train
         start = int(state.step)
         self.trackers = Trackers(self._trackers(start))
-        tqdm.write(self._summary(state.params, start), sys.stderr)
-        key = jax.random.key(train.seed)
+        _say(self._summary(state.params, start))
+        key = self.parallel.key(train.seed)
         pending: StepMetrics | None = None
         clock, clock_step = time.perf_counter(), start
         self.spent.upto(start)
@@ -250,7 +258,7 @@ class _Loop:
             # One update late, so that the device always has work queued while the host looks at a loss.
             self._check(pending, done - 1)
             pending = metrics
-            last = done == train.updates or self.stop.signal is not None
+            last = done == train.updates or self._stops(done)
             if last or _due(done, train.checkpoint_every, train.log_every, train.validate_every):
                 self._check(metrics, done)
             if last or done % train.log_every == 0:
@@ -258,7 +266,7 @@ class _Loop:
                 self._log(done, metrics, (done - clock_step) / (now - clock))
                 clock, clock_step = now, done
             if last and self.stop.signal is not None:
-                tqdm.write(f"{self.stop.signal.name}: saving update {done}; a second one ends at once", sys.stderr)
+                _say(f"{self.stop.signal.name}: saving update {done}; a second one ends at once")
             if last or done % train.checkpoint_every == 0:
                 self._save(done, state)
             chooses = last and bool(self.selection) and self.stop.signal is None
@@ -275,11 +283,11 @@ class _Loop:
         """Validate on the way; whether the run is to end with that, its state saved."""
         try:
             limit = self.config.train.validation_batches or None
-            found = self.validate(merged(jax.device_get(state.params)), limit, stops=True)
+            found = self.validate(merged(hosts.whole(state.params)), limit, stops=not hosts.several())
         except Stopped:
             return False  # the next update is the last one, and is saved
         self.trackers.log(done, validation_metrics(found))
-        tqdm.write(f"update {done}: {told(found)}", sys.stderr)
+        _say(f"update {done}: {told(found)}")
         better = bool(self.selection) and self.selection.is_better(found)
         ends = not better and self.selection.exhausted(done)
         if better or ends:
@@ -289,7 +297,7 @@ class _Loop:
             self.selection.keep(done, found)
         if ends and done < self.config.train.updates:
             best = self.selection.best
-            tqdm.write(f"no better validation since update {best.step if best else 0}: the run ends", sys.stderr)
+            _say(f"no better validation since update {best.step if best else 0}: the run ends")
         return ends
 
     def _summary(self, params: Parameters, start: int) -> str:
@@ -364,7 +372,18 @@ class _Loop:
             },
         )
 
+    def _stops(self, done: int) -> bool:
+        """Whether a signal asks for an end; several processes ask each other now and then, and end together."""
+        if not hosts.several():
+            return self.stop.signal is not None
+        if done % self.config.train.log_every == 0 and hosts.any_of(self.stop.signal is not None):
+            self.stop.signal = self.stop.signal or Signals.SIGTERM
+            return True
+        return False
+
     def _trackers(self, start: int) -> list[Tracker]:
+        if not hosts.first():
+            return []
         config, run = self.config, self.checkpoints.run
         after = start if config.resume else None
         trackers: list[Tracker] = [ProgressBar(config.train.updates, start, tokens_per_update=self.tokens_per_update)]
@@ -374,6 +393,11 @@ class _Loop:
             trackers.append(WandbTracker(config.train.wandb, run.path.name, to_dict(config)))
         # last: it cuts the file, and a tracker that cannot be had should leave it as it is
         return [JsonlTracker(run.metrics, after), *trackers]
+
+
+def _say(line: str) -> None:
+    if hosts.first():
+        tqdm.write(line, sys.stderr)
 
 
 def _due(step: int, *every: int) -> bool:

@@ -10,12 +10,13 @@ from typing import Any
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from jaxode import hosts
 from jaxode.config import TrainConfig, require
 from jaxode.data import Batch
 from jaxode.model.parameters import Parameters
 from jaxode.model.partition import AXES, DATA, FSDP, ROWS, TENSOR, partition
 from jaxode.training.step import ALONE, Gradients, Spread, TrainState, TrainStep
-from jaxode.types import Device
+from jaxode.types import Device, Key
 
 WHOLE = PartitionSpec()
 
@@ -33,6 +34,11 @@ class Parallel:
     """From a builder spread -> step to the compiled step for states like this one."""
     place_state: Callable[[TrainState], TrainState]
     place_batch: Callable[[Batch], Any]
+    """Of several processes each brings its `part`."""
+    key: Callable[[int], Key] = jax.random.key
+    """From a seed to the key of a run, on all devices."""
+    part: tuple[int, int] = (0, 1)
+    """Which share of the rows this process brings, of how many."""
 
 
 def choose_devices(config: TrainConfig) -> tuple[Device, ...]:
@@ -88,16 +94,34 @@ def _mesh(mesh: Mesh, devices: tuple[Device, ...]) -> Parallel:
         shares=mesh.shape[DATA] * mesh.shape[FSDP],
         shards=mesh.size // mesh.shape[DATA],
         compile=compile_step,
-        place_state=lambda state: jax.device_put(state, place(state)),
-        place_batch=lambda batch: jax.device_put(batch, rows),
+        place_state=lambda state: jax.tree.map(_put, state, place(state)),
+        place_batch=partial(jax.tree.map, partial(jax.make_array_from_process_local_data, rows))
+        if hosts.several()
+        else lambda batch: jax.device_put(batch, rows),
+        key=lambda seed: jax.jit(partial(jax.random.key, seed), out_shardings=whole)(),
+        part=_part(rows),
     )
+
+
+def _put(x: jax.Array, where: NamedSharding) -> jax.Array:
+    """On the devices of all processes, each of which brings all of it."""
+    if x.sharding == where or not hosts.several():
+        return jax.device_put(x, where)
+    return jax.device_put(jax.device_get(x), where)
+
+
+def _part(rows: NamedSharding) -> tuple[int, int]:
+    """Which share of the rows this process brings: those of its own devices, once each."""
+    shares = rows.mesh.shape[DATA] * rows.mesh.shape[FSDP]
+    placed = rows.addressable_devices_indices_map((shares,)).values()
+    mine = {index[0].start or 0 for index in placed if index is not None}
+    return min(mine) // len(mine), shares // len(mine)
 
 
 def _placement(mesh: Mesh, path: Any, leaf: Any) -> NamedSharding:
     """Of a parameter, and of what an optimizer keeps of one, under its name and in its shape."""
     name = getattr(path[-1], "key", "") if path else ""
-    shape = tuple(leaf.shape)
-    return NamedSharding(mesh, partition(name, shape, mesh.shape) if isinstance(name, str) else WHOLE)
+    return _placed(mesh, name if isinstance(name, str) else "", leaf)
 
 
 def _over_mesh(mesh: Mesh, axes: tuple[str, ...], gradients: Gradients) -> Gradients:
@@ -108,43 +132,47 @@ def _over_mesh(mesh: Mesh, axes: tuple[str, ...], gradients: Gradients) -> Gradi
     nothing of values that vary over a mesh (check_vma), and want one axis at least that is not taken by hand.
     """
 
-    def run(params: Parameters, batch: Batch, key: Any, schedule_key: Any, teacher: Parameters | None) -> Any:
-        cuts = {name: _cut_by_hand(params[name], name, mesh) for name in params}
-        taught = None if teacher is None else {name: _cut_by_hand(teacher[name], name, mesh) for name in teacher}
+    def whole(params: Parameters) -> Parameters:
+        return {name: jax.lax.with_sharding_constraint(x, _placed(mesh, name, x, FSDP)) for name, x in params.items()}
 
-        def on_a_device(params: Parameters, batch: Batch, key: Any, schedule_key: Any, teacher: Any) -> Any:
-            teacher = None if teacher is None or taught is None else _whole(teacher, taught)
-            gradient, terms, tokens = gradients(_whole(params, cuts), batch, key, schedule_key, teacher)
+    def run(params: Parameters, batch: Batch, key: Any, schedule_key: Any, teacher: Parameters | None) -> Any:
+        cuts = {name: _cut_by_hand(mesh, name, x) for name, x in params.items()}
+
+        def on_a_device(*args: Any) -> Any:
+            gradient, terms, tokens = gradients(*args)
             return _summed(gradient, cuts, axes), terms, tokens
 
-        shards, theirs = (None if tree is None else jax.tree.map(_spec, tree) for tree in (cuts, taught))
-        return jax.shard_map(
+        gradient, terms, tokens = jax.shard_map(
             on_a_device,
             mesh=mesh,
-            in_specs=(shards, PartitionSpec(ROWS), WHOLE, WHOLE, theirs),
-            out_specs=(shards, WHOLE, WHOLE),
+            in_specs=(WHOLE, PartitionSpec(ROWS), WHOLE, WHOLE, WHOLE),
+            out_specs=({name: _spec(axis) for name, axis in cuts.items()}, WHOLE, WHOLE),
             axis_names=set(ROWS),
             check_vma=False,
-        )(params, batch, key, schedule_key, teacher)
+        )(whole(params), batch, key, schedule_key, None if teacher is None else whole(teacher))
+        placed = {name: jax.lax.with_sharding_constraint(x, _placed(mesh, name, x)) for name, x in gradient.items()}
+        return placed, terms, tokens
 
     return run
 
 
-def _cut_by_hand(value: Any, name: str, mesh: Mesh) -> int:
-    """The axis that "fsdp" cuts; -1: none."""
+def _placed(mesh: Mesh, name: str, value: Any, whole: str | None = None) -> NamedSharding:
+    """Where a parameter lies; not cut by the axis `whole`."""
+    cuts = partition(name, tuple(value.shape), mesh.shape)
+    return NamedSharding(mesh, PartitionSpec(*(None if cut == whole else cut for cut in cuts)))
+
+
+def _cut_by_hand(mesh: Mesh, name: str, value: Any) -> int:
+    """The axis of a gradient that "fsdp" cuts as it is summed; -1: none.
+
+    What "tensor" cuts as well would first be put together by the compiler: it is summed whole, and cut afterwards.
+    """
     cuts = tuple(partition(name, tuple(value.shape), mesh.shape))
-    return cuts.index(FSDP) if FSDP in cuts else -1
+    return cuts.index(FSDP) if FSDP in cuts and TENSOR not in cuts else -1
 
 
 def _spec(axis: int) -> PartitionSpec:
     return WHOLE if axis < 0 else PartitionSpec(*(None,) * axis, FSDP)
-
-
-def _whole(parts: Parameters, cuts: Mapping[str, int]) -> Parameters:
-    return {
-        name: part if cuts[name] < 0 else jax.lax.all_gather(part, FSDP, axis=cuts[name], tiled=True)
-        for name, part in parts.items()
-    }
 
 
 def _summed(gradient: Parameters, cuts: Mapping[str, int], axes: tuple[str, ...]) -> Parameters:

@@ -2,12 +2,12 @@
 
 import dataclasses
 import json
+from collections import Counter
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
-from collectives import collectives
 from small_runs import change
 from test_step import MODEL, make_batch
 
@@ -17,6 +17,7 @@ from jaxode.model import make_model
 from jaxode.model.parameters import split
 from jaxode.model.partition import partition
 from jaxode.training import init_state, make_optimizer, make_parallel, make_train_step, train
+from jaxode.training.collectives import collectives
 
 WIDE = dataclasses.replace(MODEL, vocab_size=32, width=32, heads=8)
 """Everything is a multiple of 8."""
@@ -92,7 +93,9 @@ def test_every_layout_equals_one_device(model, mesh):
 
 def program(model=WIDE, **kwargs):
     step, state, place = setup(model, optimizer="adamw", **kwargs)
-    return collectives(step.lower(state, place(make_batch(16)), jax.random.key(0)).compile().as_text())
+    text = step.lower(state, place(make_batch(16)), jax.random.key(0)).compile().as_text()
+    sent = list(collectives(text))
+    return tuple(Counter(one.kind for one in sent if one.looped is looped) for looped in (False, True))
 
 
 @pytest.mark.parametrize("adjoint", ["recursive", "remat"])
@@ -110,12 +113,18 @@ def test_shards_are_put_together_once_a_solve():
 
 
 def test_a_step_with_shared_blocks_adds_up_each_sublayer_alone():
-    once, loops = program(mesh=MeshConfig(1, 1, 8))
+    _, loops = program(mesh=MeshConfig(1, 1, 8))
     # forward each sublayer once; backward the same of its gradient, and the attention's again, which is made anew
     assert loops == {"all-reduce": 5}
-    once, loops = program(MODELS["two blocks, swiglu"], mesh=MeshConfig(2, 2, 2))
+    _, loops = program(MODELS["two blocks, swiglu"], mesh=MeshConfig(2, 2, 2))
     assert loops == {"all-reduce": 2 * 5}
-    assert not set(once) & {"ragged-all-to-all"}
+
+
+def test_bytes_are_those_of_what_is_gathered():
+    step, state, place = setup(WIDE, optimizer="adamw", mesh=MeshConfig(1, 8, 1))
+    text = step.lower(state, place(make_batch(16)), jax.random.key(0)).compile().as_text()
+    gathered = sum(one.bytes for one in collectives(text) if one.kind == "all-gather")
+    assert gathered == sum(4 * value.size for value in state.params.values() if value.ndim == 2)
 
 
 def test_parameters_and_what_the_optimizer_keeps_of_them_are_cut():

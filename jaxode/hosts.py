@@ -1,0 +1,102 @@
+"""Processes that train together, by JAX's own distributed runtime; everything here is trivial for one alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxode.config import UserError
+from jaxode.config.hosts import AUTO, HostsConfig
+
+HEARTBEAT = 30
+"""Seconds without a sign of life after which a process counts as gone: JAX then ends all others."""
+
+
+def join(config: HostsConfig) -> None:
+    """Meet the other processes; before anything else is asked of JAX. What has met already stays so.
+
+    Raises:
+        UserError: they cannot be reached.
+    """
+    if not config.coordinator or jax.distributed.is_initialized():
+        return
+    told = {}
+    if config.coordinator != AUTO:
+        told = {
+            "coordinator_address": config.coordinator,
+            "num_processes": config.processes,
+            "process_id": config.process,
+        }
+    try:
+        jax.distributed.initialize(**told, heartbeat_timeout_seconds=HEARTBEAT, shutdown_timeout_seconds=HEARTBEAT)
+    except (RuntimeError, ValueError) as error:
+        line = next(iter(str(error).splitlines()), type(error).__name__)[:200]
+        raise UserError(
+            f'train.hosts.coordinator = "{config.coordinator}": the processes do not meet ({line})'
+        ) from None
+
+
+class Gone(UserError):
+    """Another process of the run has ended; what JAX would wait for at exit does not come any more."""
+
+
+def gone(error: Exception, kept: str) -> Gone:
+    """What an error of a collective means; `kept` says where to go on from."""
+    reason = next(iter(str(error).splitlines()), type(error).__name__)[:160]
+    return Gone(
+        f"process {jax.process_index()} of {jax.process_count()}: another process of the run is gone ({reason}); "
+        f"{kept}: start them all again with --resume"
+    )
+
+
+def several() -> bool:
+    """Whether other processes train with this one."""
+    return jax.process_count() > 1
+
+
+def first() -> bool:
+    """Whether this process writes what one of them has to: logs, the run's config, what people read."""
+    return jax.process_index() == 0
+
+
+def barrier(name: str) -> None:
+    """Wait for all processes."""
+    if several():
+        from jax.experimental import multihost_utils
+
+        multihost_utils.sync_global_devices(name)
+
+
+@contextmanager
+def first_then_others(name: str) -> Iterator[None]:
+    """Process 0 alone, and when it is done all others, who find what it has left on a disk that they share."""
+    if not first():
+        barrier(name)
+    yield
+    if first():
+        barrier(name)
+
+
+def any_of(flag: bool) -> bool:
+    """Whether it is so in any process; all of them ask."""
+    if not several():
+        return flag
+    from jax.experimental import multihost_utils
+
+    return bool(np.any(multihost_utils.process_allgather(np.asarray(flag))))
+
+
+def whole(tree: Any) -> Any:
+    """Arrays of the host out of arrays of which other processes hold parts; all of them ask."""
+    from jax.experimental import multihost_utils
+
+    def fetched(x: Any) -> Any:
+        if not isinstance(x, jax.Array) or x.is_fully_addressable or x.is_fully_replicated:
+            return jax.device_get(x)
+        return multihost_utils.process_allgather(x, tiled=True)
+
+    return jax.tree.map(fetched, tree)

@@ -1,0 +1,136 @@
+"""Several processes train as one does; one of them killed costs no more than what was not saved yet."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from jaxode.checkpoint import load_run
+from jaxode.config import HostsConfig, TrainConfig, UserError
+from jaxode.data import BatchSpec, byte_tokenizer
+from jaxode.data.batches import Batches
+
+ROOT = Path(__file__).parents[2]
+DIES = """
+import os, signal, sys
+from jaxode.training import loop
+from jaxode.training.__main__ import main
+check = loop._Loop._check
+def dying(self, metrics, step):
+    check(self, metrics, step)
+    if step == 12:
+        os.kill(os.getpid(), signal.SIGKILL)
+loop._Loop._check = dying
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.fixture
+def flags(tmp_path):
+    rng, folder = np.random.default_rng(0), tmp_path / "text"
+    folder.mkdir()
+    for number in range(12):
+        (folder / f"{number}.txt").write_text(" ".join(rng.choice(["depth", "is", "time", "and", "a", "block"], 400)))
+    settings = {
+        "model": {"kind": "masked", "width": 32, "heads": 4, "length": 16, "steps": 3},
+        "data": {"files": f"{folder}/*.txt", "tokenizer": "bytes", "cache": tmp_path / "cache", "valid-fraction": 0.1},
+        "train": {"updates": 20, "batch-size": 8, "log-every": 1, "validate-every": 10, "checkpoint-every": 5},
+    }
+    named = [(f"--{part}.{name}", str(value)) for part, values in settings.items() for name, value in values.items()]
+    return [word for pair in named for word in pair] + ["--train.no-sweep"]
+
+
+def start(arguments, devices, code=None):
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("JAX_COMPILATION", "XLA"))}
+    environment |= {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}", "JAX_PLATFORMS": "cpu"}
+    program = ["train.py"] if code is None else ["-c", code]
+    command = [sys.executable, *program, *map(str, arguments)]
+    return subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
+
+
+def together(arguments, processes, devices, dies=None):
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    meeting = ["--train.hosts.coordinator", address, "--train.hosts.processes", processes]
+    return [
+        start(
+            [*arguments, *meeting, "--train.hosts.process", number],
+            devices,
+            DIES if number == dies else None,
+        )
+        for number in range(processes)
+    ]
+
+
+def ended(process, seconds=240):
+    """Its exit code, and what it said."""
+    _, said = process.communicate(timeout=seconds)
+    return process.returncode, said
+
+
+def losses(run):
+    lines = (json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines())
+    return {line["step"]: line["loss"] for line in lines if "loss" in line}
+
+
+@pytest.mark.slow
+def test_one_of_two_is_killed_and_one_alone_goes_on(flags, tmp_path):
+    alone, shared = tmp_path / "alone", tmp_path / "shared"
+    code, said = ended(start([*flags, "--out", alone], 2))
+    assert code == 0, said
+    mesh = ["--train.mesh.fsdp", "2"]
+    first, second = together([*flags, *mesh, "--out", shared], 2, 1, dies=1)
+    assert ended(second)[0] == -signal.SIGKILL
+    code, said = ended(first)
+    assert code not in (0, -signal.SIGKILL), said
+    assert "another process of the run is gone" in said or "another task died" in said, said
+    steps = [int(path.name) for path in (shared / "checkpoints").iterdir() if path.name.isdigit()]
+    assert max(steps) in (5, 10)
+    code, said = ended(start(["--resume", "--out", shared, "--train.mesh.fsdp", "1"], 2))
+    assert code == 0, said
+    found, want = losses(shared), losses(alone)
+    assert found.keys() == want.keys() == set(range(1, 21))
+    np.testing.assert_allclose(list(found.values()), list(want.values()), atol=1e-5)
+    assert load_run(shared).step == 20
+
+
+@pytest.mark.parametrize("kind", ["causal", "masked"])
+def test_what_processes_read_is_together_the_batch_of_one(kind):
+    rng = np.random.default_rng(0)
+    rows = [{"tokens": rng.integers(0, 256, 9).astype(np.int32), "count": np.int32(9)} for _ in range(40)]
+    spec = BatchSpec(byte_tokenizer(), kind)
+    for step in (0, 3, 11):
+        whole = Batches(rows, spec, 8, seed=1).at(step)
+        parts = [Batches(rows, spec, 8, seed=1, part=(number, 4)).at(step) for number in range(4)]
+        for name in ("tokens", "targets", "weights", "segments"):
+            dealt = np.stack([getattr(part, name) for part in parts], axis=1)
+            np.testing.assert_array_equal(dealt.reshape(8, -1), getattr(whole, name), err_msg=name)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"coordinator": "node1"}, r'coordinator = "node1": must be ADDRESS:PORT of process 0'),
+        ({"coordinator": "node1:0", "processes": 2, "process": 0}, "must be ADDRESS:PORT"),
+        ({"coordinator": "node1:99", "processes": 2, "process": 2}, r"process = 2 of .*processes = 2: .* 0 \.\. 1"),
+        ({"processes": 2}, r'processes = 2, .* with train\.hosts\.coordinator = "": they belong to the address'),
+        ({"coordinator": "auto", "process": 1}, "they belong to the address"),
+    ],
+)
+def test_settings_that_name_no_process_are_refused(fields, message):
+    with pytest.raises(UserError, match=message):
+        HostsConfig(**fields)
+
+
+def test_several_processes_use_all_of_their_devices():
+    hosts = HostsConfig("node1:99", 2, 0)
+    for fields in ({"parallel": "pmap"}, {"devices": 2}):
+        with pytest.raises(UserError, match=r"several processes train under \"jit\", with all of their devices"):
+            TrainConfig(hosts=hosts, **fields)
