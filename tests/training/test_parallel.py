@@ -120,6 +120,14 @@ def test_a_step_with_shared_blocks_adds_up_each_sublayer_alone():
     assert loops == {"all-reduce": 2 * 5}
 
 
+def test_bytes_of_whole_models_are_those_of_the_parameters():
+    step, state, place = setup(WIDE, optimizer="adamw", mesh=MeshConfig(8, 1, 1))
+    text = step.lower(state, place(make_batch(16)), jax.random.key(0)).compile().as_text()
+    # their gradients, the loss, and how many tokens it is divided by
+    want = sum(4 * value.size for value in state.params.values()) + 4 + 4
+    assert sum(one.bytes for one in collectives(text)) == want
+
+
 def test_bytes_are_those_of_what_is_gathered():
     step, state, place = setup(WIDE, optimizer="adamw", mesh=MeshConfig(1, 8, 1))
     text = step.lower(state, place(make_batch(16)), jax.random.key(0)).compile().as_text()
