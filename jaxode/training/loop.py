@@ -30,6 +30,7 @@ from jaxode.model import make_model, plan
 from jaxode.model.low_rank import merged, with_low_rank
 from jaxode.model.parameters import Architecture, Parameters, split
 from jaxode.tracking import JsonlTracker, ProgressBar, TensorBoardTracker, Tracker, Trackers, WandbTracker
+from jaxode.training.continuation import check_same, restored
 from jaxode.training.curriculum import Curriculum, Solves, Spent
 from jaxode.training.guards import Guard
 from jaxode.training.initial import check_teacher, inherited, read_initial, read_teacher, record, with_labels
@@ -42,18 +43,6 @@ from jaxode.training.step import StepMetrics, TrainState, TrainStep, init_state,
 from jaxode.training.throughput import matmul_peak
 from jaxode.training.trainable import frozen, partly
 from jaxode.training.validation import AnyEvaluation, told, validation_metrics
-
-# What may differ between a run and its continuation: where and how often, never what is computed.
-FREE = {
-    "": {"out", "resume"},
-    "train": {"log_every", "validate_every", "validation_batches", "checkpoint_every", "keep", "sweep", "best"}
-    | {"patience"}
-    | {"keep_every", "nonfinite"}
-    | {"final_batches", "tensorboard", "wandb", "devices", "parallel", "mesh", "hosts"},
-    # the data position knows its text, wherever that lies
-    "data": {"cache", "root", "files", "train", "valid", "edited"},
-    "depth": {"adjoint"},
-}
 
 
 @dataclass(frozen=True)
@@ -125,7 +114,7 @@ def train(config: Config) -> TrainResult:
     config = dataclasses.replace(config, out=str(run.path), model=_with_vocabulary(config.model, data))
     check_memory(config, parallel.shares, parallel.shards)  # now with the tokenizer's vocabulary
     if stored is not None:
-        _check_same(stored, config)
+        check_same(stored, config)
 
     dtype = jnp.dtype(config.train.precision)
     architecture, params = split(make_model(config.model, seed=config.train.seed, dtype=dtype))
@@ -176,7 +165,7 @@ def train(config: Config) -> TrainResult:
         StopRequest() as stop,
     ):
         if stored is not None:
-            state = _restored(checkpoints, state, batches, parallel)
+            state = restored(checkpoints, state, batches, parallel)
             selection.resume(int(state.step))
         loop = _Loop(
             config, architecture, data, batches, parallel, curriculum, step, checkpoints, selection, stop, taught_by
@@ -200,17 +189,6 @@ def train(config: Config) -> TrainResult:
         params = merged(hosts.whole(params))
     final = loop.validate(params, limit=config.train.final_batches or None) if finished else None
     return TrainResult(run, done, chosen, stop.signal, final, architecture, params, data, config, taught_by)
-
-
-def _restored(checkpoints: Checkpoints, state: TrainState, batches: Any, parallel: Parallel) -> TrainState:
-    """The state to go on from, with the batches moved to its place: the newest checkpoint, else the beginning."""
-    restored = checkpoints.restore(state.params, state.optimizer)
-    if restored is not None:
-        batches.set_state(restored.position)
-        step = jnp.asarray(restored.step, jnp.int32)
-        state = parallel.place_state(TrainState(step, restored.params, restored.optimizer, state.teacher))
-    checkpoints.set_aside(after=int(state.step))
-    return state
 
 
 @dataclass
@@ -412,25 +390,3 @@ def _with_vocabulary(model: ModelConfig, data: PreparedData) -> ModelConfig:
         "set model.vocab_size to at least that, or to 0",
     )
     return dataclasses.replace(model, vocab_size=size)
-
-
-def _check_same(stored: Config, config: Config) -> None:
-    # not to_dict, which leaves out what is None
-    old, new = dataclasses.asdict(stored), dataclasses.asdict(config)
-    for section, values in old.items():
-        pairs = values.items() if isinstance(values, dict) else [(section, values)]
-        place = section if isinstance(values, dict) else ""
-        for name, value in pairs:
-            now = new[section][name] if place else new[name]
-            dotted = f"{place}.{name}" if place else name
-            require(
-                name in FREE.get(place, set()) or now == value,
-                f"{dotted} = {_shown(dotted, now)}: the run in {config.out} was started with {_shown(dotted, value)}; "
-                "a run can only be resumed with the settings it began with",
-            )
-
-
-def _shown(name: str, value: Any) -> str:
-    if value is None:
-        return "full depth" if name == "depth.steps" else "none"
-    return repr(value)

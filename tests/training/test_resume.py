@@ -15,6 +15,7 @@ from jaxode.checkpoint import Checkpoints, RunFolder, load_run
 from jaxode.config import Config, DepthConfig, UserError
 from jaxode.training import loop, train
 from jaxode.training.__main__ import main
+from jaxode.training.continuation import check_same
 from jaxode.training.summary import write_summary
 
 
@@ -45,8 +46,8 @@ def damage(run, step):
 def test_settings_that_only_one_side_has_are_compared(begun, now, message):
     stored, config = (Config(out="x", depth=DepthConfig(steps=steps)) for steps in (begun, now))
     with pytest.raises(UserError, match=message):
-        loop._check_same(stored, config)
-    loop._check_same(stored, stored)
+        check_same(stored, config)
+    check_same(stored, stored)
 
 
 def test_another_depth_is_refused_and_nothing_is_written(config):

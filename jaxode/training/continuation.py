@@ -1,0 +1,63 @@
+"""How a run goes on: with the settings it began with, from its newest checkpoint."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax.numpy as jnp
+
+from jaxode.checkpoint import Checkpoints
+from jaxode.config import Config, require
+from jaxode.training.parallel import Parallel
+from jaxode.training.step import TrainState
+
+# What may differ between a run and its continuation: where and how often, never what is computed.
+FREE = {
+    "": {"out", "resume"},
+    "train": {"log_every", "validate_every", "validation_batches", "final_batches", "best", "patience", "sweep"}
+    | {"checkpoint_every", "keep", "keep_every", "tensorboard", "wandb", "devices", "parallel", "mesh", "hosts"}
+    # of a run that has diverged, how to get past that
+    | {"nonfinite"},
+    # the data position knows its text, wherever that lies
+    "data": {"cache", "root", "files", "train", "valid", "edited"},
+    "depth": {"adjoint"},
+}
+
+
+def check_same(stored: Config, config: Config) -> None:
+    """Refuse settings that would compute something else.
+
+    Raises:
+        UserError: naming the first one, and what the run began with.
+    """
+    # not to_dict, which leaves out what is None
+    old, new = dataclasses.asdict(stored), dataclasses.asdict(config)
+    for section, values in old.items():
+        pairs = values.items() if isinstance(values, dict) else [(section, values)]
+        place = section if isinstance(values, dict) else ""
+        for name, value in pairs:
+            now = new[section][name] if place else new[name]
+            dotted = f"{place}.{name}" if place else name
+            require(
+                name in FREE.get(place, set()) or now == value,
+                f"{dotted} = {_shown(dotted, now)}: the run in {config.out} was started with {_shown(dotted, value)}; "
+                "a run can only be resumed with the settings it began with",
+            )
+
+
+def _shown(name: str, value: Any) -> str:
+    if value is None:
+        return "full depth" if name == "depth.steps" else "none"
+    return repr(value)
+
+
+def restored(checkpoints: Checkpoints, state: TrainState, batches: Any, parallel: Parallel) -> TrainState:
+    """The state to go on from, with the batches moved to its place: the newest checkpoint, else the beginning."""
+    saved = checkpoints.restore(state.params, state.optimizer)
+    if saved is not None:
+        batches.set_state(saved.position)
+        step = jnp.asarray(saved.step, jnp.int32)
+        state = parallel.place_state(TrainState(step, saved.params, saved.optimizer, state.teacher))
+    checkpoints.set_aside(after=int(state.step))
+    return state
