@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import jax
 import numpy as np
+from tqdm import tqdm
 
 from jaxode.config import UserError
 from jaxode.config.hosts import AUTO, HostsConfig
 
+WAIT = 24 * 3600
+"""Seconds that a process waits for the others at a meeting, such as for a corpus that one of them prepares."""
+DONE = "done"
+_MEETINGS = itertools.count()
 HEARTBEAT = 30
 """Seconds without a sign of life after which a process counts as gone: JAX then ends all others."""
 
@@ -32,7 +39,7 @@ def join(config: HostsConfig) -> None:
             "process_id": config.process,
         }
     try:
-        jax.distributed.initialize(**told, heartbeat_timeout_seconds=HEARTBEAT, shutdown_timeout_seconds=HEARTBEAT)
+        jax.distributed.initialize(**told, heartbeat_timeout_seconds=HEARTBEAT)
     except (RuntimeError, ValueError) as error:
         line = next(iter(str(error).splitlines()), type(error).__name__)[:200]
         raise UserError(
@@ -44,8 +51,14 @@ class Gone(UserError):
     """Another process of the run has ended; what JAX would wait for at exit does not come any more."""
 
 
-def gone(error: Exception, kept: str) -> Gone:
-    """What an error of a collective means; `kept` says where to go on from."""
+OWN = ("RESOURCE_EXHAUSTED", "INVALID_ARGUMENT", "UNIMPLEMENTED")
+"""Errors of JAX that say nothing about another process."""
+
+
+def gone(error: Exception, kept: str) -> Exception:
+    """What an error of a collective means; `kept` says where to go on from. One that means something else stays."""
+    if str(error).startswith(OWN):
+        return error
     reason = next(iter(str(error).splitlines()), type(error).__name__)[:160]
     return Gone(
         f"process {jax.process_index()} of {jax.process_count()}: another process of the run is gone ({reason}); "
@@ -63,22 +76,48 @@ def first() -> bool:
     return jax.process_index() == 0
 
 
-def barrier(name: str) -> None:
-    """Wait for all processes."""
-    if several():
-        from jax.experimental import multihost_utils
+def say(line: str) -> None:
+    """A line for whoever watches the run, beside its progress bar; once for all processes."""
+    if first():
+        tqdm.write(line, sys.stderr)
 
-        multihost_utils.sync_global_devices(name)
+
+def barrier(name: str) -> None:
+    """Wait for all processes, however long; one that dies ends the others."""
+    if several():
+        _client().wait_at_barrier(f"{name} {next(_MEETINGS)}", WAIT * 1000)
 
 
 @contextmanager
 def first_then_others(name: str) -> Iterator[None]:
-    """Process 0 alone, and when it is done all others, who find what it has left on a disk that they share."""
+    """Process 0 alone, and when it is done all others, who find what it has left on a disk that they share.
+
+    Raises:
+        UserError: in the others, where process 0 failed.
+    """
+    if not several():
+        yield
+        return
+    key = f"{name} {next(_MEETINGS)}"
     if not first():
-        barrier(name)
-    yield
-    if first():
-        barrier(name)
+        said = _client().blocking_key_value_get(key, WAIT * 1000)
+        if said != DONE:
+            raise UserError(f"process 0: {said}")
+        yield
+        return
+    try:
+        yield
+    except BaseException as error:
+        _client().key_value_set(key, str(error) or type(error).__name__)
+        raise
+    _client().key_value_set(key, DONE)
+
+
+def _client() -> Any:
+    # JAX's public barrier is a collective on the devices, whose first one gives up after half a minute
+    from jax._src.distributed import global_state
+
+    return global_state.client
 
 
 def any_of(flag: bool) -> bool:

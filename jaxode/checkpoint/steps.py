@@ -240,11 +240,14 @@ class Checkpoints:
         # the list and the folder both say that there are some: either may be damaged
         if "fingerprints" in (handlers or {}) or (self._folder(step) / "fingerprints").exists():
             args["fingerprints"] = self._args.JsonRestore()
+        restored, failure = {}, ""
         try:
             with quiet():
                 restored = self._manager.restore(step, args=self._args.Composite(**args))
         except Exception as error:  # and TensorStore more of them, for the arrays
-            raise _unreadable(source, _first_line(error)) from None
+            failure = _first_line(error)
+        if hosts.any_of(bool(failure)):
+            raise _unreadable(source, failure or "another process cannot read its part")
         items = {name: restored[name] for name in args if name != "fingerprints"}
         if "fingerprints" in args:
             saved = restored["fingerprints"]

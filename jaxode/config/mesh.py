@@ -47,7 +47,7 @@ class MeshConfig:
         require(
             data * inner == devices,
             f"train.mesh.data = {self.data} times {inner} ({text}) is {data * inner}, but there are {devices} "
-            f"device(s): set train.mesh.data = {devices // inner} or 0, or train.devices = {data * inner}",
+            f"device(s): set train.mesh.data = {devices // inner}, or 0",
         )
         return data, self.fsdp, self.tensor
 

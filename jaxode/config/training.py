@@ -235,7 +235,7 @@ class TrainConfig:
     """Keep for good what is saved at multiples of so many updates; 0: nothing."""
     nonfinite: Literal["stop", "skip"] = "stop"
     """What an update does whose loss or gradient is not finite: it ends the run, or is left out and counted (20 in a
-    row end the run)."""
+    row end the run); the schedule of the learning rate waits meanwhile."""
     best: str = ""
     """Keep the checkpoint that validated best as well, and read the run as that one: by "loss", or of a classifier by
     one of its metrics (accuracy, f1, matthews, pearson, ..). Empty: the newest counts."""
@@ -351,6 +351,11 @@ class Config:
                 f'train.{name} = {value!r} with train.trains = "{self.train.trains}": it belongs to "lora"; leave it '
                 "out",
             )
+        require(
+            not self.train.hosts.coordinator or bool(self.out),
+            f'train.hosts.coordinator = "{self.train.hosts.coordinator}" without out: name the run folder with --out, '
+            "on a disk that all processes share",
+        )
         require(not self.resume or bool(self.out), "resume without out: name the run folder to continue with --out")
         require(
             self.resume or not self.data.edited,

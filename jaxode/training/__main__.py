@@ -6,8 +6,12 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from jaxode.config import Config, entry, parse
+
+if TYPE_CHECKING:
+    from jaxode.training.loop import TrainResult
 
 
 @entry
@@ -18,10 +22,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         config = parse(Config, argv, base=Path(config.out) / "config.toml")
 
     # after parsing, so that --help and a wrong flag cost no import of jax
-    from jaxode.hosts import Gone, first
+    from jaxode.hosts import Gone, barrier, first
     from jaxode.training.loop import train
-    from jaxode.training.summary import sweep, write_summary
-    from jaxode.training.validation import told
 
     try:
         result = train(config)
@@ -34,8 +36,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         again = _command("train.py", "jaxode.training")
         print(f"stopped at update {result.step}; go on with: {again} --resume --out {folder}", file=sys.stderr)
         return 128 + (result.stopped_by or 0)
-    if not first():
-        return 0
+    try:
+        if first():
+            _conclude(config, result)
+    finally:
+        barrier("end")  # whoever leaves earlier ends the others
+    return 0
+
+
+def _conclude(config: Config, result: TrainResult) -> None:
+    """Write and say what the run was."""
+    from jaxode.training.summary import sweep, write_summary
+    from jaxode.training.validation import told
+
+    assert result.validation is not None
+    folder = result.run.path
     write_summary(result)
     best = f"; the best, of update {result.chosen}, counts" if config.train.best else ""
     print(f"{told(result.validation)} after {result.step} updates{best}")
@@ -43,7 +58,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(sweep(result))
     use = _command("infer.py", "jaxode.inference")
     print(f"the run is in {folder}; use it with: {use} --checkpoint {folder}")
-    return 0
 
 
 def _command(script: str, module: str) -> str:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import math
 import statistics
-import sys
 from collections import deque
 from collections.abc import Callable
 
-from tqdm import tqdm
-
+from jaxode import hosts
 from jaxode.config import UserError
 
 WINDOW, LEAST = 50, 20
@@ -53,7 +51,7 @@ class Guard:
                 "optimizer.warmup_fraction"
             )
         self.skipped += 1
-        tqdm.write(f"{about}: left out, {self.skipped} in all (train.nonfinite)", sys.stderr)
+        hosts.say(f"{about}: left out, {self.skipped} in all (train.nonfinite)")
 
     def _tell_spike(self, step: int, loss: float) -> None:
         if len(self._recent) >= LEAST:
@@ -62,8 +60,5 @@ class Guard:
             spread = max(statistics.median(abs(one - middle) for one in self._recent), 0.01 * abs(middle))
             if loss > middle + SPIKE * spread:
                 last = len(self._recent)
-                tqdm.write(
-                    f"update {step}: loss {loss:.4g}, a spike: the median of the last {last} is {middle:.4g}",
-                    sys.stderr,
-                )
+                hosts.say(f"update {step}: loss {loss:.4g}, a spike: the median of the last {last} is {middle:.4g}")
         self._recent.append(loss)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,7 +16,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from tqdm import tqdm
 
 from jaxode import hosts
 from jaxode.checkpoint import RUNS, Checkpoints, RunFolder
@@ -97,7 +95,7 @@ def train(config: Config) -> TrainResult:
     curriculum = Curriculum(config)
     config.train.mesh.check_fits(config.model)
     parallel = make_parallel(config.train)
-    check_memory(config, parallel.shares, parallel.shards)
+    check_memory(config, parallel.shares)
     # JAX refuses to transpose Diffrax's checkpointed loop under pmap.
     pmapped = config.train.parallel == "pmap" and config.depth.adjoint == "recursive"
     depth = dataclasses.replace(config.depth, adjoint="remat") if pmapped else config.depth
@@ -112,7 +110,7 @@ def train(config: Config) -> TrainResult:
             data = prepare(config.data, config.model.length, config.model.learns, tokenizer=given)
     batches = data.train(config.train.batch_size, config.train.seed, parallel.part)
     config = dataclasses.replace(config, out=str(run.path), model=_with_vocabulary(config.model, data))
-    check_memory(config, parallel.shares, parallel.shards)  # now with the tokenizer's vocabulary
+    check_memory(config, parallel.shares)  # now with the tokenizer's vocabulary
     if stored is not None:
         check_same(stored, config)
 
@@ -181,14 +179,14 @@ def train(config: Config) -> TrainResult:
             loop.trackers.close()
         done = chosen = int(state.step)
         params = state.params
-        finished = done == config.train.updates or stop.signal is None
+        finished = done == config.train.updates or loop.signal is None
         if selection.best is not None and finished:
             chosen = selection.best.step
             selection.end()
             params = params if chosen == done else checkpoints.restore_params(chosen, params)
         params = merged(hosts.whole(params))
     final = loop.validate(params, limit=config.train.final_batches or None) if finished else None
-    return TrainResult(run, done, chosen, stop.signal, final, architecture, params, data, config, taught_by)
+    return TrainResult(run, done, chosen, loop.signal, final, architecture, params, data, config, taught_by)
 
 
 @dataclass
@@ -214,6 +212,8 @@ class _Loop:
         self.spent = Spent(self.config, self.curriculum)
         self.trackers = Trackers([])
         self.guard = Guard(train.nonfinite == "skip", self._kept)
+        self.signal: Signals | None = None
+        """What all processes agree to end by."""
         self.saved = -1
         """The update that was saved last."""
 
@@ -224,7 +224,7 @@ class _Loop:
         train = self.config.train
         start = int(state.step)
         self.trackers = Trackers(self._trackers(start))
-        _say(self._summary(state.params, start))
+        hosts.say(self._summary(state.params, start))
         key = self.parallel.key(train.seed)
         pending: StepMetrics | None = None
         clock, clock_step = time.perf_counter(), start
@@ -236,18 +236,19 @@ class _Loop:
             # One update late, so that the device always has work queued while the host looks at a loss.
             self._check(pending, done - 1)
             pending = metrics
-            last = done == train.updates or self._stops(done)
+            stops = self._stops(done)
+            last = done == train.updates or stops
             if last or _due(done, train.checkpoint_every, train.log_every, train.validate_every):
                 self._check(metrics, done)
             if last or done % train.log_every == 0:
                 now = time.perf_counter()
                 self._log(done, metrics, (done - clock_step) / (now - clock))
                 clock, clock_step = now, done
-            if last and self.stop.signal is not None:
-                _say(f"{self.stop.signal.name}: saving update {done}; a second one ends at once")
+            if last and self.signal is not None:
+                hosts.say(f"{self.signal.name}: saving update {done}; a second one ends at once")
             if last or done % train.checkpoint_every == 0:
                 self._save(done, state)
-            chooses = last and bool(self.selection) and self.stop.signal is None
+            chooses = last and bool(self.selection) and self.signal is None
             if chooses or (not last and train.validate_every and done % train.validate_every == 0):
                 paused = time.perf_counter()
                 last |= self._validated(done, state)
@@ -261,11 +262,12 @@ class _Loop:
         """Validate on the way; whether the run is to end with that, its state saved."""
         try:
             limit = self.config.train.validation_batches or None
-            found = self.validate(merged(hosts.whole(state.params)), limit, stops=not hosts.several())
+            stops = not hosts.several() and done < self.config.train.updates
+            found = self.validate(merged(hosts.whole(state.params)), limit, stops=stops)
         except Stopped:
             return False  # the next update is the last one, and is saved
         self.trackers.log(done, validation_metrics(found))
-        _say(f"update {done}: {told(found)}")
+        hosts.say(f"update {done}: {told(found)}")
         better = bool(self.selection) and self.selection.is_better(found)
         ends = not better and self.selection.exhausted(done)
         if better or ends:
@@ -275,7 +277,7 @@ class _Loop:
             self.selection.keep(done, found)
         if ends and done < self.config.train.updates:
             best = self.selection.best
-            _say(f"no better validation since update {best.step if best else 0}: the run ends")
+            hosts.say(f"no better validation since update {best.step if best else 0}: the run ends")
         return ends
 
     def _summary(self, params: Parameters, start: int) -> str:
@@ -352,12 +354,11 @@ class _Loop:
 
     def _stops(self, done: int) -> bool:
         """Whether a signal asks for an end; several processes ask each other now and then, and end together."""
-        if not hosts.several():
-            return self.stop.signal is not None
-        if done % self.config.train.log_every == 0 and hosts.any_of(self.stop.signal is not None):
-            self.stop.signal = self.stop.signal or Signals.SIGTERM
-            return True
-        return False
+        train = self.config.train
+        asks = not hosts.several() or done % train.log_every == 0 or done == train.updates
+        if asks and hosts.any_of(self.stop.signal is not None):
+            self.signal = self.stop.signal or Signals.SIGTERM
+        return self.signal is not None
 
     def _trackers(self, start: int) -> list[Tracker]:
         if not hosts.first():
@@ -371,11 +372,6 @@ class _Loop:
             trackers.append(WandbTracker(config.train.wandb, run.path.name, to_dict(config)))
         # last: it cuts the file, and a tracker that cannot be had should leave it as it is
         return [JsonlTracker(run.metrics, after), *trackers]
-
-
-def _say(line: str) -> None:
-    if hosts.first():
-        tqdm.write(line, sys.stderr)
 
 
 def _due(step: int, *every: int) -> bool:

@@ -12,7 +12,7 @@ from jaxode.model.kernels import attention_kernel, capability
 from jaxode.model.room import check_memory as check_model
 
 
-def update_bytes(config: Config, shares: int, shards: int = 1) -> int:
+def update_bytes(config: Config, shares: int) -> int:
     """Bytes that an update holds on each device at the very least.
 
     Parameters, where all of them train their gradient and one momentum, and the teacher's where there is one (of all
@@ -23,7 +23,6 @@ def update_bytes(config: Config, shares: int, shards: int = 1) -> int:
     Args:
         config: of the run; a vocabulary of 0 has no logits.
         shares: devices that a micro-batch is dealt out to.
-        shards: devices that share one copy of the parameters.
     """
     model, train = config.model, config.train
     rows = -(-train.batch_size // (train.accumulate * shares))
@@ -36,12 +35,13 @@ def update_bytes(config: Config, shares: int, shards: int = 1) -> int:
     batch = 4 * train.batch_size // shares * model.length
     moving = 3 if train.trains == "all" else 1
     sets = moving + (config.objective.resolved.teacher == "init")
-    kept = sets * num_parameters(model) // shards
-    solved = num_parameters(model) * (1 + (train.trains == "all")) if shards > 1 else 0
+    mesh, count = train.mesh, num_parameters(model)
+    kept = sets * count // (mesh.fsdp * mesh.tensor)
+    solved = count * (1 + (train.trains == "all")) // mesh.tensor if mesh.fsdp > 1 else 0
     return 4 * (kept + solved + batch + rows * model.length * token)
 
 
-def check_memory(config: Config, shares: int, shards: int = 1) -> None:
+def check_memory(config: Config, shares: int) -> None:
     """Refuse a run that cannot fit.
 
     Raises:
@@ -49,7 +49,7 @@ def check_memory(config: Config, shares: int, shards: int = 1) -> None:
     """
     model, train = config.model, config.train
     check_model(model)
-    needed, free = update_bytes(config, shares, shards), available_memory()
+    needed, free = update_bytes(config, shares), available_memory()
     if free is not None and needed > free:
         raise UserError(
             f"an update takes at least {gigabytes(needed)}, {gigabytes(free)} are available: make "

@@ -28,8 +28,6 @@ class Parallel:
     devices: tuple[Device, ...]
     shares: int
     """Devices, or groups of them, over which the rows of a batch are dealt out."""
-    shards: int
-    """Devices that share one copy of the parameters."""
     compile: Callable[[Callable[[Spread], TrainStep], TrainState], TrainStep]
     """From a builder spread -> step to the compiled step for states like this one."""
     place_state: Callable[[TrainState], TrainState]
@@ -92,7 +90,6 @@ def _mesh(mesh: Mesh, devices: tuple[Device, ...]) -> Parallel:
     return Parallel(
         devices,
         shares=mesh.shape[DATA] * mesh.shape[FSDP],
-        shards=mesh.size // mesh.shape[DATA],
         compile=compile_step,
         place_state=lambda state: jax.tree.map(_put, state, place(state)),
         place_batch=partial(jax.tree.map, partial(jax.make_array_from_process_local_data, rows))
@@ -111,11 +108,22 @@ def _put(x: jax.Array, where: NamedSharding) -> jax.Array:
 
 
 def _part(rows: NamedSharding) -> tuple[int, int]:
-    """Which share of the rows this process brings: those of its own devices, once each."""
-    shares = rows.mesh.shape[DATA] * rows.mesh.shape[FSDP]
-    placed = rows.addressable_devices_indices_map((shares,)).values()
-    mine = {index[0].start or 0 for index in placed if index is not None}
-    return min(mine) // len(mine), shares // len(mine)
+    """Which share of the rows this process brings, of how many: those of its own devices, once each.
+
+    Raises:
+        UserError: processes whose devices hold different numbers of shares, or partly the same ones.
+    """
+    shares, held = rows.mesh.shape[DATA] * rows.mesh.shape[FSDP], {}
+    for device, index in rows.devices_indices_map((shares,)).items():
+        assert index is not None
+        held.setdefault(device.process_index, set()).add(index[0].start or 0)
+    parts = sorted({tuple(sorted(mine)) for mine in held.values()})
+    require(
+        len({len(part) for part in parts}) == 1 and sum(map(len, parts)) == shares,
+        f"{dict(rows.mesh.shape)}: the rows of a batch do not fall apart by process; let train.mesh.tensor divide the "
+        "devices of a process, or be a multiple of them",
+    )
+    return parts.index(tuple(sorted(held[jax.process_index()]))), len(parts)
 
 
 def _placement(mesh: Mesh, path: Any, leaf: Any) -> NamedSharding:
@@ -207,7 +215,6 @@ def _pmap(devices: tuple[Device, ...]) -> Parallel:
     return Parallel(
         devices,
         shares=count,
-        shards=1,
         compile=compile_step,
         place_state=lambda state: jax.device_put(state, devices[0]),
         place_batch=lambda batch: jax.tree.map(lambda x: x.reshape(count, -1, *x.shape[1:]), batch),

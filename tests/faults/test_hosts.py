@@ -43,7 +43,7 @@ def flags(tmp_path):
         "train": {"updates": 20, "batch-size": 8, "log-every": 1, "validate-every": 10, "checkpoint-every": 5},
     }
     named = [(f"--{part}.{name}", str(value)) for part, values in settings.items() for name, value in values.items()]
-    return [word for pair in named for word in pair] + ["--train.no-sweep"]
+    return [word for pair in named for word in pair]
 
 
 def start(arguments, devices, code=None):
