@@ -4,6 +4,7 @@ import dataclasses
 import json
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -18,6 +19,7 @@ from jaxode.model.parameters import split
 from jaxode.model.partition import partition
 from jaxode.training import init_state, make_optimizer, make_parallel, make_train_step, train
 from jaxode.training.collectives import collectives
+from jaxode.training.parallel import _part
 
 WIDE = dataclasses.replace(MODEL, vocab_size=32, width=32, heads=8)
 """Everything is a multiple of 8."""
@@ -237,3 +239,36 @@ def test_the_command_line_knows_the_mesh():
     from jaxode.config import parse
 
     assert parse(Config, ["--train.mesh.fsdp", "4"]).train.mesh == MeshConfig(fsdp=4)
+
+
+def placed(*shares_of):
+    """Rows dealt out to devices of so many processes, each of which holds these shares."""
+
+    class Device:
+        def __init__(self, process):
+            self.process_index = process
+
+    where = {Device(process): (slice(share, share + 1),) for process, mine in enumerate(shares_of) for share in mine}
+    count = len({share for mine in shares_of for share in mine})
+    mesh = SimpleNamespace(shape={"data": count, "fsdp": 1})
+    return SimpleNamespace(mesh=mesh, devices_indices_map=lambda shape: where)
+
+
+@pytest.mark.parametrize(
+    ("shares_of", "parts"),
+    [
+        # each process its block; not in order, as a TPU's devices may stand; two processes a share
+        ([[0, 1], [2, 3]], [(0, 2), (1, 2)]),
+        ([[0, 1, 6, 7], [2, 3, 4, 5]], [(0, 2), (1, 2)]),
+        ([[0], [0], [1], [1]], [(0, 2), (0, 2), (1, 2), (1, 2)]),
+    ],
+)
+def test_every_row_is_brought_by_the_processes_that_hold_its_share(shares_of, parts, untyped, monkeypatch):
+    for process, part in enumerate(parts):
+        monkeypatch.setattr(jax, "process_index", lambda process=process: process)
+        assert _part(placed(*shares_of)) == part
+
+
+def test_rows_that_processes_share_in_part_are_refused(untyped):
+    with pytest.raises(UserError, match="the rows of a batch do not fall apart by process"):
+        _part(placed([0, 1], [1, 2]))
