@@ -17,10 +17,13 @@ from jaxode.config.hosts import AUTO, HostsConfig
 
 WAIT = 24 * 3600
 """Seconds that a process waits for the others at a meeting, such as for a corpus that one of them prepares."""
-DONE = "done"
-_MEETINGS = itertools.count()
 HEARTBEAT = 30
 """Seconds without a sign of life after which a process counts as gone: JAX then ends all others."""
+OWN = ("RESOURCE_EXHAUSTED", "INVALID_ARGUMENT", "UNIMPLEMENTED")
+"""How errors of JAX begin that say nothing about another process."""
+DONE = "done"
+# all processes meet in the same order, so that the same number means the same meeting
+_MEETINGS = itertools.count()
 
 
 def join(config: HostsConfig) -> None:
@@ -49,10 +52,6 @@ def join(config: HostsConfig) -> None:
 
 class Gone(UserError):
     """Another process of the run has ended; what JAX would wait for at exit does not come any more."""
-
-
-OWN = ("RESOURCE_EXHAUSTED", "INVALID_ARGUMENT", "UNIMPLEMENTED")
-"""Errors of JAX that say nothing about another process."""
 
 
 def gone(error: Exception, kept: str) -> Exception:
