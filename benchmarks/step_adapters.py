@@ -20,8 +20,9 @@ import numpy as np
 from timing import report
 
 import jaxode
-from jaxode import DepthConfig, TrainedModel
+from jaxode import DepthConfig
 from jaxode.calibration import Calibration, Fit, calibrate, with_calibrations
+from jaxode.checkpoint import TrainedModel
 from jaxode.config import InferConfig
 from jaxode.data import Batch
 from jaxode.evaluation import evaluate_states

@@ -52,12 +52,15 @@ gc.set_threshold(200_000, 20, 20)
 
 def pytest_addoption(parser):
     """--whole, for every case of every test."""
-    parser.addoption("--whole", action="store_true", help="every case of tests marked `broad`, not a third of them")
+    parser.addoption(
+        "--whole", action="store_true", help="also tests marked `deep`, and every case of those marked `broad`"
+    )
 
 
 def pytest_collection_modifyitems(config, items):
-    """Of a test marked `broad`, which makes one claim about many combinations, a third of its cases, from one test to
-    the next other ones: each costs seconds of compilation, and --whole runs them all.
+    """Without --whole no test marked `deep`, whose parts other tests hold one by one, and of a test marked `broad`,
+    which makes one claim about many combinations, a third of the cases, from one test to the next other ones: each
+    costs seconds of tracing and compilation.
     """
     if config.getoption("--whole"):
         return
@@ -65,7 +68,7 @@ def pytest_collection_modifyitems(config, items):
     for item in items:
         if "broad" in item.keywords:
             cases.setdefault((item.path, item.originalname), []).append(item)
-    passed_over = set()
+    passed_over = {item for item in items if "deep" in item.keywords}
     for (_, name), mine in cases.items():
         first = zlib.crc32(name.encode()) % 3
         if len(mine) >= 3:

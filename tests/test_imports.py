@@ -1,6 +1,8 @@
 """Which way imports run, and which room owns which package. One package in one room: one place to change it."""
 
 import ast
+import importlib
+import importlib.util
 import os
 import subprocess
 import sys
@@ -128,3 +130,16 @@ def test_the_walk_finds_every_way_to_import(tmp_path, line):
     (tmp_path / "b.py").write_text("from .torch import x\nimport torchless\n'import torch'")
     assert list(trespassers("torch", [], tmp_path)) == ["depth/a.py"]
     assert list(trespassers("torch", ["depth/*"], tmp_path)) == []
+
+
+@pytest.mark.parametrize("script", sorted((ROOT / "benchmarks").glob("*.py")), ids=lambda path: path.stem)
+def test_a_benchmark_imports_what_there_is(script):
+    """Each runs for minutes and seldom; a name that has moved shows here."""
+    tree = ast.parse(script.read_text(encoding="utf-8"))
+    imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module]
+    for node in imports:
+        if node.module.split(".")[0] != "jaxode" or node.module == "jaxode.evaluation.harness":  # which needs an extra
+            continue
+        module = importlib.import_module(node.module)
+        for name in (alias.name for alias in node.names):
+            assert hasattr(module, name) or importlib.util.find_spec(f"{node.module}.{name}"), f"{node.module}.{name}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import cache
 
 import jax
 import jax.numpy as jnp
@@ -11,10 +12,11 @@ from jax.typing import DTypeLike
 from jaxode.types import Device
 
 
+@cache
 def matmul_peak(dtype: DTypeLike, device: Device, size: int = 0, repeats: int = 5) -> float:
     """Best rate of a square matmul on one device, in floating-point operations per second.
 
-    The default size is large enough that launching the product costs nothing beside it.
+    Measured once in a process. The default size is large enough that launching the product costs nothing beside it.
     """
     size = size or (1024 if device.platform == "cpu" else 8192)
     with jax.default_device(device):

@@ -63,6 +63,7 @@ def test_a_calibrated_solve_is_nearer_to_the_full_one_than_step_rescaling(layout
 
 
 @pytest.mark.parametrize("kind", ["causal", "masked"])
+@pytest.mark.deep
 def test_a_classifier_is_calibrated_by_its_classes(kind):
     config = dataclasses.replace(MODEL, kind=kind)
     architecture, params = split(SequenceClassifier(config, 3, rngs=nnx.Rngs(0)))

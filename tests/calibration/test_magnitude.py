@@ -83,6 +83,7 @@ def test_a_field_at_rest_keeps_its_step_sizes():
         ({"sharing": "cycle", "groups": 2, "steps": 4}, 1),
     ],
 )
+@pytest.mark.broad
 def test_every_step_is_as_long_as_the_full_depths_move(layout, rows):
     architecture, params = split(make_model(dataclasses.replace(MODEL, **layout)))
     params = {name: 3 * value for name, value in params.items()}

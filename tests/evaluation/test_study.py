@@ -223,6 +223,7 @@ def corpus(place):
     (place / "recipe.toml").write_text(RECIPE.replace("FILES", str(place / "text")))
 
 
+@pytest.mark.deep
 def test_a_study_of_two_variants(place, monkeypatch, capsys):
     corpus(place)
     text = HEAD.replace("[0, 1]", "[3]").replace("[3, 2]", "[]").replace('"fixed"', '"wide"')

@@ -90,6 +90,7 @@ def test_no_rule_is_another_to_jax():
 
 
 @pytest.mark.parametrize("rule", [StateChange, Divergence])
+@pytest.mark.deep
 def test_a_landed_exit_is_the_landed_read_out(models, rule, compilations):
     """Through groups, prelude and coda; the rule judges where a row lands. Another landing compiles nothing."""
     model = models["sequence, prelude and coda"]

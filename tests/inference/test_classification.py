@@ -36,6 +36,7 @@ def models():
         ("masked", DepthConfig(steps=2, solver="calibrated")),
     ],
 )
+@pytest.mark.broad
 def test_labels_are_those_of_the_model_on_one_unpadded_row(models, kind, depth):
     architecture, params = models[kind]
     params = calibrated(params)

@@ -38,6 +38,7 @@ def scored(model, depth):
 
 
 @pytest.mark.parametrize(("steps", "solver"), [(None, "euler"), (2, "calibrated"), (3, "euler")])
+@pytest.mark.broad
 def test_the_command_and_python_solve_the_same_steps_alike(infer, calibrated_run, tmp_path, steps, solver):
     (tmp_path / "lines.txt").write_text("\n".join(LINES))
     flags = ("--checkpoint", calibrated_run, "--task", "score", "--lines", "--file", tmp_path / "lines.txt")
@@ -57,6 +58,7 @@ def test_the_command_and_python_solve_the_same_steps_alike(infer, calibrated_run
 
 
 @pytest.mark.parametrize(("steps", "solver"), [(2, "calibrated"), (3, "euler"), (None, "euler")])
+@pytest.mark.broad
 def test_every_result_says_which_solver_ran(causal, masked, steps, solver):
     depth, tokens = DepthConfig(steps=steps), jnp.asarray([[1, 2, 3, 4]])
     architecture, params = causal[0], calibrated(causal[1])

@@ -110,6 +110,7 @@ def test_slots_begin_small_and_grow_where_they_are_large(monkeypatch):
     ],
     ids=lambda layout: "-".join(layout),
 )
+@pytest.mark.deep
 def test_every_layout(layout):
     check_run(*parameters(model_config("causal", **layout)), ["abc", "hello you"], tokens=8)
 
@@ -139,6 +140,7 @@ def test_learned_positions_may_end_at_any_length():
     ],
     ids=lambda depth: depth.solver,
 )
+@pytest.mark.broad
 def test_every_solver(causal, depth):
     architecture, params = causal
     if depth.solver == "calibrated":

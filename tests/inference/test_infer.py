@@ -93,6 +93,7 @@ def test_home_is_the_folder_of_a_run(infer, runs, monkeypatch):
     assert (ran.code, ran.out) == (0, infer("--checkpoint", runs["causal"], *common).out)
 
 
+@pytest.mark.deep
 def test_drafts_leave_greedy_text_as_it_is(infer, runs, monkeypatch):
     common = ("--checkpoint", runs["causal"], "--prompt", "abc", "--temperature", 0, "--max-new-tokens", 40)
     plain, drafted = infer(*common), infer(*common, "--speculative")
@@ -104,6 +105,7 @@ def test_drafts_leave_greedy_text_as_it_is(infer, runs, monkeypatch):
     assert re.search(r"40 tokens, \d+% of the drafted ones accepted", tried.err)
 
 
+@pytest.mark.deep
 def test_bench_measures_every_way_to_decode(infer, runs):
     ran = infer("--checkpoint", runs["causal"], "--task", "bench", "--max-new-tokens", 12, "--batch-size", 2)
     assert ran.code == 0
@@ -116,6 +118,7 @@ def test_bench_measures_every_way_to_decode(infer, runs):
     assert all(float(row[4]) > 0 for row in rows)
 
 
+@pytest.mark.deep
 def test_texts_and_costs_of_depths_side_by_side(infer, tmp_path):
     run = write_run(tmp_path / "run", model_config("causal"))
     text = ("--checkpoint", run, "--prompt", "abc", "--seed", 3, "--max-new-tokens", 12)
@@ -184,6 +187,7 @@ def test_score(infer, runs, text_file, causal):
 
 
 @pytest.mark.parametrize("stride", [1, 5, 16])
+@pytest.mark.broad
 def test_score_of_windows_predicts_each_token_behind_what_its_row_holds(infer, runs, text_file, causal, stride):
     ran = infer("--checkpoint", runs["causal"], "--task", "score", "--file", text_file, "--stride", stride)
     assert ran.code == 0

@@ -53,6 +53,7 @@ def swept(ran):
     return ran.out.splitlines()
 
 
+@pytest.mark.deep
 def test_a_run_is_swept_on_its_own_validation_texts(infer, texts, tmp_path):
     ran = infer("--checkpoint", texts / "run", "--task", "sweep", "--out", tmp_path)
     assert "24 texts labelled" in ran.err
@@ -93,6 +94,7 @@ def test_a_part_of_a_file_is_said(infer, texts, tmp_path):
     assert "the first" not in infer(*flags).err
 
 
+@pytest.mark.deep
 def test_a_run_is_calibrated_on_its_own_training_texts(infer, texts, tmp_path):
     ran = infer("--checkpoint", texts / "run", "--task", "calibrate", "--steps", "2", "--updates", "2")
     assert ran.code == 0, ran.err
@@ -103,6 +105,7 @@ def test_a_run_is_calibrated_on_its_own_training_texts(infer, texts, tmp_path):
     assert ran.code == 2
 
 
+@pytest.mark.deep
 def test_pairs_are_calibrated_on_as_they_are_read(infer, pairs, tmp_path):
     file = str(pairs / "train.csv")
     ran = infer("--checkpoint", pairs / "run", "--task", "calibrate", "--steps", "2", "--file", file, "--updates", "1")

@@ -116,6 +116,7 @@ def test_an_unshared_run_is_refused_before_its_weights_are_read(infer, tmp_path)
     assert ran.err.startswith("error: an unshared model runs its blocks once each")
 
 
+@pytest.mark.deep
 def test_controls_beside_the_report(infer, text_file, tmp_path, monkeypatch):
     monkeypatch.setattr(report, "comparators", lambda model, counts: ())
     run = write_run(tmp_path / "run", model_config("causal", steps=4), files=str(tmp_path / "gone" / "*.txt"))

@@ -96,6 +96,7 @@ def test_the_swaps_of_five_are_answered_by_name(infer, no_runs):
 
 
 @pytest.mark.parametrize("name", sorted(BOOKS))
+@pytest.mark.broad
 def test_a_shipped_model_is_trained(name):
     full = loss(name, DepthConfig())
     assert full < 0.6 * math.log(jaxode.load(name).tokenizer.vocab_size)

@@ -180,6 +180,7 @@ QUANTILE = 103.4
 """0.999 of chi-square with 63 degrees of freedom."""
 
 
+@pytest.mark.deep
 def test_draws_follow_the_exact_distribution(tiny):
     assert chi_square(tiny, None) < QUANTILE
     assert chi_square(tiny, Speculation((ONE,), (2,))) < QUANTILE

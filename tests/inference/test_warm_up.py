@@ -68,6 +68,7 @@ def test_prompts_at_another_depth_and_beyond_the_window(causal, compilations):
     check_warm(causal, prompts_of(33, 40, 48), compilations, lengths=(40,), **rules)
 
 
+@pytest.mark.deep
 def test_drafts_of_every_depth_and_length(causal, compilations, monkeypatch):
     monkeypatch.setitem(speculation.PARALLEL, "cpu", 0.05)
     drafts = Speculation((DepthConfig(steps=2), DepthConfig(steps=1)), (2, 4))

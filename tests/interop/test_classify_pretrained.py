@@ -36,6 +36,7 @@ def test_labels_have_the_names_of_the_config(classifier):
     assert class_names(classifier) == ("LABEL_0", "LABEL_1", "LABEL_2")
 
 
+@pytest.mark.deep
 def test_classify_writes_labels_and_probabilities(classifier, infer, file):
     ran = infer("--checkpoint", classifier, "--task", "classify", "--file", file, "--batch-size", 2)
     assert ran.code == 0, ran.err

@@ -52,6 +52,7 @@ def tokens_of(case, rows=2, length=9, seed=0):
     return np.random.default_rng(seed).integers(0, case.config["vocab_size"], (rows, length)).astype(np.int32)
 
 
+@pytest.mark.broad
 def test_logits_are_those_of_the_reference(case, loaded):
     tokens = tokens_of(case)
     np.testing.assert_allclose(logits_of(loaded, tokens, case.at()), case.logits(tokens), atol=TOLERANCE)

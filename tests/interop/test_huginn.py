@@ -93,6 +93,7 @@ def test_documents_in_a_row_go_on_counting_their_places(loaded):
     np.testing.assert_allclose(state[0], SIZE * np.stack([noise(0, place, 24) for place in range(8)]), rtol=1e-6)
 
 
+@pytest.mark.deep
 def test_decoding_with_the_cache_is_the_forward_pass_from_noise_too(loaded):
     prompts = [TOKENS[0, :7].tolist(), TOKENS[1, :4].tolist()]
 
@@ -114,6 +115,7 @@ def test_decoding_with_the_cache_is_the_forward_pass_from_noise_too(loaded):
         assert generate([prompt]) == [ids]
 
 
+@pytest.mark.deep
 def test_gradients_from_noise_reach_every_parameter(loaded):
     def loss(params):
         return jnp.sum(jnp.square(loaded.architecture.bind(params)(jnp.asarray(TOKENS)).logits))

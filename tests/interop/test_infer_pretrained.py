@@ -43,6 +43,7 @@ def test_fill_puts_the_text_within_the_template(exported, infer):
     assert err.startswith(f"run {exported}, Hugging Face model: masked, ")
 
 
+@pytest.mark.deep
 def test_score_sweep_and_calibrate_read_a_file(exported, infer, text_file, tmp_path, monkeypatch, rescaled_alone):
     """Nothing is written beside weights that jaxode did not make; the cache keeps calibrations by fingerprint."""
     monkeypatch.setenv("JAXODE_CACHE", str(tmp_path / "cache"))

@@ -96,6 +96,7 @@ def test_a_classifier_labels_where_no_task_is_named(infer, classifier, lines):
     assert infer(*flags).out == infer(*flags, "--task", "classify").out != ""
 
 
+@pytest.mark.deep
 def test_a_classifier_is_calibrated_from_lines_and_then_runs_calibrated(infer, classifier, lines, cache):
     before = sorted(classifier.rglob("*"))
     about = ("--checkpoint", classifier, "--file", lines)
@@ -147,6 +148,7 @@ def test_a_bound_needs_no_other_flag_than_it_names(infer, classifier, lines):
     assert "cannot be promised" in infer(*about, "--max-label-flips", 1e-6, "--bound-file", lines).err
 
 
+@pytest.mark.deep
 def test_a_bound_counts_labels_and_losses_of_the_full_depth(classifier):
     loaded = load(classifier)
     texts = [loaded.tokenizer.encode(text, frame=True) for text in TEXTS]

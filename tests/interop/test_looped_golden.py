@@ -27,6 +27,7 @@ def test_logits(golden):
     np.testing.assert_allclose(loaded.model(jnp.asarray(expected["tokens"])).logits, expected["logits"], atol=1e-4)
 
 
+@pytest.mark.deep
 def test_gradients(golden):
     loaded, expected = golden
     tokens = jnp.asarray(expected["tokens"])

@@ -18,7 +18,7 @@ transformers = pytest.importorskip("transformers")
 import looped_oracle as oracle  # noqa: E402  (needs torch)
 
 pytestmark = pytest.mark.slow
-LOGITS, GRADIENTS, NEW = 1e-4, 1e-3, 64
+LOGITS, GRADIENTS, NEW = 1e-4, 1e-3, 24
 
 
 def dory_config(seed):

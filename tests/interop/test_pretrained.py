@@ -274,6 +274,7 @@ def test_a_name_is_taken_from_the_cache_and_fails_at_once_without_network(monkey
 # --- one of jaxode's own models ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.deep
 def test_fewer_steps_traces_and_calibration_work_on_it(read):
     """Groups of 3 and 2 layers in 3 steps: 2 and 1."""
     found = read["groups"]

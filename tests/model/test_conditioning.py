@@ -51,6 +51,7 @@ def test_begins_as_the_plain_block(kind, layout, rank):
 
 
 @pytest.mark.parametrize("kind", ["time", "step", "loopformer"])
+@pytest.mark.broad
 def test_unit_steps_beyond_the_trained_ones_are_told_their_own_time(lively, kind):
     model = build(lively, conditioning=kind)
     x, context = model.start(TOKENS)
@@ -97,6 +98,7 @@ SCHEDULES = {
 @pytest.mark.parametrize(
     ("kind", "layout"), [("time", "full"), ("loopformer", "full"), *(("step", layout) for layout in LAYOUTS)]
 )
+@pytest.mark.broad
 def test_schedules_with_times_of_their_own_are_those_given_statically(lively, kind, layout):
     """A traced schedule, as training draws them, is the static one of the same sizes."""
     model = build(lively, conditioning=kind, **LAYOUTS[layout])
@@ -187,6 +189,7 @@ def test_a_pass_that_is_divided_by_its_step_runs_in_full_whatever_the_step(livel
 
 
 @pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.deep
 def test_rows_with_budgets_of_their_own_divide_by_their_own_steps(lively, shared):
     model = per_pass(lively, shared)
     found = solve_budgets(model, TOKENS, np.asarray([3, 2, 6]), DepthConfig()).logits

@@ -31,6 +31,7 @@ GROUPED = {"groups": 2, "steps": 8}
         ({"sharing": "none", "prelude": 1}, {}, 5),
     ],
 )
+@pytest.mark.broad
 def test_block_evaluations_are_those_of_the_forward_pass(changes, depth, want, tiny):
     model, depth = make_model(tiny(**changes)), DepthConfig(adjoint="unroll", **depth)
     assert model.block_evaluations(depth) == block_evaluations(model.config, depth) == want

@@ -249,6 +249,7 @@ def test_other_outputs_say_which_solver_ran(model, tiny):
 
 
 @pytest.mark.parametrize("adjoint", ["remat", "unroll"])
+@pytest.mark.deep
 def test_forward_mode_and_hessian_products_through_a_model(adjoint, tiny, lively):
     """Against central differences, over the input states."""
     model = model_of(tiny(), lively)

@@ -179,6 +179,7 @@ def test_one_step_a_group_has_a_trace(inputs, tiny, lively):
     assert trace.cosine.shape == (1,)
 
 
+@pytest.mark.deep
 def test_dropout_has_the_same_gradient_for_every_adjoint(inputs, tiny, lively):
     """The recomputed forward pass draws the masks of the first one."""
     x, context, weights = inputs

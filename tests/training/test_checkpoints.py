@@ -84,6 +84,7 @@ def test_the_newest_step_is_read_as_it_was_written(run, capfd):
 
 
 @pytest.mark.parametrize("item", ["params", "optimizer", "position", "fingerprints", ""])
+@pytest.mark.broad
 def test_a_flipped_bit_is_noticed_or_changes_nothing(run, capfd, item):
     files = [path for path in newest(run, item) if item or path.parent.name == "7"]
     passed_over = 0

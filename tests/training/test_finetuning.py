@@ -88,6 +88,7 @@ def test_labels_survive_saving(run, tmp_path):
 
 
 @pytest.mark.parametrize("init", [False, True])
+@pytest.mark.deep
 def test_a_resumed_run_ends_where_the_other_ended(file, run, tmp_path, init):
     begun = run[0].run.path if init else ""
     whole = train(settings(file, tmp_path / "whole", begun, train={"updates": 8}))
@@ -142,6 +143,7 @@ def test_low_rank_changes_are_merged(language_model, file, tmp_path):
     assert any(np.any(result.params[name] != language_model.params[name]) for name in changed)
 
 
+@pytest.mark.deep
 def test_pairs_numbers_and_several_labels(tmp_path):
     pairs = table(tmp_path / "pairs.csv", [("a", "b", "x"), ("c", "d", "y")] * 8, ("sentence1", "sentence2", "label"))
     numbers = table(tmp_path / "numbers.csv", [(f"t {i}", i / 8) for i in range(16)])

@@ -41,6 +41,7 @@ from jaxode.training.initial import read_initial
     ],
     ids=str,
 )
+@pytest.mark.broad
 def test_a_run_begins_as_the_model_itself(begun, folders, changes):
     initial = read_initial(dataclasses.replace(begun, model=ModelConfig(**changes)))
     own, near = from_pretrained(folders["masked"]), 1e-5 if "loop" in changes else 1e-6
@@ -53,6 +54,7 @@ def test_a_run_begins_as_the_model_itself(begun, folders, changes):
     assert initial.tokenizer.fingerprint == own.own_tokenizer.fingerprint
 
 
+@pytest.mark.deep
 def test_a_run_from_an_albert_goes_back_to_one(begun, folders, tmp_path):
     result = train(begun)
     trained, own = load_run(result.run.path), from_pretrained(folders["masked"])
@@ -81,6 +83,7 @@ def test_a_run_of_ours_is_trained_on(config, tmp_path):
     assert records[0]["loss"] < begun[0]["loss"]
 
 
+@pytest.mark.deep
 def test_it_is_continued_without_the_model_that_it_began_with(begun, folders, tmp_path, monkeypatch):
     own = shutil.copytree(folders["masked"], tmp_path / "own")
     begun = dataclasses.replace(begun, init=str(own))
@@ -159,6 +162,7 @@ def test_a_run_that_its_beginning_teaches(taught, folders):
     assert gap(load_run(result.run.path).model) < gap(own.model)
 
 
+@pytest.mark.deep
 def test_it_is_continued_with_the_same_teacher_or_not_at_all(taught, folders, tmp_path, monkeypatch):
     own = shutil.copytree(folders["masked"], tmp_path / "own")
     taught = dataclasses.replace(taught, init=str(own))
@@ -250,6 +254,7 @@ def test_an_encoder_learns_from_its_beginning(encoding, folders):
     assert [record for record in records if "validation_error" in record]
 
 
+@pytest.mark.deep
 def test_what_an_encoder_learns_nothing_of_stays(encoding, folders):
     decaying = dataclasses.replace(encoding, optimizer=OptimizerConfig(learning_rate=1e-2, weight_decay=1.0))
     result, own = train(decaying), from_pretrained(folders["encoder"])
@@ -296,6 +301,7 @@ def test_a_tuned_encoder_goes_back_to_an_albert(encoding, tmp_path):
     np.testing.assert_allclose(found.pooled, want.pooled, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.deep
 def test_a_tuned_encoder_is_continued(encoding, tmp_path, monkeypatch):
     whole = train(encoding)
     halved = dataclasses.replace(encoding, out=str(tmp_path / "halved"))
@@ -318,6 +324,7 @@ def test_a_whole_step_begins_as_the_block_applied_as_it_is(encoding, folders):
         np.testing.assert_allclose(found, want, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.deep
 def test_a_report_sets_a_tuned_encoder_beside_its_beginning(encoding, folders, infer, tmp_path, rescaled_alone):
     tuned = train(encoding).run.path
     (tmp_path / "valid.txt").write_text("depth is time\na block\nfield and\n" * 4)

@@ -44,6 +44,7 @@ def test_the_validation_at_the_end_reads_as_many_batches_as_asked(config, tmp_pa
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("kind", ["causal", "masked"])
+@pytest.mark.broad
 def test_stopped_and_continued_equals_never_stopped(config, tmp_path, monkeypatch, number, kind):
     objective = ObjectiveConfig("random") if kind == "masked" else ObjectiveConfig()
     model = dataclasses.replace(config.model, kind=kind, dropout=0.1)
@@ -105,6 +106,7 @@ def test_a_killed_run_continues_from_its_last_checkpoint(config, tmp_path, monke
         np.testing.assert_array_equal(resumed.params[name], value, err_msg=name)
 
 
+@pytest.mark.deep
 def test_pmap_gives_the_same_run(config, tmp_path):
     single = train(config)
     pmapped = dataclasses.replace(change(config, parallel="pmap", devices=4), out=str(tmp_path / "pmap"))
@@ -144,6 +146,7 @@ def test_refuses_to_resume_with_other_settings(config):
         train(other)
 
 
+@pytest.mark.deep
 def test_resumes_over_an_edited_text_only_when_told(config, tmp_path, monkeypatch):
     folder = tmp_path / "corpus"
     shutil.copytree(Path(config.data.files).parent, folder, ignore=shutil.ignore_patterns("cache"))

@@ -158,6 +158,7 @@ EVERYTHING = ObjectiveConfig(
 )
 
 
+@pytest.mark.deep
 def test_micro_batches_share_the_schedule_and_add_up():
     whole, metrics = train_step(EVERYTHING, Solves(6, 3))
     parts, part_metrics = train_step(EVERYTHING, Solves(6, 3), accumulate=4)
@@ -167,6 +168,7 @@ def test_micro_batches_share_the_schedule_and_add_up():
         np.testing.assert_allclose(parts.params[name], value, atol=2e-5, err_msg=name)
 
 
+@pytest.mark.deep
 def test_devices_share_the_schedule_and_add_up():
     single, _ = train_step(EVERYTHING, Solves(6, 3))
     ways = make_parallel(TrainConfig(batch_size=8, devices=4, parallel="pmap"))

@@ -14,6 +14,7 @@ from jaxode.training.optimizer import check_rates, make_optimizer, parts
 
 @pytest.mark.parametrize("name", ["adamw", "muon"])
 @pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.broad
 def test_factors_on_the_updates_of_parts(tiny, name, shared):
     _, params = split(make_model(tiny(conditioning="step", clock=ClockConfig(shared=shared))))
     gradient = jax.tree.map(lambda x: jnp.full(x.shape, 1e-3), params)

@@ -66,6 +66,7 @@ def test_a_config_written_before_a_field_was_there(config):
     assert train(resumed(change(config, updates=2))).step == 2
 
 
+@pytest.mark.deep
 def test_the_text_may_have_moved(config, corpus, tmp_path, monkeypatch):
     never_stopped = train(config)
     folder = shutil.copytree(corpus, tmp_path / "texts")

@@ -67,6 +67,7 @@ def test_the_best_checkpoint_is_kept_and_is_what_the_run_is_read_as(file, tmp_pa
     assert jaxode.load(jaxode.load(result.run.path).save(tmp_path / "exported")).step == 4
 
 
+@pytest.mark.deep
 def test_without_a_choice_the_newest_counts(file, tmp_path, found):
     found[:] = [0.9, 0.1]
     result = train(asked(file, tmp_path / "run", best="", updates=4))
@@ -91,6 +92,7 @@ def test_a_run_ends_when_nothing_better_comes(file, tmp_path, found, best, capsy
     assert train(more).chosen == 10
 
 
+@pytest.mark.deep
 def test_a_resumed_run_remembers_its_best(file, tmp_path, found, monkeypatch):
     found[:] = [0.8, 0.7, 0.6]
     config = asked(file, tmp_path / "run", patience=3, checkpoint_every=1)
@@ -102,6 +104,7 @@ def test_a_resumed_run_remembers_its_best(file, tmp_path, found, monkeypatch):
     assert (resumed.step, resumed.chosen) == (8, 2)
 
 
+@pytest.mark.deep
 def test_a_best_that_is_later_than_where_a_run_goes_on_is_forgotten(file, tmp_path, found, monkeypatch):
     found[:] = [0.2]
     config = asked(file, tmp_path / "run", checkpoint_every=1)
@@ -118,6 +121,7 @@ def test_a_best_that_is_later_than_where_a_run_goes_on_is_forgotten(file, tmp_pa
 
 
 @pytest.mark.parametrize("best", ["", "loss"])
+@pytest.mark.deep
 def test_a_run_that_goes_on_by_another_metric_forgets_the_best(file, tmp_path, found, monkeypatch, best):
     found[:] = [0.8]
     config = asked(file, tmp_path / "run", checkpoint_every=1)

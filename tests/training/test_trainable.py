@@ -40,6 +40,7 @@ def test_norms_alone(begun, folders):
         assert np.array_equal(value, own.params[name]) == ("norm" not in name), name
 
 
+@pytest.mark.deep
 def test_what_is_told_alone(begun, folders):
     model = ModelConfig(conditioning="step", clock=ClockConfig(rank=2))
     result, own = train(trains(dataclasses.replace(begun, model=model), "told")), from_pretrained(folders["masked"])
@@ -54,6 +55,7 @@ def test_what_is_told_alone(begun, folders):
 
 
 @pytest.mark.parametrize("parallel", ["jit", "pmap"])
+@pytest.mark.deep
 def test_low_rank_changes_are_continued_and_written_as_one(begun, tmp_path, monkeypatch, parallel):
     begun = trains(dataclasses.replace(begun, out=begun.out + parallel), "lora", parallel=parallel)
     whole = train(begun)

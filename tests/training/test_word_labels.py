@@ -97,6 +97,7 @@ def test_it_goes_on_from_itself_and_from_other_labels(run, folder, tmp_path):
     assert (saved.task, saved.labels) == ("token_classifier", ("NO", "YES"))
 
 
+@pytest.mark.deep
 def test_an_albert_of_words_is_written_for_transformers(folder, tmp_path):
     result = train(settings(folder, tmp_path / "run", **ALBERT))
     loaded = jaxode.load(result.run.path)
