@@ -238,7 +238,7 @@ class TrainConfig:
     row end the run); the schedule of the learning rate waits meanwhile."""
     best: str = ""
     """Keep the checkpoint that validated best as well, and read the run as that one: by "loss", or of a classifier by
-    one of its metrics (accuracy, f1, matthews, pearson, ..). Empty: the newest counts."""
+    one of its metrics (accuracy, f1, matthews, pearson, entity_f1, ..). Empty: the newest counts."""
     patience: int = 0
     """With best: validations in a row without a better one after which the run ends early; 0: it never does."""
     sweep: bool = True

@@ -23,8 +23,10 @@ WORDS = ("tokens", "words", "text", "sentence")
 TAGS = ("ner_tags", "tags", "labels", "pos_tags", "upos", "label")
 """Names of lists that are found without being named, in this order."""
 
+WORD_A_LINE = (".conll", ".conllu", ".bio", ".iob", ".iob2", ".tsv")
 
-WORD_A_LINE = (".conll", ".conllu", ".bio", ".iob", ".iob2")
+HEADERS = ({"word", "token", *WORDS}, {"tag", "ner", "pos", *TAGS})
+"""What the first line of a table would say."""
 
 
 def read_tagged(file: str, columns: Columns, *, labelled: bool) -> Table:
@@ -33,7 +35,7 @@ def read_tagged(file: str, columns: Columns, *, labelled: bool) -> Table:
     Lines of JSON (.jsonl, .ndjson) hold a list of words and one of labels. Any other file has a word a line, with its
     label behind it, parted by tabs or else by white space; blank lines end sentences. Of its columns the first is the
     word and the last the label where no numbers are given; lines that begin with -DOCSTART- or with "# " are passed
-    over. Where no labels are read, a file that is not called .conll, .bio or .iob has a sentence a line.
+    over. Where no labels are read, a file that is not called .conll, .bio, .iob or .tsv has a sentence a line.
 
     Args:
         file: may end in .gz or .xz.
@@ -49,6 +51,11 @@ def read_tagged(file: str, columns: Columns, *, labelled: bool) -> Table:
         (columns.pair, columns.header) == ("", "auto"),
         f"{file}: words with labels have neither pairs nor a header (data.pair, data.header; --pair, --header); "
         "leave them out",
+    )
+    require(
+        documents.suffix(path) != ".csv",
+        f"{file}: labels of words are read from JSON lines (.jsonl) and from a word a line (.conll, .tsv): a comma may "
+        "be a word",
     )
     if documents.suffix(path) in (".jsonl", ".ndjson"):
         examples = tuple(_of_json(file, path, columns, labelled))
@@ -104,7 +111,7 @@ def _of_columns(file: str, path: Path, columns: Columns, labelled: bool) -> Iter
     words: list[str] = []
     tags: list[str] = []
     begins = 0
-    for number, line in (*documents.numbered_lines(path), (0, "")):
+    for number, line in (*documents.numbered_lines(path, table=True), (0, "")):
         if line.startswith(("-DOCSTART-", "# ")):
             continue
         if line.strip():
@@ -115,6 +122,10 @@ def _of_columns(file: str, path: Path, columns: Columns, labelled: bool) -> Iter
             if labelled:
                 require(len(cells) > 1, f"{name} has a word and no label behind it")
                 tags.append(label_name(_cell(cells, columns.label, len(cells) - 1, name, "label"), name))
+                require(
+                    number > 1 or not (words[0].lower() in HEADERS[0] and tags[0].lower() in HEADERS[1]),
+                    f"{name} is a header, and words with labels have none; remove it",
+                )
         elif words:
             yield Example(" ".join(words), None, tuple(tags) if labelled else None, begins)
             words, tags, begins = [], [], 0

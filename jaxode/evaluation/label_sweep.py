@@ -49,7 +49,7 @@ def label_sweep(
                 "block_evaluations": found.block_evaluations,
                 "loss": found.loss,
                 **found.metrics,
-                "texts": found.texts,
+                f"{found.unit}s": found.texts,
             }
         )
     return rows
@@ -62,7 +62,8 @@ def save_label_sweep(folder: Path, rows: list[dict[str, Any]]) -> str:
         UserError: the folder cannot be written.
     """
     write_csv(folder / "sweep.csv", rows)
-    names = [name for name in rows[0] if name not in ("solver", "schedule", "steps", "block_evaluations", "texts")]
+    columns = ("solver", "schedule", "steps", "block_evaluations", "texts", "words")
+    names = [name for name in rows[0] if name not in columns]
     solvers = list(dict.fromkeys(row["solver"] for row in rows))
 
     def series(name: str) -> Series:

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from jaxode.checkpoint import takes_params
 from jaxode.config import DepthConfig, require
 from jaxode.data import Batch
 from jaxode.evaluation.agreement import agreement
 from jaxode.evaluation.divergence import diverged
+from jaxode.evaluation.entities import word_agreement
 from jaxode.evaluation.loss import batch_inputs
 from jaxode.model import TokenClassifier
 from jaxode.model.heads import ProblemType
@@ -32,16 +33,18 @@ class LabelEvaluation:
     loss: float
     """Nats per text, or of a regression the mean square error."""
     metrics: Mapping[str, float]
-    """By name, as `agreement` gives them; the first is the one that counts."""
+    """By name, as `agreement` or `word_agreement` gives them; the first is the one that counts."""
     texts: int
     """Texts, or the words of a classifier of tokens."""
     block_evaluations: int | float
     solver: str
     """The one that ran."""
+    unit: Literal["text", "word"] = "text"
+    """What has a label."""
 
     @property
     def tokens(self) -> int:
-        """What was predicted: texts."""
+        """What was predicted: texts or words."""
         return self.texts
 
 
@@ -85,6 +88,89 @@ def _predicted(
     return out.logits.astype(jnp.float32), out.block_evaluations
 
 
+@dataclass(frozen=True)
+class LabelPredictions:
+    """What a classifier gives for labelled texts or words at one depth, and what was to be given; one row each."""
+
+    logits: Float[np.ndarray, "rows classes"]
+    wanted: Float[np.ndarray, "rows K"]
+    """The number of the label, or 0 or 1 for each of several, or the numbers of a regression."""
+    words: Int[np.ndarray, " sentences"] | None
+    """How many rows every sentence has; None where a row is a text."""
+    problem_type: ProblemType
+    labels: tuple[str, ...]
+    block_evaluations: int | float
+    solver: str
+    """The one that ran."""
+
+    @property
+    def evaluation(self) -> LabelEvaluation:
+        """Loss and metrics."""
+        losses = class_loss(jnp.asarray(self.logits), jnp.asarray(self.wanted), self.problem_type)
+        expected, found = _decided(self.wanted, self.problem_type, 0.5), self.decided
+        if self.words is None:
+            metrics = agreement(expected, found, self.problem_type, self.labels)
+        else:
+            metrics = word_agreement(self._sentences(expected), self._sentences(found), self.labels)
+        unit = "text" if self.words is None else "word"
+        return LabelEvaluation(float(jnp.mean(losses)), metrics, len(found), self.block_evaluations, self.solver, unit)
+
+    @property
+    def decided(self) -> list[tuple[float | int, ...]]:
+        """Of every row the numbers of its labels, or those of a regression."""
+        return _decided(self.logits, self.problem_type, 0.0)
+
+    def _sentences(self, rows: list[tuple[float | int, ...]]) -> list[list[int]]:
+        assert self.words is not None
+        ends = np.cumsum(self.words)
+        return [[int(row[0]) for row in rows[end - size : end]] for end, size in zip(ends, self.words, strict=True)]
+
+
+def predict_labels(
+    architecture: Architecture,
+    params: Parameters,
+    batches: Iterable[Batch],
+    depth: DepthConfig,
+    tick: Callable[[], Any] | None = None,
+) -> LabelPredictions:
+    """The logits of labelled texts, or of words at their first tokens; `tick` is called after every batch.
+
+    Raises:
+        Diverged: outputs that are not finite.
+        UserError: no text.
+    """
+    model = architecture.bind(params)
+    by_word = isinstance(model, TokenClassifier)
+    depth = model.resolve(depth)
+    logits, wanted, evaluations, words = [], [], [], []
+    for batch in batches:
+        # of words at the first token of each, of texts a row
+        real = np.asarray(batch.weights) > 0 if by_word else np.asarray(batch.weights)[:, 0] > 0
+        targets = np.asarray(batch.targets, np.float32)[..., None] if by_word else np.asarray(batch.wanted)
+        found, used = jax.device_get(_predicted(params, batch, architecture=architecture, depth=depth))
+        if not np.isfinite(found).all():
+            inputs = batch_inputs(batch, model.config.kind, True)
+            raise diverged("a prediction", architecture, params, batch.tokens, inputs, depth)
+        logits.append(found[real])
+        wanted.append(targets[real])
+        evaluations.append(float(used))
+        if by_word:
+            words.append(real.sum(axis=1)[real.any(axis=1)])
+        if tick is not None:
+            tick()
+    require(bool(logits) and sum(map(len, logits)) > 0, "nothing to evaluate: there is no text; give some")
+    blocks = sum(evaluations) / len(evaluations)
+    return LabelPredictions(
+        np.concatenate(logits),
+        np.concatenate(wanted),
+        np.concatenate(words) if by_word else None,
+        "single_label_classification" if by_word else model.problem_type,
+        model.config.labels,
+        round(blocks) if blocks == round(blocks) else blocks,
+        depth.solver,
+    )
+
+
 @takes_params
 def evaluate_labels(
     architecture: Architecture,
@@ -98,32 +184,7 @@ def evaluate_labels(
         Diverged: outputs that are not finite.
         UserError: no text.
     """
-    model = architecture.bind(params)
-    by_word = isinstance(model, TokenClassifier)
-    depth, problem = model.resolve(depth), "single_label_classification" if by_word else model.problem_type
-    logits, wanted, evaluations = [], [], []
-    for batch in batches:
-        # of words at the first token of each, of texts a row
-        real = np.asarray(batch.weights) > 0 if by_word else np.asarray(batch.weights)[:, 0] > 0
-        targets_of = np.asarray(batch.targets, np.float32)[..., None] if by_word else np.asarray(batch.wanted)
-        found, used = jax.device_get(_predicted(params, batch, architecture=architecture, depth=depth))
-        if not np.isfinite(found).all():
-            inputs = batch_inputs(batch, model.config.kind, True)
-            raise diverged("a prediction", architecture, params, batch.tokens, inputs, depth)
-        logits.append(found[real])
-        wanted.append(targets_of[real])
-        evaluations.append(float(used))
-    require(bool(logits) and sum(map(len, logits)) > 0, "nothing to evaluate: there is no text; give some")
-    scores, targets = np.concatenate(logits), np.concatenate(wanted)
-    loss = float(jnp.mean(class_loss(jnp.asarray(scores), jnp.asarray(targets), problem)))
-    blocks = sum(evaluations) / len(evaluations)
-    return LabelEvaluation(
-        loss,
-        agreement(_decided(targets, problem, 0.5), _decided(scores, problem, 0.0), problem, model.config.labels),
-        len(scores),
-        round(blocks) if blocks == round(blocks) else blocks,
-        depth.solver,
-    )
+    return predict_labels(architecture, params, batches, depth).evaluation
 
 
 def _decided(values: np.ndarray, problem_type: ProblemType, above: float) -> list[tuple[float | int, ...]]:

@@ -11,6 +11,7 @@ from jaxode.checkpoint.folder import RunFolder
 from jaxode.config import Config, UserError, require
 from jaxode.evaluation import StateEvaluation
 from jaxode.evaluation.agreement import metric_names
+from jaxode.evaluation.entities import mark_entities, word_metric_names
 from jaxode.evaluation.labels import LabelEvaluation
 from jaxode.training.validation import AnyEvaluation
 
@@ -95,7 +96,16 @@ def _named(config: Config) -> str:
     asked, model = config.train.best, config.model
     if asked == "loss":
         return ""
-    names = metric_names(model.problem_type, model.labels) if model.labels_texts else ()
+    names: tuple[str, ...] = ()
+    if model.head == "token_classifier":
+        names = word_metric_names(model.labels)
+        require(
+            not _plain(asked).startswith("entity") or mark_entities(model.labels),
+            f'train.best = "{asked}": the labels {_some(model.labels)} mark no entities, as B-.., I-.. and O do; name '
+            f"{', '.join(['loss', *map(_plain, names)])}",
+        )
+    elif model.labels_texts:
+        names = metric_names(model.problem_type, model.labels)
     found = [name for name in names if _plain(name).startswith(_plain(asked))]
     if not found:
         able = ", ".join(["loss", *map(_plain, names)])
@@ -106,6 +116,10 @@ def _named(config: Config) -> str:
         f'train.best = "{asked}": means {" or ".join(map(_plain, found))}; write more of it',
     )
     return found[0]
+
+
+def _some(labels: tuple[str, ...]) -> str:
+    return ", ".join(labels[:10]) + (", .." if len(labels) > 10 else "")
 
 
 def _plain(name: str) -> str:

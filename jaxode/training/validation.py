@@ -12,7 +12,7 @@ def told(evaluation: AnyEvaluation) -> str:
     """What a validation found, in words."""
     if isinstance(evaluation, LabelEvaluation):
         metrics = ", ".join(f"{name} {value:.4f}" for name, value in evaluation.metrics.items())
-        return f"validation loss {evaluation.loss:.4f} per text, {metrics}"
+        return f"validation loss {evaluation.loss:.4f} per {evaluation.unit}, {metrics}"
     if isinstance(evaluation, StateEvaluation):
         return f"validation error {evaluation.error:.4f} of the states, relative to the model at the beginning"
     return f"validation loss {evaluation.nats_per_token:.4f} nats per token"

@@ -30,7 +30,9 @@ def test_columns_as_conll_has_them(tmp_path):
     assert found(read(tmp_path / "a.conll", CONLL, label="2"))[0][1] == ("NNP", "VBZ")
     assert found(read(tmp_path / "a.conll", CONLL, labelled=False))[0] == ("EU rejects", None, 3)
     # a tab divides, and a space then belongs to nothing
-    assert found(read(tmp_path / "a.txt", "EU\tB-ORG\nsays\tO\n"))[0][1] == ("B-ORG", "O")
+    for name in ("a.txt", "a.tsv"):
+        assert found(read(tmp_path / name, "EU\tB-ORG\nsays\tO\n"))[0][1] == ("B-ORG", "O")
+    assert found(read(tmp_path / "a.tsv", "EU\tB-ORG\nsays\tO\n", labelled=False)) == [("EU says", None, 1)]
 
 
 def test_lists_of_json(tmp_path):
@@ -51,6 +53,8 @@ def test_plain_lines_are_sentences_where_no_labels_are_read(tmp_path):
         ("a.conll", "EU\n", {}, "line 1 has a word and no label behind it"),
         ("a.conll", "EU O\n", {"label": "3"}, "line 1 has 2 columns, and none of number 3"),
         ("a.conll", "EU O\n", {"label": "tags"}, "label = tags: columns of words have numbers, from 1"),
+        ("a.tsv", "word\ttag\nEU\tO\n", {}, "line 1 is a header, and words with labels have none; remove it"),
+        ("a.csv", "EU,O\n", {}, r"labels of words are read from JSON lines \(.jsonl\) and from a word a line"),
         ("a.conll", "\n\n", {}, "holds no sentence; give words with labels"),
         ("a.conll", "a\tO\n\t\tO\n", {}, "line 2: '' is no word; give one a line"),
         ("a.conll", "a O\n", {"pair": "2"}, "words with labels have neither pairs nor a header"),

@@ -1,6 +1,7 @@
 """Classifiers of words: trained, read, labelled with, exported, and written as an ALBERT."""
 
 import csv
+import dataclasses
 import io
 
 import numpy as np
@@ -8,8 +9,10 @@ import pytest
 
 import jaxode
 from jaxode import DepthConfig, UserError, classify_words
+from jaxode.checkpoint import RunFolder
 from jaxode.config import Config, DataConfig, ModelConfig, ObjectiveConfig, OptimizerConfig, TrainConfig
 from jaxode.training import train
+from jaxode.training.selection import Selection
 from jaxode.training.summary import sweep, write_summary
 
 ALBERT = {
@@ -40,7 +43,7 @@ def folder(tmp_path_factory):
     """A word that holds an x is marked."""
     rng, folder = np.random.default_rng(0), tmp_path_factory.mktemp("words")
     sentences = [[str(word) for word in rng.choice(["ab", "xa", "b", "x"], 4)] for _ in range(96)]
-    lines = ["\n".join(f"{word} {'YES' if 'x' in word else 'NO'}" for word in words) for words in sentences]
+    lines = ["\n".join(f"{word} {'B-X' if 'x' in word else 'O'}" for word in words) for words in sentences]
     (folder / "train.conll").write_text("\n\n".join(lines) + "\n")
     return folder
 
@@ -56,12 +59,14 @@ def test_it_learns_the_labels_of_words_at_both_depths(run):
     result, shown = run
     assert result.validation.metrics["accuracy"] > 0.95
     assert result.validation.texts == 24 * 4
-    assert "F1 of YES" in shown
+    assert result.validation.metrics["entity F1"] > 0.9
+    assert result.validation.unit == "word"
+    assert "entity recall" in shown
     loaded = jaxode.load(result.run.path)
-    assert (loaded.task, loaded.labels) == ("token_classifier", ("NO", "YES"))
+    assert (loaded.task, loaded.labels) == ("token_classifier", ("B-X", "O"))
     for steps in (4, 2):
         found = classify_words(loaded, [["xa", "ab"], ["b", "x", "b"]], depth=DepthConfig(steps=steps))
-        assert found.labels == ((1, 0), (0, 1, 0))
+        assert found.labels == ((0, 1), (1, 0, 1))
         assert all(0.5 < p <= 1 for row in found.probabilities for p in row)
 
 
@@ -70,23 +75,24 @@ def test_infer_labels_words_and_says_how_often_it_is_right(infer, run, folder, t
     ran = infer("--checkpoint", run[0].run.path, "--file", tmp_path / "text.txt", "--task", "classify")
     rows = list(csv.DictReader(io.StringIO(ran.out)))
     assert [(row["line"], row["word"], row["label"]) for row in rows] == [
-        ("1", "xa", "YES"),
-        ("1", "ab", "NO"),
-        ("3", "b", "NO"),
-        ("3", "x", "YES"),
-        ("3", "b", "NO"),
+        ("1", "xa", "B-X"),
+        ("1", "ab", "O"),
+        ("3", "b", "O"),
+        ("3", "x", "B-X"),
+        ("3", "b", "O"),
     ]
     flags = ("--checkpoint", run[0].run.path, "--task", "classify", "--file", folder / "train.conll", "--label", "2")
     ran = infer(*flags, "--steps", "2")
-    accuracy = next(line for line in ran.err.splitlines() if line.startswith("accuracy: "))
-    assert float(accuracy.removeprefix("accuracy: ")) > 0.95
+    told = dict(line.split(": ") for line in ran.err.splitlines() if line.startswith(("entity F1: ", "accuracy: ")))
+    assert float(told["accuracy"]) > 0.95
+    assert float(told["entity F1"]) > 0.9
     # a label that it has not, before anything is compiled
     (tmp_path / "other.conll").write_text("a MAYBE\n")
     ran = infer(
         "--checkpoint", run[0].run.path, "--task", "classify", "--file", tmp_path / "other.conll", "--label", "2"
     )
     assert ran.code == 2
-    assert 'line 1: label "MAYBE" is none of the model\'s: NO, YES' in ran.err
+    assert 'line 1: label "MAYBE" is none of the model\'s: B-X, O' in ran.err
 
 
 def test_it_goes_on_from_itself_and_from_other_labels(run, folder, tmp_path):
@@ -94,7 +100,7 @@ def test_it_goes_on_from_itself_and_from_other_labels(run, folder, tmp_path):
     found = train(Config(**{**vars(again), "train": TrainConfig(updates=1, batch_size=8, validate_every=0)}))
     assert found.validation.metrics["accuracy"] > 0.9
     saved = jaxode.load(jaxode.load(run[0].run.path).save(tmp_path / "exported"))
-    assert (saved.task, saved.labels) == ("token_classifier", ("NO", "YES"))
+    assert (saved.task, saved.labels) == ("token_classifier", ("B-X", "O"))
 
 
 @pytest.mark.deep
@@ -103,11 +109,24 @@ def test_an_albert_of_words_is_written_for_transformers(folder, tmp_path):
     loaded = jaxode.load(result.run.path)
     jaxode.save_pretrained(loaded, tmp_path / "albert")
     theirs = jaxode.load(tmp_path / "albert")
-    assert (theirs.task, theirs.labels) == ("token_classifier", ("NO", "YES"))
+    assert (theirs.task, theirs.labels) == ("token_classifier", ("B-X", "O"))
     words = [["xa", "ab"], ["b", "x", "b"]]
     found, expected = (classify_words(one, words, frame=False) for one in (theirs, loaded))
     assert found.labels == expected.labels
     np.testing.assert_allclose(np.concatenate(found.probabilities), np.concatenate(expected.probabilities), rtol=1e-5)
+
+
+def test_the_best_checkpoint_by_entities_needs_labels_that_mark_them(folder, tmp_path):
+    text = (folder / "train.conll").read_text()
+    (tmp_path / "train.conll").write_text(text.replace("B-X", "YES").replace(" O", " NO"))
+    config = settings(tmp_path, tmp_path / "run")
+    best = TrainConfig(updates=4, batch_size=8, validate_every=2, best="entity_f1")
+    with pytest.raises(
+        UserError, match=r'"entity_f1": the labels NO, YES mark no entities, .* name loss, accuracy, f1'
+    ):
+        train(dataclasses.replace(config, train=best))
+    marked = dataclasses.replace(config.model, labels=("B-X", "O"))
+    assert Selection(dataclasses.replace(config, model=marked, train=best), RunFolder(tmp_path / "run"))
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from jaxode.data.tables import Columns, has_pairs, read_table
 from jaxode.data.tagged import read_tagged
 from jaxode.data.targets import read_tags, read_targets
 from jaxode.evaluation.agreement import agreement
+from jaxode.evaluation.entities import word_agreement
 from jaxode.inference.loading.loaded_model import LoadedModel
 from jaxode.inference.texts.batch_pass import Throughput
 from jaxode.inference.texts.classification import classify_texts
@@ -226,9 +227,9 @@ def classify_words_of_lines(
     write(_csv(("line", "word", "label", "p"), rows))
     tell(lines, done.truncated, 0, done.throughput, note)
     if expected is not None:
-        pairs = [pair for row, found in zip(expected, done.labels, strict=True) for pair in zip(row, found)]  # noqa: B905
-        wanted, given = ([(pair[side],) for pair in pairs] for side in (0, 1))
-        for name, value in agreement(wanted, given, "single_label_classification", labels).items():
+        # words that were cut count nowhere
+        wanted = [row[: len(found)] for row, found in zip(expected, done.labels, strict=True)]
+        for name, value in word_agreement(wanted, done.labels, labels).items():
             note(f"{name}: {value:.4f}")
     return done.throughput
 
