@@ -36,7 +36,8 @@ class DataConfig:
     """Field of a jsonl line or of a TFDS example that holds the text."""
     train: Place = ""
     """Labelled texts of a classifier: a table (.tsv, .csv), JSON lines, or the name of a TFDS set (glue/sst2); of a
-    token_classifier JSON lines with lists of words and labels, or a word and its label a line as CoNLL has them."""
+    token_classifier JSON lines with lists of words and labels, a word and its label a line as CoNLL has them, or a
+    TFDS set of such (conll2003)."""
     valid: Place = ""
     """The same to measure on; when empty the TFDS set's own validation split, or a part of `train`, as valid_fraction
     says."""

@@ -6,6 +6,7 @@ import dataclasses
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -112,29 +113,33 @@ def _targets(table: Table, model: ModelConfig, labels: Sequence[str]) -> tuple[T
 
 def _read(which: str, data: DataConfig, columns: Columns, by_word: bool) -> Table | None:
     """The table that data.train or data.valid names, or a split of a TFDS set; None where there is no valid one."""
-    if by_word:
-        name = str(getattr(data, which))
-        return read_tagged(name, columns, labelled=True) if name else None
-    name = str(getattr(data, which)) or ("" if is_table(data.train) else data.train)
+    is_file = _holds_words if by_word else is_table
+    name = str(getattr(data, which)) or ("" if is_file(data.train) else data.train)
     if not name:
         return None
-    if is_table(name):
-        return read_table(name, columns, labelled=True)
+    if is_file(name):
+        return (read_tagged if by_word else read_table)(name, columns, labelled=True)
     from jaxode.data.labelled_sets import VALIDATION, labelled_set
     from jaxode.data.registered import is_registered
 
     field = f"data.{which}"
-    require(
-        is_registered(name),
-        f'{field} = "{name}": is no table by its name (.tsv, .csv, .jsonl or .ndjson), and no set that TFDS knows '
-        "(glue/sst2, ag_news_subset, ..)",
-    )
-    found = labelled_set(name, columns, cache_folder(data), ("train",) if which == "train" else VALIDATION, field)
+    no_file, sets = "is no table by its name (.tsv, .csv, .jsonl or .ndjson)", "glue/sst2, ag_news_subset, .."
+    if by_word:
+        no_file, sets = "is no file", "conll2003, wikiann/en, .."
+    require(is_registered(name), f'{field} = "{name}": {no_file}, and no set that TFDS knows ({sets})')
+    splits = ("train",) if which == "train" else VALIDATION
+    found = labelled_set(name, columns, cache_folder(data), splits, field, by_word)
     require(
         found is not None or (which == "valid" and not data.valid),
         f'{field} = "{name}": has no split with labels to {"train" if which == "train" else "validate"} on',
     )
     return found
+
+
+def _holds_words(name: str) -> bool:
+    """Whether it means a file, which may be called anything."""
+    path = Path(name).expanduser()
+    return path.exists() and not path.is_dir()
 
 
 def labelled_batches(

@@ -5,7 +5,7 @@ A sentence is an `Example` whose text is its words, parted by single spaces, and
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +14,19 @@ import numpy as np
 from jaxode.config import require
 from jaxode.data import documents
 from jaxode.data.identity import IdentityCounter
+from jaxode.data.notices import notice
 from jaxode.data.stats import SplitStats
 from jaxode.data.tables import Columns, Example, Table
 from jaxode.data.targets import Target, label_name
 from jaxode.data.tokenizers import Frame, Tokenizer
 
 WORDS = ("tokens", "words", "text", "sentence")
-TAGS = ("ner_tags", "tags", "labels", "pos_tags", "upos", "label")
+TAGS = ("ner_tags", "ner", "tags", "labels", "pos_tags", "pos", "upos", "label")
 """Names of lists that are found without being named, in this order."""
 
 WORD_A_LINE = (".conll", ".conllu", ".bio", ".iob", ".iob2", ".tsv")
 
-HEADERS = ({"word", "token", *WORDS}, {"tag", "ner", "pos", *TAGS})
+HEADERS = ({"word", "token", *WORDS}, {"tag", *TAGS})
 """What the first line of a table would say."""
 
 
@@ -47,19 +48,15 @@ def read_tagged(file: str, columns: Columns, *, labelled: bool) -> Table:
             than words, or nothing at all.
     """
     path = Path(file).expanduser()
-    require(
-        (columns.pair, columns.header) == ("", "auto"),
-        f"{file}: words with labels have neither pairs nor a header (data.pair, data.header; --pair, --header); "
-        "leave them out",
-    )
+    _check_columns(file, columns)
     require(
         documents.suffix(path) != ".csv",
         f"{file}: labels of words are read from JSON lines (.jsonl) and from a word a line (.conll, .tsv): a comma may "
         "be a word",
     )
     if documents.suffix(path) in (".jsonl", ".ndjson"):
-        examples = tuple(_of_json(file, path, columns, labelled))
-    elif labelled or documents.suffix(path) in WORD_A_LINE:
+        return tagged_of(file, documents.json_records(path), columns, labelled=labelled)
+    if labelled or documents.suffix(path) in WORD_A_LINE:
         examples = tuple(_of_columns(file, path, columns, labelled))
     else:
         examples = tuple(
@@ -71,12 +68,33 @@ def read_tagged(file: str, columns: Columns, *, labelled: bool) -> Table:
     return Table(file, examples)
 
 
-def _of_json(file: str, path: Path, columns: Columns, labelled: bool) -> Iterator[Example]:
-    for line, record in documents.json_records(path):
+def tagged_of(
+    file: str,
+    rows: Iterable[tuple[int, Mapping[str, Any] | None]],
+    columns: Columns,
+    *,
+    labelled: bool,
+    unit: str = "line",
+    secret: bool = False,
+) -> Table:
+    """Sentences out of rows by the names of their lists; refusals as of `read_tagged`.
+
+    Args:
+        file: what the rows are called.
+        rows: their numbers, and what they hold; None is passed over.
+        columns: names of the lists.
+        labelled: whether labels are read.
+        unit: what a row is.
+        secret: whether the labels may be None, as those of a test split are.
+    """
+    _check_columns(file, columns)
+    examples, fields = [], []
+    for line, record in rows:
         if record is None:
             continue
-        name = f"{file}: line {line}"
-        words = _list(record, name, "text", columns.text, WORDS)
+        name = f"{file}: {unit} {line}"
+        fields = [_field(record, name, "text", columns.text, WORDS)]
+        words = record[fields[0]]
         if isinstance(words, str) and not labelled:
             words = words.split()
         require(
@@ -87,24 +105,35 @@ def _of_json(file: str, path: Path, columns: Columns, labelled: bool) -> Iterato
         require(bad is None, f"{name}: the word {bad!r} is empty or holds white space; words are parted already")
         tags = None
         if labelled:
-            tags = _list(record, name, "label", columns.label, TAGS)
+            fields.append(_field(record, name, "label", columns.label, TAGS))
+            tags = record[fields[1]]
+        if labelled and (tags is not None or not secret):
             require(
                 isinstance(tags, list) and len(tags) == len(words),
                 f"{name} has {len(words)} words and {len(tags) if isinstance(tags, list) else 'no list of'} labels; "
                 "give one a word",
             )
-            tags = tuple(label_name(tag, name) for tag in tags)
-        yield Example(" ".join(words), None, tags, line)
+            tags = tuple(label_name(tag, name) for tag in tags or ())
+        examples.append(Example(" ".join(words), None, tags, line))
+    require(bool(examples), f"{file}: holds no sentence; give words with labels")
+    if labelled and (columns.text, columns.label) == ("", ""):
+        notice(f'{file}: words in "{fields[0]}", labels in "{fields[1]}"')
+    return Table(file, tuple(examples), unit)
 
 
-def _list(record: Any, name: str, what: str, given: str, common: Sequence[str]) -> Any:
-    key = given or next((one for one in common if one in record), "")
+def _check_columns(file: str, columns: Columns) -> None:
     require(
-        key in record,
-        f"{name} has the fields {', '.join(record) or 'none'}: which holds the {what}s? Name it (data.{what}, "
-        f"--{what})",
+        (columns.pair, columns.header) == ("", "auto"),
+        f"{file}: words with labels have neither pairs nor a header (data.pair, data.header; --pair, --header); "
+        "leave them out",
     )
-    return record[key]
+
+
+def _field(record: Any, name: str, what: str, given: str, common: Sequence[str]) -> str:
+    key = given or next((one for one in common if one in record), "")
+    wrong = f", and none that is called {given}; name one" if given else f": which holds the {what}s? Name it"
+    require(key in record, f"{name} has the fields {', '.join(record) or 'none'}{wrong} (data.{what}, --{what})")
+    return key
 
 
 def _of_columns(file: str, path: Path, columns: Columns, labelled: bool) -> Iterator[Example]:

@@ -72,6 +72,33 @@ class JaxodeNoTexts(JaxodeScores):
         yield 0, {"image": np.zeros(2, np.float32)}
 
 
+class JaxodeWords(JaxodePairs):
+    """Words as CoNLL-2003 has them: tags of several kinds, and a sentence without words."""
+
+    SIZES: ClassVar = {"train": 12, "dev": 6, "test": 4}
+    TAGS: ClassVar = ["O", "B-PER", "I-PER"]
+
+    def _info(self):
+        features = {
+            "tokens": tfds.features.Sequence(tfds.features.Text()),
+            "chunks": tfds.features.Sequence(tfds.features.ClassLabel(names=["B-NP", "I-NP"])),
+            "ner": tfds.features.Sequence(tfds.features.ClassLabel(names=self.TAGS)),
+            "text": tfds.features.Text(),
+        }
+        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+
+    def _generate_examples(self, split):
+        tags = [-1, -1, -1] if split in self.MISSING else ["B-PER", "I-PER", "O"]
+        for i in range(self.SIZES[split]):
+            filled = {"tokens": [split, "Zoé", "b"], "chunks": [0, 1, 1], "ner": tags, "text": ""}
+            yield i, filled if i else {key: [] for key in ("tokens", "chunks", "ner")} | {"text": ""}
+
+
+class JaxodeWordsSecret(JaxodeWords):
+    SIZES: ClassVar = {"train": 12}
+    MISSING = ("train",)
+
+
 def prepared(tmp_path, name, problem_type="single_label_classification", **data):
     settings = DataConfig(train=name, tokenizer="bytes", cache=str(tmp_path), **data)
     model = ModelConfig(kind="masked", head="classifier", length=32, token_types=2, problem_type=problem_type)
@@ -91,6 +118,47 @@ def test_a_set_brings_its_texts_labels_and_validation_split(tmp_path):
     assert row["kinds"].max() == 1
     assert data.tokenizer.decode([int(i) for i in row["tokens"][: row["count"]]]).startswith("train é")
     assert {float(one["wanted"][0]) for one in data.train_rows} == {0.0, 1.0}
+
+
+def words(tmp_path, name, **data):
+    settings = DataConfig(train=name, tokenizer="bytes", cache=str(tmp_path), **data)
+    return prepare_labelled(settings, ModelConfig(kind="masked", head="token_classifier", length=32))
+
+
+def test_a_set_brings_words_and_their_labels(tmp_path, capsys):
+    data = words(tmp_path, "jaxode_words")
+    assert data.labels == ("B-PER", "I-PER", "O")
+    # sentences without words are passed over
+    assert (len(data.train_rows), len(data.validation_rows)) == (11, 5)
+    row = data.train_rows[0]
+    assert data.tokenizer.decode([int(i) for i in row["tokens"][: row["count"]]]) == "train Zoé b"
+    assert row["targets"][row["weights"] > 0].tolist() == [0, 1, 2]
+    assert 'jaxode_words, train: words in "tokens", labels in "ner"' in capsys.readouterr().err
+    assert words(tmp_path, "jaxode_words", label="chunks").labels == ("B-NP", "I-NP")
+
+
+def test_a_file_of_words_may_be_validated_on_beside_a_set(tmp_path):
+    (tmp_path / "dev").write_text("Zoé B-PER\n")
+    assert len(words(tmp_path, "jaxode_words", valid=str(tmp_path / "dev")).validation_rows) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "message"),
+    [
+        ("jaxode_words_secret", {}, r'"jaxode_words_secret": has no split with labels to train on'),
+        ("jaxode_scores", {}, r'"jaxode_scores": has no words with labels \(features: text, score\)'),
+        (
+            "jaxode_words",
+            {"label": "gold"},
+            r"jaxode_words, train: example \d+ has the fields tokens, chunks, ner, and none that is called gold",
+        ),
+        ("jaxode_words", {"pair": "text"}, r"jaxode_words, train: words with labels have neither pairs nor a header"),
+        ("no_such_set", {}, r'data\.train = "no_such_set": is no file, and no set that TFDS knows \(conll2003'),
+    ],
+)
+def test_what_words_cannot_be_learned_from(tmp_path, name, data, message):
+    with pytest.raises(UserError, match=message):
+        words(tmp_path, name, **data)
 
 
 def test_a_test_split_without_labels_is_no_validation_split(tmp_path):
