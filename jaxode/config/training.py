@@ -25,7 +25,8 @@ class DataConfig:
     task: TaskConfig = field(default_factory=TaskConfig)
     """Of a corpus tasks/NAME, which questions."""
     files: Place = ""
-    """Glob of text files, a file or a folder (.txt .md .py .jsonl, also .gz .xz); giving it selects corpus "files"."""
+    """Glob of text files, a file or a folder (.txt .md .py .jsonl, also .gz .xz, and .parquet); giving it selects corpus
+    "files". Names that begin with train and validation tell the splits."""
     root: Place = ""
     """Folder that holds the named corpora; the variable JAXODE_DATA when empty."""
     separator: str = ""
@@ -33,7 +34,7 @@ class DataConfig:
     lines: bool = False
     """Each line of a text file is a document; blank ones are passed over."""
     text_key: str = "text"
-    """Field of a jsonl line or of a TFDS example that holds the text."""
+    """Field of a jsonl line or of a TFDS example, or column of a Parquet file, that holds the text."""
     train: Place = ""
     """Labelled texts of a classifier: a table (.tsv, .csv), JSON lines, or the name of a TFDS set (glue/sst2); of a
     token_classifier JSON lines with lists of words and labels, a word and its label a line as CoNLL has them, or a

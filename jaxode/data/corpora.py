@@ -17,9 +17,10 @@ from tqdm import tqdm
 
 from jaxode.config import DataConfig, UserError, require
 from jaxode.config.task import TASKS_PREFIX
-from jaxode.data.documents import Document, read_documents
-from jaxode.data.files import matching, once
+from jaxode.data.documents import PARQUET, Document, read_documents, read_text, suffix
+from jaxode.data.files import matching, named_splits, once
 from jaxode.data.notices import notice
+from jaxode.data.parquet import check_parquet
 from jaxode.data.registered import first_line, is_registered, registered_names, registered_set, unreadable
 from jaxode.data.stdlib import stdlib_documents, stdlib_files, stdlib_folder
 from jaxode.data.stores import FORMAT, JaxodeText, make_folder, read, write
@@ -132,7 +133,11 @@ def _local_files(data: DataConfig) -> _Files:
         paths = stdlib_files(folder)
         return _Files({"all": [(path, path.relative_to(folder).as_posix()) for path in paths]}, stdlib_documents)
     if data.corpus == "files":
-        return _Files({"all": matching(data.files)}, read_plain)
+        files = matching(data.files)
+        for path, _ in files:
+            if suffix(path) == PARQUET:
+                check_parquet(path, data.text_key)
+        return _Files(named_splits(data.files, files), read_plain)
     folder = _root(data) / data.corpus
     if data.corpus == "tinyshakespeare":
         return _Files({"all": _in_folder(folder, "input.txt")}, read_plain)
@@ -164,8 +169,9 @@ def _in_folder(folder: Path, pattern: str) -> list[tuple[Path, str]]:
 
 def _read_articles(path: Path, source: str) -> Iterator[Document]:
     """WikiText: an article begins at a heading ` = Title = ` between blank lines (not at ` = = Sub = = `)."""
-    (whole,) = read_documents(path, source)
-    lines = whole.text.splitlines(keepends=True)
+    whole = read_text(path)
+    require(bool(whole.strip()), f"{path}: the file holds no text; fetch it again")
+    lines = whole.splitlines(keepends=True)
     # the blank lines matter: table legends such as ` = Wins ; L = ` look like titles
     starts = [
         i

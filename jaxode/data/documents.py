@@ -1,24 +1,24 @@
-"""From a file to its texts: plain text, JSON lines, and either of them under gzip or xz; every fault names the file.
+"""From a file to its texts: plain text, JSON lines, both also under gzip or xz, Parquet; every fault names the file.
 
 Whatever reads a text file comes here, so that training, scoring and labelling see the same text.
 """
 
 from __future__ import annotations
 
-import gzip
 import json
-import lzma
 import os
-import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, cast
+from typing import Any, Literal
 
 from jaxode.config import UserError, require
+from jaxode.data.lines import LARGEST, OPENERS, PIECE, decoded, opened, pieces, raw_lines
+from jaxode.data.notices import notice
+from jaxode.data.parquet import parquet_texts
 
-_OPENERS = {".gz": gzip.open, ".xz": lzma.open}
+PARQUET = ".parquet"
 _JSON = (".jsonl", ".ndjson", ".json")
 _TABLES = (".tsv", ".csv")
 
@@ -38,21 +38,27 @@ def shown(name: str) -> str:
 
 def suffix(path: Path) -> str:
     """What a file's name says of its content: ``.txt`` of A.TXT.gz."""
-    inside = path.with_suffix("") if path.suffix.lower() in _OPENERS else path
+    inside = path.with_suffix("") if path.suffix.lower() in OPENERS else path
     return inside.suffix.lower()
 
 
-def text_format(path: Path) -> Literal["text", "json"]:
+def text_format(path: Path) -> Literal["text", "json", "parquet"]:
     """How a file is read, by its name alone.
 
     Raises:
-        UserError: a table.
+        UserError: a table, or Parquet within an archive.
     """
     require(
         suffix(path) not in _TABLES,
         f"{path}: is a table ({suffix(path)}), which only classify reads: keep the column of texts alone as .txt, or "
         "as .jsonl with data.text_key",
     )
+    if suffix(path) == PARQUET:
+        require(
+            path.suffix.lower() == PARQUET,
+            f"{path}: Parquet is compressed within and read in parts, which an archive around it forbids: unpack it",
+        )
+        return "parquet"
     return "json" if suffix(path) in _JSON else "text"
 
 
@@ -75,22 +81,33 @@ def read_documents(
 def read_texts(path: Path, separator: str = "", text_key: str = "text", lines: bool = False) -> Iterator[str]:
     """Yield the texts of one file, in order; none is blank.
 
-    A ``.jsonl``, ``.ndjson`` or ``.json`` file holds one text a line, in the field `text_key`. Any other file is one
-    text, however long, or is split at the lines equal to `separator`, or with `lines` at every line feed. All may end
-    in ``.gz`` or ``.xz``; the case of suffixes does not count. Text is UTF-8, a byte order mark at its beginning is no
+    A ``.jsonl``, ``.ndjson`` or ``.json`` file holds one text a line, in the field `text_key`, a ``.parquet`` file one
+    a row, in the column of that name. Any other file is one text, or pieces of one where it is larger than `LARGEST`
+    bytes, or is split at the lines equal to `separator`, or with `lines` at every line feed. All but Parquet may end in
+    ``.gz`` or ``.xz``; the case of suffixes does not count. Text is UTF-8, a byte order mark at its beginning is no
     text.
 
     Raises:
-        UserError: the file cannot be read, is a table, binary or truncated, or a JSON line is not what it should be.
+        UserError: the file cannot be read, is a table, binary or truncated, or a line or row is not what it should be.
     """
-    if text_format(path) == "json":
-        yield from (text for _, text in _json_lines(path, text_key) if text.strip())
-    elif lines:
-        yield from (text for _, text in numbered_lines(path) if text.strip())
+    if text_format(path) != "text" or lines:
+        yield from (text for _, text in numbered_lines(path, text_key) if text.strip())
     elif separator:
         yield from _separated_texts(path, separator)
-    elif (text := read_text(path)).strip():
-        yield text
+    else:
+        for number, text in enumerate(pieces(path)):
+            if number:
+                _tell_pieces(path)
+            if text.strip():
+                yield text
+
+
+@cache  # a corpus is read more than once
+def _tell_pieces(path: Path) -> None:
+    notice(
+        f"{path}: one text of more than {LARGEST >> 20} MiB, read as documents of {PIECE >> 20} MiB; data.separator or "
+        "data.lines says where its documents end"
+    )
 
 
 def read_text(path: Path) -> str:
@@ -99,22 +116,24 @@ def read_text(path: Path) -> str:
     Raises:
         UserError: it cannot be read, is binary or truncated.
     """
-    with _open(path) as file:
-        return _decode(file.read(), path)
+    with opened(path) as file:
+        return decoded(file.read(), path)
 
 
 def numbered_lines(path: Path, text_key: str = "text", table: bool = False) -> Iterator[tuple[int, str]]:
-    """Yield number, from 1, and text of every line, blank ones too; of JSON lines the text of the field `text_key`.
+    """Yield number, from 1, and text of every line, blank ones too; of JSON lines the text of the field `text_key`, of
+    Parquet that of every row's column of this name.
 
     Only line feeds end a line, as for other programs that count lines. A carriage return before one is no text.
 
     Raises:
         UserError: as `read_texts`; of a `table` the lines are wanted as they stand.
     """
-    if not table and text_format(path) == "json":
-        yield from _json_lines(path, text_key)
+    kind = "text" if table else text_format(path)
+    if kind != "text":
+        yield from (_json_lines if kind == "json" else parquet_texts)(path, text_key)
         return
-    for number, line in _lines(path):
+    for number, line in raw_lines(path):
         yield number, line[:-1].removesuffix("\r") if line.endswith("\n") else line
 
 
@@ -124,7 +143,7 @@ def json_records(path: Path) -> Iterator[tuple[int, dict[str, Any] | None]]:
     Raises:
         UserError: as `read_texts`.
     """
-    for number, line in _lines(path):
+    for number, line in raw_lines(path):
         if not line.strip():
             yield number, None
             continue
@@ -137,13 +156,20 @@ def json_records(path: Path) -> Iterator[tuple[int, dict[str, Any] | None]]:
 
 def _separated_texts(path: Path, separator: str) -> Iterator[str]:
     lines: list[str] = []
-    for _, line in _lines(path):
+    size, first = 0, 1
+    for number, line in raw_lines(path):
         if line.rstrip("\r\n") == separator:
             if any(part.strip() for part in lines):
                 yield "".join(lines)
-            lines = []
-        else:
-            lines.append(line)
+            lines, size, first = [], 0, number + 1
+            continue
+        lines.append(line)
+        size += len(line)
+        require(
+            size <= LARGEST,
+            f"{path}: the text from line {first} on is longer than {LARGEST >> 20} MiB, more than a document may hold: "
+            f'no line "{separator}" ends it (data.separator)',
+        )
     if any(part.strip() for part in lines):
         yield "".join(lines)
 
@@ -171,12 +197,16 @@ def _json_lines(path: Path, text_key: str) -> Iterator[tuple[int, str]]:
             text.encode()
         except UnicodeEncodeError:
             raise UserError(f'{path}: line {number}: field "{text_key}" is not Unicode text (lone surrogate)') from None
+        require(
+            "\0" not in text,
+            f'{path}: line {number}: field "{text_key}" holds NUL characters; take them out, or leave the line out',
+        )
         yield number, text
 
 
 def _check_json_lines(path: Path) -> None:
     """A ``.json`` file may be JSON lines, or one value over many lines, which is nothing to train on."""
-    first = next((line for _, line in _lines(path) if line.strip()), "{}")
+    first = next((line for _, line in raw_lines(path) if line.strip()), "{}")
     try:
         record = json.loads(first)
     except (ValueError, RecursionError):
@@ -186,31 +216,3 @@ def _check_json_lines(path: Path) -> None:
         f"{path}: its first line is no JSON object; a .json file is read as JSON lines: write one object a line, "
         "as jq -c does (jq -c '.[]' for an array)",
     )
-
-
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    with _open(path) as file:
-        for number, line in enumerate(file, start=1):
-            yield number, _decode(line, path, number)
-
-
-def _decode(raw: bytes, path: Path, line: int = 1) -> str:
-    try:
-        require(b"\0" not in raw, "")
-        return raw.decode("utf-8-sig" if line == 1 else "utf-8")
-    except ValueError as error:
-        why = str(error) or "it holds NUL bytes"
-        raise UserError(f"{path}: not UTF-8 text ({why}); convert the file or leave it out") from None
-
-
-@contextmanager
-def _open(path: Path) -> Iterator[BinaryIO]:
-    # the errors of a damaged archive appear while reading, so the reader's body runs inside the try
-    opener = _OPENERS.get(path.suffix.lower(), open)
-    try:
-        with opener(path, "rb") as file:
-            yield cast(BinaryIO, file)
-    except (EOFError, zlib.error, gzip.BadGzipFile, lzma.LZMAError) as error:
-        raise UserError(f"{path}: truncated or damaged archive ({error}); fetch the file again") from None
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror or error}") from None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import heapq
 import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -12,8 +13,48 @@ from jaxode.config import UserError, require
 from jaxode.data.documents import suffix, text_format
 from jaxode.data.notices import notice
 
-TEXT_SUFFIXES = (".txt", ".md", ".py", ".jsonl", ".ndjson")
-"""What a folder is searched for; each may end in .gz or .xz."""
+TEXT_SUFFIXES = (".txt", ".md", ".py", ".jsonl", ".ndjson", ".parquet")
+"""What a folder is searched for; all but the last may end in .gz or .xz."""
+
+_SPLITS = {
+    "train": "train",
+    "validation": "validation",
+    "valid": "validation",
+    "val": "validation",
+    "dev": "validation",
+}
+_SPLITS |= {"test": "test"}
+_SPLIT = re.compile(rf"({'|'.join(_SPLITS)})(?![a-z])", re.IGNORECASE)
+
+
+def split_of(name: str) -> str | None:
+    """The split that a file's name or one of its folders begins with, as in train-00000-of-00012.parquet or
+    dev/a.txt; None where none does.
+    """
+    matches = map(_SPLIT.match, reversed(name.split("/")))
+    return next((_SPLITS[match[1].lower()] for match in matches if match), None)
+
+
+def named_splits(pattern: str, pairs: Sequence[tuple[Path, str]]) -> dict[str, list[tuple[Path, str]]]:
+    """The files (path, name) by split, train and validation, where their names tell both; else all of them as "all".
+
+    Without files of validation those of test are validated on. One line says which files are left out.
+    """
+    named: dict[str | None, list[tuple[Path, str]]] = {}
+    for pair in pairs:
+        named.setdefault(split_of(pair[1]), []).append(pair)
+    held_out = "validation" if "validation" in named else "test"
+    if "train" not in named or held_out not in named:
+        return {"all": list(pairs)}
+    rest = [name for split, files in named.items() if split not in ("train", held_out) for _, name in files]
+    some = (
+        f"; left out are {len(rest)} others ({', '.join(sorted(rest)[:3])}{', ..' * (len(rest) > 3)})" if rest else ""
+    )
+    notice(
+        f'data.files = "{pattern}": by their names {len(named["train"])} files are to train on, {len(named[held_out])} '
+        f"({held_out}) to validate on{some}"
+    )
+    return {"train": named["train"], "validation": named[held_out]}
 
 
 def matching(pattern: str) -> list[tuple[Path, str]]:
@@ -63,8 +104,14 @@ def _by_length(name: str) -> tuple[int, str]:
 
 def _texts_below(folder: str, pattern: str, links: set[str]) -> list[str]:
     names = _files(os.path.join(glob.escape(folder), "**"), links)
-    texts = [name for name in names if suffix(Path(name)) in TEXT_SUFFIXES]
-    kinds = f"{' '.join(TEXT_SUFFIXES)}, also .gz .xz"
+    # .json is often no text, but what describes it
+    texts = [
+        name
+        for name in names
+        if suffix(Path(name)) in TEXT_SUFFIXES
+        or (suffix(Path(name)) == ".json" and split_of(os.path.relpath(name, folder)))
+    ]
+    kinds = f"{' '.join(TEXT_SUFFIXES)}, train*.json, also .gz .xz"
     require(len(texts) > 0, f'data.files = "{pattern}": the folder holds no text file ({kinds}); give a glob of files')
     if len(texts) < len(names):
         notice(

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from jaxode.config import UserError
+from jaxode.data import documents, lines
 from jaxode.data.documents import numbered_lines, read_text, read_texts
 
 RECORDS = "".join(f'{{"text": "{colour} fish"}}\n' for colour in ("one", "two", "red"))
@@ -65,7 +66,7 @@ def test_lines_of_json(tmp_path: Path):
 )
 def test_binary_files_are_refused_by_every_reader(tmp_path: Path, read):
     for content, why in ((b"a\0b\n", "NUL bytes"), (b"caf\xe9\n", "can't decode byte 0xe9")):
-        with pytest.raises(UserError, match=re.escape(f"{tmp_path / 'a.txt'}: not UTF-8 text") + f".*{why}"):
+        with pytest.raises(UserError, match=re.escape(str(tmp_path / "a.txt")) + f": (line 1: )?not UTF-8 text.*{why}"):
             read(put(tmp_path / "a.txt", content))
 
 
@@ -80,3 +81,50 @@ def test_every_line_is_a_text(tmp_path: Path):
     path = tmp_path / "a.txt"
     path.write_bytes(b"one\r\n\n  \ntwo\xe2\x80\xa8still two\nthree")
     assert list(read_texts(path, lines=True)) == ["one", "two\u2028still two", "three"]
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Texts may hold 100 bytes, pieces hold 40."""
+    documents._tell_pieces.cache_clear()
+    for module in (lines, documents):
+        monkeypatch.setattr(module, "LARGEST", 100)
+        monkeypatch.setattr(module, "PIECE", 40)
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("end", ["\n", "é漢"])
+def test_a_large_text_comes_in_pieces(tmp_path: Path, capfd, end: str):
+    text = "".join(f"line {i:03} {end}" for i in range(40))
+    path = put(tmp_path / "a.txt", b"\xef\xbb\xbf" + text.encode())
+    for _ in range(2):
+        found = list(read_texts(path))
+        assert "".join(found) == text
+        assert max(len(piece.encode()) for piece in found) <= 40
+    if end == "\n":
+        assert {piece[-1] for piece in found} == {"\n"}
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith(f"{path}: one text of more than")
+    assert list(read_texts(put(tmp_path / "b.txt", b"a" * 100))) == ["a" * 100]
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.txt"])
+def test_a_line_that_is_too_long_is_named(tmp_path: Path, name: str):
+    content = b'{"text": "a"}\n{"text": "' + b"b" * 100 + b'"}\n'
+    path = put(tmp_path / name, gzip.compress(content) if name.endswith(".gz") else content)
+    with pytest.raises(UserError, match=re.escape(f"{path}: line 2 is longer than")):
+        list(read_texts(path, lines=True))
+
+
+@pytest.mark.usefixtures("small")
+def test_a_text_that_no_separator_ends_is_named(tmp_path: Path):
+    path = put(tmp_path / "a.txt", b"a\n---\n" + b"some line\n" * 11)
+    with pytest.raises(UserError, match=re.escape(f"{path}: the text from line 3 on is longer than")):
+        list(read_texts(path, separator="---"))
+
+
+def test_nul_in_json_is_refused_by_line(tmp_path: Path):
+    path = put(tmp_path / "a.jsonl", b'{"text": "a"}\n{"text": "b\\u0000"}\n')
+    with pytest.raises(UserError, match=re.escape(f'{path}: line 2: field "text" holds NUL')):
+        list(read_texts(path))

@@ -7,7 +7,7 @@ import pytest
 
 from jaxode.config import DataConfig, UserError
 from jaxode.data import files, open_corpus
-from jaxode.data.files import matching
+from jaxode.data.files import matching, split_of
 
 
 def write(folder: Path, *names: str) -> None:
@@ -124,3 +124,41 @@ def test_equal_texts_in_different_files_are_counted(tmp_path: Path, capfd: pytes
     both_splits(tmp_path / "*.txt", tmp_path / "cache")
     (line,) = capfd.readouterr().err.splitlines()
     assert line.startswith("9 of 20 documents hold the same text")
+
+
+@pytest.mark.parametrize(
+    ("name", "split"),
+    [
+        ("train-00000-of-00012.parquet", "train"),
+        ("Train.txt.gz", "train"),
+        ("train_1.jsonl", "train"),
+        ("dev.json", "validation"),
+        ("valid/a.txt", "validation"),
+        ("val-0.txt", "validation"),
+        ("test.txt", "test"),
+        ("train/tests.txt", "train"),
+        ("trains.txt", None),
+        ("a-train.txt", None),
+        ("validity.txt", None),
+    ],
+)
+def test_a_name_that_tells_its_split(name: str, split: str | None):
+    assert split_of(name) == split
+
+
+def test_splits_by_name_need_both(tmp_path: Path, capfd):
+    write(tmp_path / "t", "train.txt", "train-2.txt", "notes.txt")
+    assert sum(map(len, both_splits(tmp_path / "t", tmp_path / "cache"))) == 3
+    assert capfd.readouterr().err == ""
+    write(tmp_path / "t", "test.txt")
+    train, validation = both_splits(tmp_path / "t", tmp_path / "cache")
+    assert sorted(train) == ["text of train-2.txt\n", "text of train.txt\n"]
+    assert validation == ["text of test.txt\n"]
+    assert (
+        "2 files are to train on, 1 (test) to validate on; left out are 1 others (notes.txt)" in capfd.readouterr().err
+    )
+
+
+def test_json_in_a_folder_counts_where_its_name_tells_a_split(tmp_path: Path):
+    write(tmp_path, "dataset_infos.json", "train.json", "valid.json", "package.json")
+    assert names(tmp_path) == ["train.json", "valid.json"]
