@@ -25,8 +25,8 @@ class DataConfig:
     task: TaskConfig = field(default_factory=TaskConfig)
     """Of a corpus tasks/NAME, which questions."""
     files: Place = ""
-    """Glob of text files, a file or a folder (.txt .md .py .jsonl, also .gz .xz, and .parquet); giving it selects corpus
-    "files". Names that begin with train and validation tell the splits."""
+    """Glob of text files, a file or a folder (.txt .md .py .jsonl, also .gz .xz, and .parquet); giving it selects
+    corpus "files". Names that begin with train and validation tell the splits."""
     root: Place = ""
     """Folder that holds the named corpora; the variable JAXODE_DATA when empty."""
     separator: str = ""

@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,12 +22,12 @@ from jaxode.data.files import matching, named_splits, once
 from jaxode.data.notices import notice
 from jaxode.data.parquet import check_parquet
 from jaxode.data.registered import first_line, is_registered, registered_names, registered_set, unreadable
+from jaxode.data.splitting import EqualTexts, HeldOut, score
 from jaxode.data.stdlib import stdlib_documents, stdlib_files, stdlib_folder
-from jaxode.data.stores import FORMAT, JaxodeText, make_folder, read, write
+from jaxode.data.stores import FORMAT, SPLITS, make_folder, read, write_documents
 from jaxode.data.tasks import find_task, task_documents
 
 NAMED = ("stdlib", "files", "wikitext-2", "books", "tinyshakespeare")
-SPLITS = ("train", "validation")
 
 Reader = Callable[[Path, str], Iterator[Document]]
 
@@ -43,7 +43,7 @@ class Texts(Sequence[str]):
 
     def __getitem__(self, i: Any) -> Any:
         if isinstance(i, slice):
-            return [self[j] for j in range(*i.indices(len(self)))]
+            return self._several(range(*i.indices(len(self))))
         if not -len(self) <= i < len(self):
             raise IndexError(i)
         return self._bytes(i % len(self), self._key).decode()
@@ -51,6 +51,17 @@ class Texts(Sequence[str]):
     def source(self, i: int) -> str:
         """Where text `i` comes from: its file and its number within it, from 0; else its number within the split."""
         return self._bytes(i, "source").decode() if self._sources else f"document {i + 1}"
+
+    def _several(self, places: range) -> list[str]:
+        read = getattr(self._examples, "__getitems__", None)
+        if read is None or not places:
+            return [self[i] for i in places]
+        try:
+            examples = read(places)
+        except (RuntimeError, IndexError, TypeError):
+            # whichever text it is, by itself it is named
+            return [self[i] for i in places]
+        return [example[self._key].decode() for example in examples]
 
     def _bytes(self, i: int, key: str) -> bytes:
         remedy = "remove the folder, so that it is prepared anew"
@@ -95,7 +106,7 @@ def open_corpus(data: DataConfig, cache: Path, progress: bool = False) -> Corpus
     fingerprint = _fingerprint(data, files)
 
     def fill(folder: Path) -> None:
-        write(JaxodeText(_split_makers(data, files, progress), data_dir=str(folder)))
+        write_documents(folder, _split_documents(data, files, progress))
 
     folder = make_folder(cache / "documents" / f"{data.corpus}-{fingerprint}", fill)
     train, validation = (Texts(read(folder, split), folder, sources=True) for split in SPLITS)
@@ -113,8 +124,7 @@ def _open_task(data: DataConfig, cache: Path) -> Corpus:
         return task_documents(task, difficulties, count, told.seed, data.valid_fraction, held_out)
 
     def fill(folder: Path) -> None:
-        makers = {split: lambda held=split == "validation": make(held) for split in SPLITS}
-        write(JaxodeText(makers, data_dir=str(folder)))
+        write_documents(folder, ((split, text) for split in SPLITS for text in make(split == "validation")))
 
     folder = make_folder(cache / "documents" / f"{task.name}-{fingerprint}", fill)
     train, validation = (Texts(read(folder, split), folder, sources=True) for split in SPLITS)
@@ -198,64 +208,66 @@ def _hash(name: str) -> str:
     return hashlib.sha256(os.fsencode(name)).hexdigest()[:16]
 
 
-def _split_makers(data: DataConfig, files: _Files, progress: bool) -> dict[str, Callable[[], Iterator[Document]]]:
-    def documents(split: str, doing: str) -> Iterator[Document]:
-        for path, name in tqdm(
-            files.splits[split], desc=doing, unit="file", disable=None if progress else True, leave=False
-        ):
-            yield from files.read(path, name)
-
+def _split_documents(data: DataConfig, files: _Files, progress: bool) -> Iterator[tuple[str, Document]]:
+    """Every document with its split, in order; no text is held."""
     if "all" not in files.splits:
-        return {split: lambda split=split: documents(split, f"reading {split}") for split in SPLITS}
+        for split in SPLITS:
+            yield from ((split, document) for document in _read_all(files, split, f"reading {split}", progress))
+        return
 
-    # a first pass over the files only decides the split (and meets every bad file), so that no text is held
-    digests = {
-        document.source: hashlib.sha256(document.text.encode()).digest() for document in documents("all", "reading")
-    }
-    sources = list(digests)
-    if len(sources) == 1:
-        return {split: lambda split=split: _part(documents("all", f"reading {split}"), split, data) for split in SPLITS}
-    held_out = hold_out(sources, data.valid_fraction)
-    if data.corpus == "files":
-        _tell_equal_texts(digests, held_out)
+    def documents(doing: str) -> Iterator[Document]:
+        return _read_all(files, "all", doing, progress)
 
-    def select(split: str) -> Iterator[Document]:
-        return (d for d in documents("all", f"reading {split}") if (d.source in held_out) == (split == "validation"))
-
-    return {split: lambda split=split: select(split) for split in SPLITS}
-
-
-def _tell_equal_texts(digests: dict[str, bytes], held_out: frozenset[str]) -> None:
-    repeated = len(digests) - len(set(digests.values()))
-    if repeated:
-        validation = {digests[source] for source in held_out}
-        both = validation & {digest for source, digest in digests.items() if source not in held_out}
-        notice(
-            f"{repeated} of {len(digests)} documents hold the same text as an earlier one; "
-            f"texts that stand in training and in validation: {len(both)}"
-        )
+    # a first pass only decides the split, and meets every bad file
+    equal = EqualTexts()
+    held_out = HeldOut.of(_sources(documents("looking through"), equal, data.valid_fraction), data.valid_fraction)
+    if held_out.documents == 1:
+        yield from _parts(next(documents("reading")), data.valid_fraction)
+        return
+    if not held_out.by_hash:
+        equal = EqualTexts()
+        for document in documents("looking through"):
+            equal.add(document.text, document.source in held_out)
+    if data.corpus == "files" and (note := equal.note()):
+        notice(note)
+    for document in documents("reading"):
+        yield "validation" if document.source in held_out else "train", document
 
 
-def hold_out(sources: Sequence[str], fraction: float) -> frozenset[str]:
-    """The sources whose hash falls in the lowest `fraction`; at least one, and never all.
-
-    A hash and not a shuffle: adding a document moves no other one between training and validation.
-    """
-    score = {source: int(_hash(source), 16) / 16**16 for source in sources}
-    order = sorted(score, key=lambda source: (score[source], source))
-    count = sum(score[source] < fraction for source in order)
-    return frozenset(order[: min(max(count, 1), len(order) - 1)])
+def _sources(documents: Iterable[Document], equal: EqualTexts, fraction: float) -> Iterator[str]:
+    for document in documents:
+        equal.add(document.text, score(document.source) < fraction)
+        yield document.source
 
 
-def _part(documents: Iterator[Document], split: str, data: DataConfig) -> Iterator[Document]:
+def _read_all(files: _Files, split: str, doing: str, progress: bool) -> Iterator[Document]:
+    """The documents of all files; a bar counts bytes of the files."""
+    sizes = [path.stat().st_size for path, _ in files.splits[split]]
+    finished, characters = 0, 0
+    with tqdm(
+        total=sum(sizes), desc=doing, unit="B", unit_scale=True, disable=None if progress else True, leave=False
+    ) as bar:
+        for (path, name), size in zip(files.splits[split], sizes, strict=True):
+            # how far a reader is in its file is told by its texts, at the rate of the files before
+            rate = finished / characters if characters else 1.0
+            inside = 0
+            for document in files.read(path, name):
+                yield document
+                inside += len(document.text)
+                bar.update(finished + min(size, round(inside * rate)) - bar.n)
+            finished, characters = finished + size, characters + inside
+            bar.update(finished - bar.n)
+
+
+def _parts(document: Document, fraction: float) -> Iterator[tuple[str, Document]]:
     """The first lines of an only document for training, the last ones for validation."""
-    (document,) = documents
     lines = document.text.splitlines(keepends=True)
     # one long line is cut between characters
-    pieces = lines if len(lines) > 1 else list(document.text)
+    pieces = lines if len(lines) > 1 else document.text
     require(len(pieces) > 1, f"{document.source}: the corpus is one character; nothing is left to validate on")
-    cut = min(max(round(len(pieces) * (1 - data.valid_fraction)), 1), len(pieces) - 1)
-    yield Document("".join(pieces[:cut] if split == "train" else pieces[cut:]), f"{document.source}:{split}")
+    cut = min(max(round(len(pieces) * (1 - fraction)), 1), len(pieces) - 1)
+    for split, part in (("train", pieces[:cut]), ("validation", pieces[cut:])):
+        yield split, Document("".join(part), f"{document.source}:{split}")
 
 
 def _open_tfds(data: DataConfig, cache: Path, progress: bool) -> Corpus:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,14 @@ from jaxode.config import DataConfig, UserError, require
 from jaxode.config.places import cache_root
 from jaxode.config.task import TASKS_PREFIX
 from jaxode.data.batches import Batches, BatchSpec, Kind, ValidationBatches
-from jaxode.data.corpora import SPLITS, Corpus, Texts, open_corpus
+from jaxode.data.corpora import Corpus, Texts, open_corpus
+from jaxode.data.encoding import encode_texts
 from jaxode.data.identity import Identity, IdentityCounter, SplitIdentity
 from jaxode.data.notices import notice
 from jaxode.data.packing import Answered, Row, pack, pack_texts
 from jaxode.data.stats import SplitStats
-from jaxode.data.stores import FORMAT, JaxodeRows, hold, make_folder, read, write
+from jaxode.data.stores import FORMAT, SPLITS, hold, make_folder, read, write_rows
+from jaxode.data.streams import StreamRows, write_stream
 from jaxode.data.tasks import asked
 from jaxode.data.tokenizers import Tokenizer, byte_tokenizer, from_pretrained, require_unicode, train_bpe
 
@@ -29,6 +32,7 @@ TRAINING_CHARACTERS = 50_000_000
 _CHUNK_CHARACTERS = 1_000_000
 _STATS_FILE = "stats.json"
 _IDENTITY_FILE = "identity.json"
+_STREAM_FILE = "{}.tokens"
 
 
 @dataclass(frozen=True)
@@ -84,7 +88,7 @@ def prepare(
     data: DataConfig, length: int, kind: Kind, progress: bool = True, tokenizer: Tokenizer | None = None
 ) -> PreparedData:
     """Read, tokenise and pack the corpus that `data` names into rows of `length` + 1 tokens; of whole texts the last
-    one of a row is padding.
+    one of a row is padding. A stream of tokens is kept once for rows of any length.
 
     The first call works and fills the cache; later ones open it. A given `tokenizer` (that of a finished run, say)
     takes the place of `data.tokenizer`. `progress` shows bars where standard error is a terminal.
@@ -120,22 +124,31 @@ def prepare(
         identities = {split: IdentityCounter(len(texts[split]), texts[split].source) for split in SPLITS}
         counts = {split: _Counter(identities[split], spec.around, length) for split in SPLITS}
 
-        def rows(split: str) -> Iterator[Row]:
-            names = texts[split].source
-            return _packed(_encoded(texts[split], spec, counts[split], split, progress, names), spec, length)
+        def encoded(split: str) -> Iterator[Answered]:
+            return _encoded(texts[split], spec, counts[split], split, progress, texts[split].source)
 
-        makers = {split: lambda split=split: rows(split) for split in SPLITS}
-        rows_of = JaxodeRows(makers, length, spec.around is not None, bool(spec.answer_after), data_dir=str(folder))
-        write(rows_of)
+        if spec.around is None:
+            for split in SPLITS:
+                ids = (text.ids for text in encoded(split))
+                write_stream(folder / _STREAM_FILE.format(split), ids, tokenizer.end_id, tokenizer.vocab_size)
+        else:
+            rows = ((split, row) for split in SPLITS for row in _packed(encoded(split), spec, length))
+            write_rows(folder, rows, length, bool(spec.answer_after))
         stats = {split: asdict(counts[split].stats()) for split in SPLITS}
         identity = {split: asdict(identities[split].identity()) for split in SPLITS}
         for name, content in ((_STATS_FILE, stats), (_IDENTITY_FILE, identity)):
             (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
-    key = f"{data.corpus.replace('/', '-')}-{corpus.fingerprint}-{tokenizer.fingerprint}-{length}-{FORMAT}"
+    def rows_of(split: str) -> Sequence[Mapping[str, Any]]:
+        if spec.around is None:
+            path = folder / _STREAM_FILE.format(split)
+            return StreamRows(path, length, tokenizer.vocab_size, tokenizer.pad_id)
+        return read(folder, split)
+
+    key = f"{data.corpus.replace('/', '-')}-{corpus.fingerprint}-{tokenizer.fingerprint}-{FORMAT}"
     if spec.around is not None:
         before, after = spec.around
-        key += "-texts-" + "-".join(map(str, [*before, "text", *after]))
+        key += f"-{length}-texts-" + "-".join(map(str, [*before, "text", *after]))
     if spec.answer_after:
         key += f"-after-{spec.answer_after.encode().hex()}"
     folder = make_folder(cache / "rows" / key, fill)
@@ -151,8 +164,8 @@ def prepare(
         length=length,
         spec=spec,
         stats={split: SplitStats(**stats[split]) for split in SPLITS},
-        train_rows=read(folder, "train"),
-        validation_rows=read(folder, "validation"),
+        train_rows=rows_of("train"),
+        validation_rows=rows_of("validation"),
         identity={split: SplitIdentity.read(identity[split]) for split in SPLITS},
         edited=data.edited,
     )
@@ -223,7 +236,7 @@ class _Counter:
         self.documents = self.tokens = self.bytes = self.cut = 0
         self.identity, self.around, self.length = identity, around, length
 
-    def add(self, text: str, ids: list[int], given: int = 0) -> Answered:
+    def add(self, text: str, ids: Sequence[int], given: int = 0) -> Answered:
         raw = text.encode()
         self.documents += 1
         self.bytes += len(raw)
@@ -252,15 +265,10 @@ def _encoded(
     source: Callable[[int], str],
 ) -> Iterator[Answered]:
     """The ids of every text in order, encoded some megabytes at a time so that all cores work."""
-    chunk: list[str] = []
     with tqdm(
         total=len(texts), desc=f"packing {name}", unit="doc", disable=None if progress else True, leave=False
     ) as bar:
-        for i in range(len(texts)):
-            chunk.append(texts[i])
-            if i + 1 < len(texts) and sum(map(len, chunk)) < _CHUNK_CHARACTERS and len(chunk) < 1000:
-                continue
-            first = i + 1 - len(chunk)
+        for first, chunk in _chunks(texts):
             for place, (text, ids, given) in enumerate(_divided(chunk, spec)):
                 answered = count.add(text, ids, given)
                 if spec.answer_after and answered.given >= len(answered.ids):
@@ -271,12 +279,23 @@ def _encoded(
                     )
                 yield answered
             bar.update(len(chunk))
-            chunk = []
 
 
-def _divided(texts: Sequence[str], spec: BatchSpec) -> Iterator[tuple[str, list[int], int]]:
+def _chunks(texts: Sequence[str]) -> Iterator[tuple[int, Sequence[str]]]:
+    """Number of the first, and texts of about `_CHUNK_CHARACTERS` together."""
+    first, several = 0, 1
+    while first < len(texts):
+        chunk = texts[first : first + several]
+        yield first, chunk
+        first += len(chunk)
+        # by the size of those before, and at most twice as many: a long text is seldom followed by hundreds
+        fitting = len(chunk) * _CHUNK_CHARACTERS // max(1, sum(map(len, chunk)))
+        several = max(1, min(2 * several, fitting, 1000))
+
+
+def _divided(texts: Sequence[str], spec: BatchSpec) -> Iterator[tuple[str, Sequence[int], int]]:
     """Each text, its ids, and how many of them are only read."""
-    encode, mark = spec.tokenizer.encode_batch, spec.answer_after
+    encode, mark = partial(encode_texts, spec.tokenizer), spec.answer_after
     if not mark:
         yield from ((text, ids, 0) for text, ids in zip(texts, encode(texts), strict=True))
         return

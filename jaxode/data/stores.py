@@ -1,6 +1,6 @@
-"""The two TFDS builders of the pipeline, documents and packed rows, and the atomic folders that they are kept in.
+"""The two TFDS sets of the pipeline, documents and rows of whole texts, and the atomic folders that they are kept in.
 
-Both write array_record, which gives random access and needs no TensorFlow.
+Both are array_record, which gives random access and needs no TensorFlow.
 """
 
 from __future__ import annotations
@@ -26,8 +26,11 @@ from jaxode.config import UserError
 from jaxode.data.documents import Document, shown
 from jaxode.data.notices import notice
 from jaxode.data.packing import Row
+from jaxode.data.streams import StreamRows
 
-FORMAT = 2
+SPLITS = ("train", "validation")
+
+FORMAT = 3
 """Raise it when the meaning of a stored set changes: it is part of every cache key."""
 
 HELD_BYTES = 2**30
@@ -36,69 +39,77 @@ HELD_BYTES = 2**30
 CHECKSUMS = "checksums.json"
 """CRC-32 of every file of a folder, by path."""
 
+_SHARD_EXAMPLES = 250_000
+_HELD_SIZE = 8_000_000
+
 _STALE_SECONDS = 24 * 3600
 
 
-class JaxodeText(tfds.core.GeneratorBasedBuilder):
-    """Local documents as a TFDS set with features text and source; `splits` maps a split to a maker of documents."""
+def write_documents(folder: Path, documents: Iterable[tuple[str, Document]]) -> None:
+    """Write documents, each with its split, as a TFDS set with features text and source.
 
-    VERSION = tfds.core.Version(f"{FORMAT}.0.0")
-
-    def __init__(self, splits: Mapping[str, Callable[[], Iterable[Document]]], **kwargs: Any):
-        self._splits = splits
-        super().__init__(file_format="array_record", **kwargs)
-
-    def _info(self) -> tfds.core.DatasetInfo:
-        features = tfds.features.FeaturesDict({"text": tfds.features.Text(), "source": tfds.features.Text()})
-        return tfds.core.DatasetInfo(builder=self, features=features, disable_shuffling=True)
-
-    def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
-        return {name: self._generate_examples(make()) for name, make in self._splits.items()}
-
-    def _generate_examples(self, documents: Iterable[Document]) -> Iterator[tuple[int, dict[str, str]]]:
-        for i, document in enumerate(documents):
-            yield i, {"text": document.text, "source": shown(document.source)}
-
-
-class JaxodeRows(tfds.core.GeneratorBasedBuilder):
-    """Packed rows as a TFDS set with features tokens int32[L + 1], count int32 and, shaped as tokens, segments of whole
-    `texts`, and given where they are `answered`.
+    Raises:
+        OSError: the system refuses to write, or has no room.
     """
+    features = {"text": tfds.features.Text(), "source": tfds.features.Text()}
+    named = (
+        (split, {"text": document.text, "source": shown(document.source)}, len(document.text))
+        for split, document in documents
+    )
+    _write_set(folder, "jaxode_text", features, named)
 
-    VERSION = tfds.core.Version(f"{FORMAT}.0.0")
 
-    def __init__(
-        self,
-        splits: Mapping[str, Callable[[], Iterable[Row]]],
-        length: int,
-        texts: bool = False,
-        answered: bool = False,
-        **kwargs: Any,
-    ):
-        self._splits, self._length, self._texts, self._answered = splits, length, texts, answered
-        super().__init__(file_format="array_record", **kwargs)
+def write_rows(folder: Path, rows: Iterable[tuple[str, Row]], length: int, answered: bool = False) -> None:
+    """Write packed rows of whole texts, each with its split, as a TFDS set with features tokens int32[L + 1], count
+    int32, segments shaped as tokens, and where they are `answered` given.
 
-    def _info(self) -> tfds.core.DatasetInfo:
-        row = tfds.features.Tensor(shape=(self._length + 1,), dtype=np.int32)
-        features = {"tokens": row, "count": tfds.features.Scalar(dtype=np.int32)}
-        if self._texts:
-            features["segments"] = row
-        if self._answered:
-            features["given"] = row
-        return tfds.core.DatasetInfo(
-            builder=self, features=tfds.features.FeaturesDict(features), disable_shuffling=True
+    Raises:
+        OSError: as `write_documents`.
+    """
+    row = tfds.features.Tensor(shape=(length + 1,), dtype=np.int32)
+    features = {"tokens": row, "count": tfds.features.Scalar(dtype=np.int32), "segments": row}
+    if answered:
+        features["given"] = row
+    _write_set(folder, "jaxode_rows", features, ((split, row.features, length) for split, row in rows))
+
+
+def _write_set(
+    folder: Path, name: str, features: dict[str, Any], examples: Iterable[tuple[str, dict[str, Any], int]]
+) -> None:
+    """Examples with their split and size, as they come: what TFDS's builders write waits for all of it in memory."""
+    version = f"{FORMAT}.0.0"
+    place = folder / name / version
+    place.mkdir(parents=True)
+    identity = tfds.core.DatasetIdentity(name, tfds.core.Version(version), str(place), __name__)
+    with _full_disk():
+        info = tfds.core.DatasetInfo(
+            builder=identity, features=tfds.features.FeaturesDict(features), disable_shuffling=True
         )
+        writer = tfds.core.SequentialWriter(info, _SHARD_EXAMPLES, file_format="array_record")
+        writer.initialize_splits(list(SPLITS))
+        held: dict[str, list[Any]] = {}
+        size = 0
+        for split, example, own in examples:
+            held.setdefault(split, []).append(example)
+            size += own + 1000
+            if size >= _HELD_SIZE:
+                writer.add_examples(held)
+                held, size = {}, 0
+        writer.add_examples(held)
+        writer.close_all()
 
-    def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
-        return {name: self._generate_examples(make()) for name, make in self._splits.items()}
 
-    def _generate_examples(self, rows: Iterable[Row]) -> Iterator[tuple[int, dict[str, Any]]]:
-        for i, row in enumerate(rows):
-            yield i, row.features
+@contextlib.contextmanager
+def _full_disk() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        # array_record's word for a full disk; the reason stands in front of the paths
+        raise OSError(str(error).split(";")[0]) from None
 
 
 def write(builder: tfds.core.DatasetBuilder, show: bool = False) -> None:
-    """Generate the set of `builder`; TFDS's own messages and bars go to standard error with `show`, else nowhere.
+    """Generate a registered set; TFDS's own messages and bars go to standard error with `show`, else nowhere.
 
     Raises:
         OSError: the system refuses to write, or has no room.
@@ -109,11 +120,8 @@ def write(builder: tfds.core.DatasetBuilder, show: bool = False) -> None:
     absl.setLevel(logging.ERROR)
     try:
         # TFDS prints to standard output, which belongs to results
-        with contextlib.redirect_stdout(sys.stderr if show else io.StringIO()):
+        with _full_disk(), contextlib.redirect_stdout(sys.stderr if show else io.StringIO()):
             builder.download_and_prepare()
-    except RuntimeError as error:
-        # array_record's word for a full disk; the reason stands in front of the paths
-        raise OSError(str(error).split(";")[0]) from None
     finally:
         absl.setLevel(level)
 
@@ -146,8 +154,11 @@ class HeldRows(Sequence[dict[str, Any]]):
 def hold(rows: Sequence[Mapping[str, Any]], limit: int = HELD_BYTES) -> Sequence[Mapping[str, Any]]:
     """Rows that `read` opened, in memory if they take at most `limit` bytes there, else as they are.
 
-    A random read from array_record takes 0.1 ms a row; a GPU with a small model would wait for it.
+    A random read from array_record takes 0.1 ms a row; a GPU with a small model would wait for it. One from a stream
+    takes microseconds.
     """
+    if isinstance(rows, StreamRows):
+        return rows
     size = sum(np.asarray(value).nbytes for value in rows[0].values() if np.ndim(value)) if len(rows) else 0
     return HeldRows(rows) if len(rows) and len(rows) * size <= limit else rows
 

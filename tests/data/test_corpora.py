@@ -14,7 +14,6 @@ import tensorflow_datasets as tfds
 
 from jaxode.config import DataConfig, UserError
 from jaxode.data import corpora, open_corpus, registered, stdlib
-from jaxode.data.corpora import hold_out
 from jaxode.data.documents import read_documents
 
 
@@ -148,18 +147,6 @@ def test_books_are_split_at_their_separator(tmp_path: Path):
 
 
 # --- holding out
-
-
-def test_a_split_is_stable_when_the_corpus_grows():
-    names = [f"{i}.txt#0" for i in range(1000)]
-    before, after = hold_out(names[:900], 0.1), hold_out(names, 0.1)
-    assert before == after & set(names[:900])
-    assert 60 < len(before) < 120
-
-
-@pytest.mark.parametrize("fraction", [1e-9, 0.5])
-def test_neither_split_is_ever_empty(fraction: float):
-    assert 1 <= len(hold_out(["a", "b"], fraction)) < 2
 
 
 def test_moving_a_corpus_does_not_change_its_split(tmp_path: Path):

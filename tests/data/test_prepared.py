@@ -34,8 +34,10 @@ def test_the_training_stream_is_the_corpus(corpus: DataConfig):
 
 
 def test_rows_held_in_memory_are_the_stored_ones(corpus: DataConfig):
-    rows = ready(corpus).train_rows
-    size = len(rows) * (LENGTH + 1) * 4
+    stream = ready(corpus).train_rows
+    assert stores.hold(stream) is stream, "it is read fast enough where it lies"
+    rows = ready(dataclasses.replace(corpus, rows="texts")).train_rows
+    size = len(rows) * (LENGTH + 1) * 4 * 2
     held = stores.hold(rows, limit=size)
     assert held is not rows
     assert stores.hold(rows, limit=size - 1) is rows, "too large for the limit: left on disk"
@@ -80,8 +82,8 @@ def forbid(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
 
 def test_a_second_call_does_no_work(corpus: DataConfig, monkeypatch: pytest.MonkeyPatch):
     first = ready(corpus)
-    forbid(monkeypatch, "train_bpe", "pack", "write")
-    monkeypatch.setattr(stores.JaxodeText, "__init__", None)
+    forbid(monkeypatch, "train_bpe", "encode_texts")
+    monkeypatch.setattr(stores, "_write_set", None)
     again = ready(corpus)
     assert again.stats == first.stats
     assert again.tokenizer.fingerprint == first.tokenizer.fingerprint
@@ -108,18 +110,25 @@ def test_a_changed_file_is_read_again(corpus: DataConfig, edit: str):
 
 def test_options_of_the_batches_share_the_rows(corpus: DataConfig, monkeypatch: pytest.MonkeyPatch):
     ready(corpus)
-    forbid(monkeypatch, "write")
+    forbid(monkeypatch, "write_stream")
     assert ready(dataclasses.replace(corpus, document_mask=True), "masked").spec.document_mask
 
 
-def test_an_interrupted_preparation_leaves_nothing_to_read(corpus: DataConfig, monkeypatch: pytest.MonkeyPatch):
-    def killed(*args):
-        for row in original(*args):
-            yield row
-            raise KeyboardInterrupt
+def test_a_stream_serves_rows_of_any_length(corpus: DataConfig, monkeypatch: pytest.MonkeyPatch):
+    long = ready(corpus)
+    forbid(monkeypatch, "write_stream")
+    short = prepare(corpus, LENGTH // 2, "causal", progress=False)
+    assert long.stats == short.stats
+    both = [short.train_rows[0]["tokens"][:-1], short.train_rows[1]["tokens"]]
+    assert np.concatenate(both).tolist() == long.train_rows[0]["tokens"].tolist()
 
-    original = prepared.pack
-    monkeypatch.setattr(prepared, "pack", killed)
+
+def test_an_interrupted_preparation_leaves_nothing_to_read(corpus: DataConfig, monkeypatch: pytest.MonkeyPatch):
+    def killed(path, *args):
+        path.write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(prepared, "write_stream", killed)
     with pytest.raises(KeyboardInterrupt):
         ready(corpus)
     assert list((Path(corpus.cache) / "rows").iterdir()) == []

@@ -34,10 +34,8 @@ DAMAGE = {
 }
 FILES = {
     "rows": (
-        "*/*/dataset_info.json",
-        "*/*/features.json",
-        "*/*/*-train.array_record*",
-        "*/*/*-validation.array_record*",
+        "train.tokens",
+        "validation.tokens",
         "stats.json",
         "identity.json",
         CHECKSUMS,
@@ -148,7 +146,7 @@ def test_a_disk_that_fills_up_under_array_record(corpus: DataConfig, monkeypatch
     def full(*_):
         raise RuntimeError("write() failed: No space left on device; writing a/b; at byte 5")
 
-    monkeypatch.setattr(stores.JaxodeText, "download_and_prepare", full)
+    monkeypatch.setattr(stores.tfds.core.SequentialWriter, "add_examples", full)
     with pytest.raises(
         UserError, match=r"cannot be written \(write\(\) failed: No space left on device\); data\.cache"
     ):
