@@ -65,8 +65,8 @@ class RunFolder:
             f"{self.path} already holds a run: continue it with --resume, or name another folder with --out",
         )
 
-    def create(self, config: Config, tokenizer: Tokenizer) -> None:
-        """Write config and tokenizer.
+    def create(self, config: Config, tokenizer: Tokenizer) -> bool:
+        """Write config and tokenizer; whether the folder was not there before.
 
         Raises:
             UserError: the folder already holds a run, or cannot be written.
@@ -75,6 +75,7 @@ class RunFolder:
         # who trains along is said anew at every start
         alone = dataclasses.replace(config.train, hosts=HostsConfig())
         text = to_toml(dataclasses.replace(config, resume=False, train=alone))
+        fresh = not self.path.exists()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             tokenizer.save(self.path / "tokenizer")
@@ -83,12 +84,14 @@ class RunFolder:
             os.replace(partial, self.path / "config.toml")
         except OSError as error:
             raise UserError(f"{self.path}: cannot be written: {error.strerror or error}") from None
+        return fresh
 
     @contextmanager
-    def held(self, new: bool) -> Iterator[None]:
+    def held(self, new: bool, fresh: bool = False) -> Iterator[None]:
         """Keep other processes from training here meanwhile.
 
-        A new run that fails with nothing to continue, neither a checkpoint nor a metric, leaves its name free.
+        A new run that fails with nothing to continue, neither a checkpoint nor a metric, leaves its name free; of a
+        fresh folder, which held nothing of the user's, nothing is left.
 
         Raises:
             UserError: another process trains here, or the folder cannot be written.
@@ -105,7 +108,7 @@ class RunFolder:
             yield
         except BaseException:
             if new and not self._logged:
-                self._discard()
+                self._discard(fresh)
             raise
         finally:
             os.close(file)  # a process that dies lets go as well
@@ -114,10 +117,12 @@ class RunFolder:
     def _logged(self) -> bool:
         return self.metrics.is_file() and self.metrics.stat().st_size > 0
 
-    def _discard(self) -> None:
+    def _discard(self, fresh: bool) -> None:
         with suppress(OSError):  # not empty: a checkpoint, or the tokenizer's folder, which may have been the user's
             if self.checkpoints.exists():
                 self.checkpoints.rmdir()
+            if fresh:
+                shutil.rmtree(self.path / "tokenizer", ignore_errors=True)
             for file in (self.metrics, self.init, self.best):
                 file.unlink(missing_ok=True)
             (self.path / "config.toml").unlink()

@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from jaxode.config import Config, entry, parse
 
@@ -23,25 +23,46 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     # after parsing, so that --help and a wrong flag cost no import of jax
     from jaxode.hosts import Gone, barrier, first
+    from jaxode.inference.programs import keep_compiled
     from jaxode.training.loop import train
+    from jaxode.training.signals import Stopped
 
+    keep_compiled("", lambda line: print(line, file=sys.stderr))
     try:
         result = train(config)
     except Gone as error:
         sys.stderr.write(f"error: {error}\n")
-        sys.stderr.flush()
-        os._exit(2)  # at its exit JAX would wait for the one that is gone
+        _leave(2)  # at its exit JAX would wait for the one that is gone
+    except Stopped as stopped:
+        return _stopped(str(stopped), stopped.signal)
     folder = result.run.path
     if result.validation is None:
         again = _command("train.py", "jaxode.training")
-        print(f"stopped at update {result.step}; go on with: {again} --resume --out {folder}", file=sys.stderr)
-        return 128 + (result.stopped_by or 0)
+        said = f"stopped at update {result.step}; go on with: {again} --resume --out {folder}"
+        return _stopped(said, result.stopped_by or 0)
     try:
         if first():
             _conclude(config, result)
     finally:
         barrier("end")  # whoever leaves earlier ends the others
     return 0
+
+
+def _stopped(line: str, number: int) -> int:
+    """Say so, and the exit code that shells know; what still compiles is left to end with the process."""
+    from jaxode.training.signals import abandoned
+
+    print(line, file=sys.stderr)
+    if abandoned():
+        _leave(128 + number)
+    return 128 + number
+
+
+def _leave(code: int) -> NoReturn:
+    """End at once, without what Python and its libraries do at their exit."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _conclude(config: Config, result: TrainResult) -> None:

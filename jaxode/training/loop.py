@@ -71,6 +71,7 @@ def train(config: Config) -> TrainResult:
     Raises:
         UserError: whatever cannot work, before anything compiles; later, a loss that is not finite (the last good
             checkpoint stays).
+        Stopped: a signal came before the first update of a new run, of which nothing is kept.
     """
     hosts.join(config.train.hosts)
     run = RunFolder(Path(config.out) if config.out else RUNS / datetime.now().strftime("%Y-%m-%d-%H%M%S"))
@@ -151,14 +152,14 @@ def train(config: Config) -> TrainResult:
             like,
         )
 
-    selection = Selection(config, run)
+    selection, fresh = Selection(config, run), False
     if stored is None and hosts.first():
-        run.create(config, data.tokenizer)
+        fresh = run.create(config, data.tokenizer)
         if initial is not None:
             record(run, initial)
     hosts.barrier("run")
     with (
-        run.held(new=stored is None),
+        run.held(new=stored is None, fresh=fresh),
         Checkpoints(run, config.train.keep, config.train.keep_every) as checkpoints,
         StopRequest() as stop,
     ):
@@ -178,6 +179,8 @@ def train(config: Config) -> TrainResult:
             batches.close()
             loop.trackers.close()
         done = chosen = int(state.step)
+        if loop.signal is not None and stored is None and not done:
+            raise Stopped(loop.signal, f"{loop.signal.name} before the first update: nothing was made, nothing is kept")
         params = state.params
         finished = done == config.train.updates or loop.signal is None
         if selection.best is not None and finished:
@@ -197,7 +200,7 @@ class _Loop:
     batches: Any
     parallel: Parallel
     curriculum: Curriculum
-    step: Callable[[Solves], TrainStep]
+    step: Callable[[Solves], Any]
     checkpoints: Checkpoints
     selection: Selection
     stop: StopRequest
@@ -216,6 +219,7 @@ class _Loop:
         """What all processes agree to end by."""
         self.saved = -1
         """The update that was saved last."""
+        self.compiled: set[Solves] = set()
 
     def run(self, state: TrainState) -> TrainState:
         """Update until the end, a signal, a loss that is not finite, or as many validations without a better one as
@@ -231,8 +235,17 @@ class _Loop:
         self.spent.upto(start)
         end = start if self.selection.exhausted(start) else train.updates
         for done in range(start + 1, end + 1):
+            position = self.batches.get_state()
             batch = self.parallel.place_batch(next(self.batches))
-            state, metrics = self.step(self.curriculum.at(done - 1))(state, batch, key)
+            try:
+                update = self._compiled(self.curriculum.at(done - 1), state, batch, key)
+            except Stopped as stopped:
+                self.signal = stopped.signal
+                if done - 1 > start:
+                    self._check(pending, done - 1)
+                    self._save_last(done - 1, state, position)
+                break
+            state, metrics = update(state, batch, key)
             # One update late, so that the device always has work queued while the host looks at a loss.
             self._check(pending, done - 1)
             pending = metrics
@@ -244,10 +257,10 @@ class _Loop:
                 now = time.perf_counter()
                 self._log(done, metrics, (done - clock_step) / (now - clock))
                 clock, clock_step = now, done
-            if last and self.signal is not None:
-                hosts.say(f"{self.signal.name}: saving update {done}; a second one ends at once")
-            if last or done % train.checkpoint_every == 0:
-                self._save(done, state)
+            if self.signal is not None:
+                self._save_last(done, state, self.batches.get_state())
+            elif last or done % train.checkpoint_every == 0:
+                self._save(done, state, self.batches.get_state())
             chooses = last and bool(self.selection) and self.signal is None
             if chooses or (not last and train.validate_every and done % train.validate_every == 0):
                 paused = time.perf_counter()
@@ -258,20 +271,38 @@ class _Loop:
         self.checkpoints.wait()
         return state
 
+    def _compiled(self, solves: Solves, *args: Any) -> TrainStep:
+        """The update, compiled for these arguments.
+
+        Raises:
+            Stopped: a signal came before it was.
+        """
+        step = self.step(solves)
+        # several processes compile together, and end together
+        if solves not in self.compiled and not hosts.several():
+            # the call that follows takes this program from JAX's memory
+            self.stop.during(step.lower(*args).compile)
+            self.compiled.add(solves)
+        return step
+
     def _validated(self, done: int, state: TrainState) -> bool:
         """Validate on the way; whether the run is to end with that, its state saved."""
+        params, limit = merged(hosts.whole(state.params)), self.config.train.validation_batches or None
         try:
-            limit = self.config.train.validation_batches or None
-            stops = not hosts.several() and done < self.config.train.updates
-            found = self.validate(merged(hosts.whole(state.params)), limit, stops=stops)
-        except Stopped:
-            return False  # the next update is the last one, and is saved
+            if hosts.several() or done == self.config.train.updates:
+                found = self.validate(params, limit)
+            else:
+                found = self.stop.during(lambda: self.validate(params, limit, stops=True))
+        except Stopped as stopped:
+            self.signal = stopped.signal
+            self._save_last(done, state, self.batches.get_state())
+            return True
         self.trackers.log(done, validation_metrics(found))
         hosts.say(f"update {done}: {told(found)}")
         better = bool(self.selection) and self.selection.is_better(found)
         ends = not better and self.selection.exhausted(done)
         if better or ends:
-            self._save(done, state)
+            self._save(done, state, self.batches.get_state())
         if better:
             self.checkpoints.wait()
             self.selection.keep(done, found)
@@ -324,13 +355,19 @@ class _Loop:
         kept = f"the checkpoint of update {good} is kept" if good is not None else "no checkpoint was written yet"
         return f"{kept} in {self.checkpoints.run.path}"
 
-    def _save(self, step: int, state: TrainState) -> None:
+    def _save_last(self, step: int, state: TrainState, position: dict[str, Any]) -> None:
+        """Because of a signal."""
+        assert self.signal is not None
+        hosts.say(f"{self.signal.name}: saving update {step}; a second one ends at once")
+        self._save(step, state, position)
+
+    def _save(self, step: int, state: TrainState, position: dict[str, Any]) -> None:
         if step == self.saved:
             return
         self.saved = step
         # The next update reuses these buffers while the save still reads them.
         params, optimizer = jax.tree.map(jnp.copy, (state.params, state.optimizer))
-        self.checkpoints.save(step, params, optimizer, self.batches.get_state())
+        self.checkpoints.save(step, params, optimizer, position)
 
     def _log(self, step: int, metrics: StepMetrics, updates_per_second: float) -> None:
         nats = float(metrics.loss)

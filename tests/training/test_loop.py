@@ -1,11 +1,13 @@
 """The loop end to end on a tiny corpus: stop and continue, signals, divergence, refusals."""
 
 import dataclasses
+import itertools
 import json
 import math
 import os
 import shutil
 import signal
+import threading
 from pathlib import Path
 
 import jax
@@ -18,7 +20,9 @@ from jaxode.checkpoint import Checkpoints, RunFolder, load_run
 from jaxode.config import ObjectiveConfig, UserError
 from jaxode.tracking import read_jsonl
 from jaxode.training import loop, objectives, train
+from jaxode.training.curriculum import Curriculum
 from jaxode.training.guards import Guard
+from jaxode.training.signals import Stopped, abandoned
 
 
 def test_learns_logs_and_leaves_a_run_that_loads(config):
@@ -55,7 +59,7 @@ def test_stopped_and_continued_equals_never_stopped(config, tmp_path, monkeypatc
         stop_after(patch, 5, number)
         first = train(halved)
     assert first.stopped_by == number
-    assert 5 <= first.step < 8
+    assert 4 <= first.step < 8
     assert first.validation is None
     second = train(dataclasses.replace(halved, resume=True))
     assert second.step == 8
@@ -272,21 +276,58 @@ def test_what_is_saved_at_multiples_is_kept_for_good(config):
 
 
 def test_a_signal_ends_a_validation_too(config, monkeypatch):
-    """It is left where it stands, and the next update is saved as the last."""
-    original, begun = loop.evaluate, []
+    """It is left where it stands, and the update before it is saved as the last."""
+    left = threading.Event()
 
-    def interrupted(architecture, params, batches, *args, **kwargs):
-        def watched():
-            for count, batch in enumerate(batches):
-                begun.append(count)
-                if count == 0 and len(begun) == 1:
-                    os.kill(os.getpid(), signal.SIGTERM)
-                yield batch
+    def endless(*_, **__):
+        os.kill(os.getpid(), signal.SIGTERM)
+        left.wait(60)
 
-        return original(architecture, params, watched(), *args, **kwargs)
-
-    monkeypatch.setattr(loop, "evaluate", interrupted)
-    result = train(change(config, validation_batches=3))
-    assert (begun, result.step, result.stopped_by) == ([0], 5, signal.SIGTERM)
+    monkeypatch.setattr(loop, "evaluate", endless)
+    result = train(config)
+    left.set()
+    assert (result.step, result.stopped_by, result.validation) == (4, signal.SIGTERM, None)
     with Checkpoints(result.run) as checkpoints:
-        assert checkpoints.latest == 5
+        assert checkpoints.latest == 4
+
+
+def compiles_for_ever(monkeypatch, program):
+    """A signal comes while XLA is busy with the program of that number; the event lets it end."""
+    original, count, left = jax.stages.Lowered.compile, itertools.count(1), threading.Event()
+
+    def compiled(self, *args, **kwargs):
+        if next(count) == program:
+            os.kill(os.getpid(), signal.SIGTERM)
+            left.wait(60)
+        return original(self, *args, **kwargs)
+
+    monkeypatch.setattr(jax.stages.Lowered, "compile", compiled)
+    return left
+
+
+def test_a_signal_before_the_first_update_leaves_nothing(config, monkeypatch):
+    left = compiles_for_ever(monkeypatch, 1)
+    with pytest.raises(Stopped, match="SIGTERM before the first update") as stopped:
+        train(config)
+    assert stopped.value.signal == signal.SIGTERM
+    assert abandoned()
+    assert not Path(config.out).exists()
+    left.set()
+
+
+def test_a_signal_while_another_depth_compiles_saves_the_update_before_it(config, tmp_path, monkeypatch):
+    config = dataclasses.replace(config, objective=ObjectiveConfig("random"), data=config.data)
+    config = change(config, updates=12, validate_every=0, checkpoint_every=100, sweep=False)
+    whole = train(config)
+    halved = dataclasses.replace(config, out=str(tmp_path / "halved"))
+    with monkeypatch.context() as patch:
+        left = compiles_for_ever(patch, 2)
+        first = train(halved)
+        left.set()
+    draws = Curriculum(whole.config)
+    assert first.step == next(update for update in range(12) if draws.at(update) != draws.at(0)) > 0
+    assert first.stopped_by == signal.SIGTERM
+    second = train(dataclasses.replace(halved, resume=True))
+    assert second.step == 12
+    for name, value in whole.params.items():
+        np.testing.assert_array_equal(second.params[name], value, err_msg=name)

@@ -41,7 +41,7 @@ class Children:
             self._environment |= {"OMP_NUM_THREADS": "1", "XLA_FLAGS": flags}
         folder = os.environ.get("JAXODE_COMPILED") or programs
         if folder and folder != "none" and "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-            # training keeps nothing by itself
+            # and not where training keeps them by itself: those of a study go with it
             self._environment |= {
                 "JAX_COMPILATION_CACHE_DIR": str(Path(folder).expanduser().absolute()),
                 "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
