@@ -162,7 +162,7 @@ def _optional(module: str, extra: str) -> Any:
 
 
 class ProgressBar:
-    """A bar of updates on standard error: share done, time left, tokens a second, the newest losses.
+    """A bar of updates on standard error: share done, time left, tokens a second, the newest losses and utilisation.
 
     Args:
         total: updates of the whole run.
@@ -175,7 +175,7 @@ class ProgressBar:
         self, total: int, initial: int = 0, disable: bool | None = None, *, tokens_per_update: int = 1
     ) -> None:
         self._tokens = tokens_per_update
-        self._losses: dict[str, str] = {}
+        self._shown: dict[str, str] = {}
         self._bar = tqdm(
             total=total * tokens_per_update,
             initial=initial * tokens_per_update,
@@ -188,9 +188,10 @@ class ProgressBar:
         self._step = initial
 
     def log(self, step: int, metrics: Metrics) -> None:
-        """Move to `step` and show every metric whose name ends in "loss"."""
-        self._losses |= {k: f"{v:.4f}" for k, v in metrics.items() if k.endswith("loss") and not isinstance(v, str)}
-        self._bar.set_postfix({"update": step, **self._losses}, refresh=False)
+        """Move to `step` and show every metric whose name ends in "loss", and the model FLOPs utilisation."""
+        self._shown |= {k: f"{v:.4f}" for k, v in metrics.items() if k.endswith("loss") and not isinstance(v, str)}
+        self._shown |= {"mfu": f"{metrics['mfu']:.1%}"} if "mfu" in metrics else {}
+        self._bar.set_postfix({"update": step, **self._shown}, refresh=False)
         self._bar.update((step - self._step) * self._tokens)
         self._step = step
 

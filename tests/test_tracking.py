@@ -261,7 +261,7 @@ def test_progress_bar_shows_rate_time_left_and_losses(capsys):
     bar = ProgressBar(100, 40, disable=False, tokens_per_update=2048)
     bar.log(50, {"loss": 3.14159, "learning_rate": 0.5})
     bar.log(50, {"valid_loss": 3.5, "note_loss": "not a number"})
-    bar.log(60, {"loss": 2.5})
+    bar.log(60, {"loss": 2.5, "mfu": 0.4321})
     bar.close()
     out, err = capsys.readouterr()
     last = err.strip().rpartition("\r")[2]
@@ -270,7 +270,7 @@ def test_progress_bar_shows_rate_time_left_and_losses(capsys):
     assert "123k/205k" in last, "tokens done of tokens in all"
     assert "tok/s" in last
     assert "<" in last, "elapsed<left"
-    assert last.endswith("update=60, loss=2.5000, valid_loss=3.5000]")
+    assert last.endswith("update=60, loss=2.5000, valid_loss=3.5000, mfu=43.2%]")
 
 
 def test_progress_bar_is_silent_where_standard_error_is_no_terminal(capsys):

@@ -193,6 +193,10 @@ class OptimizerConfig:
         require(self.epsilon > 0, f"optimizer.epsilon = {self.epsilon}: must be positive")
 
 
+WARM_UP, PROFILED = 3, 5
+"""Updates of a start before its trace, and in it."""
+
+
 @dataclass(frozen=True)
 class TrainConfig:
     """The loop: how long, how large, on what, what to keep."""
@@ -245,6 +249,8 @@ class TrainConfig:
     """With best: validations in a row without a better one after which the run ends early; 0: it never does."""
     sweep: bool = True
     """At the end, measure the validation loss at N, N/2, N/3, N/4 steps: a table, sweep.csv, sweep.png."""
+    profile: bool = False
+    """Record a trace of five updates, after three that warm up, in the run folder (profile/)."""
     tensorboard: bool = False
     wandb: str = ""
     """Weights & Biases project; empty turns it off."""
@@ -280,6 +286,11 @@ class TrainConfig:
             not self.hosts.coordinator or (self.parallel == "jit" and self.devices == 0),
             f'train.hosts.coordinator = "{self.hosts.coordinator}" with train.parallel = "{self.parallel}", '
             f'train.devices = {self.devices}: several processes train under "jit", with all of their devices',
+        )
+        require(
+            not self.profile or self.updates >= WARM_UP + PROFILED,
+            f"train.profile = true with train.updates = {self.updates}: a trace takes {PROFILED} updates after "
+            f"{WARM_UP} that warm up; make it at least {WARM_UP + PROFILED}, or leave the trace out",
         )
         require(
             self.keep_every % self.checkpoint_every == 0,

@@ -16,7 +16,18 @@ from jaxode.training.step import TrainState
 FREE = {
     "": {"out", "resume"},
     "train": {"log_every", "validate_every", "validation_batches", "final_batches", "best", "patience", "sweep"}
-    | {"checkpoint_every", "keep", "keep_every", "tensorboard", "wandb", "devices", "parallel", "mesh", "hosts"}
+    | {
+        "checkpoint_every",
+        "keep",
+        "keep_every",
+        "tensorboard",
+        "wandb",
+        "profile",
+        "devices",
+        "parallel",
+        "mesh",
+        "hosts",
+    }
     # of a run that has diverged, how to get past that
     | {"nonfinite"},
     # the data position knows its text, wherever that lies

@@ -28,6 +28,7 @@ from jaxode.model import make_model, plan
 from jaxode.model.low_rank import merged, with_low_rank
 from jaxode.model.parameters import Architecture, Parameters, split
 from jaxode.tracking import JsonlTracker, ProgressBar, TensorBoardTracker, Tracker, Trackers, WandbTracker
+from jaxode.training.chips import bfloat16_peak
 from jaxode.training.continuation import check_same, restored
 from jaxode.training.curriculum import Curriculum, Solves, Spent
 from jaxode.training.guards import Guard
@@ -35,6 +36,7 @@ from jaxode.training.initial import check_teacher, inherited, read_initial, read
 from jaxode.training.memory import check_memory
 from jaxode.training.optimizer import check_rates, learning_rate, make_optimizer
 from jaxode.training.parallel import Parallel, make_parallel
+from jaxode.training.profiling import Profile
 from jaxode.training.selection import Selection
 from jaxode.training.signals import Stopped, StopRequest
 from jaxode.training.step import StepMetrics, TrainState, TrainStep, init_state, make_train_step
@@ -166,8 +168,21 @@ def train(config: Config) -> TrainResult:
         if stored is not None:
             state = restored(checkpoints, state, batches, parallel)
             selection.resume(int(state.step))
+        start = int(state.step)
+        profile = Profile(run.path / "profile", start, config.train.updates) if config.train.profile else None
         loop = _Loop(
-            config, architecture, data, batches, parallel, curriculum, step, checkpoints, selection, stop, taught_by
+            config,
+            architecture,
+            data,
+            batches,
+            parallel,
+            curriculum,
+            step,
+            checkpoints,
+            selection,
+            stop,
+            taught_by,
+            profile,
         )
         try:
             state = loop.run(state)
@@ -178,6 +193,8 @@ def train(config: Config) -> TrainResult:
         finally:
             batches.close()
             loop.trackers.close()
+            if profile is not None:
+                profile.close()
         done = chosen = int(state.step)
         if loop.signal is not None and stored is None and not done:
             raise Stopped(loop.signal, f"{loop.signal.name} before the first update: nothing was made, nothing is kept")
@@ -188,6 +205,8 @@ def train(config: Config) -> TrainResult:
             selection.end()
             params = params if chosen == done else checkpoints.restore_params(chosen, params)
         params = merged(hosts.whole(params))
+        if profile is not None:
+            hosts.say(profile.line())
     final = loop.validate(params, limit=config.train.final_batches or None) if finished else None
     return TrainResult(run, done, chosen, loop.signal, final, architecture, params, data, config, taught_by)
 
@@ -205,6 +224,7 @@ class _Loop:
     selection: Selection
     stop: StopRequest
     teacher: tuple[Architecture, Parameters] | None
+    profile: Profile | None
 
     def __post_init__(self) -> None:
         train, model = self.config.train, self.config.model
@@ -212,6 +232,7 @@ class _Loop:
         self.learning_rate = learning_rate(self.config.optimizer, train.updates)
         dtype = jnp.dtype(train.precision)
         self.peak = len(self.parallel.devices) * matmul_peak(dtype, self.parallel.devices[0])
+        self.chips_peak = bfloat16_peak(self.parallel.devices)
         self.spent = Spent(self.config, self.curriculum)
         self.trackers = Trackers([])
         self.guard = Guard(train.nonfinite == "skip", self._kept)
@@ -245,7 +266,11 @@ class _Loop:
                     self._check(pending, done - 1)
                     self._save_last(done - 1, state, position)
                 break
+            if self.profile is not None:
+                self.profile.before(done)
             state, metrics = update(state, batch, key)
+            if self.profile is not None:
+                self.profile.after(done, metrics)
             # One update late, so that the device always has work queued while the host looks at a loss.
             self._check(pending, done - 1)
             pending = metrics
@@ -382,6 +407,7 @@ class _Loop:
                 "learning_rate": float(jnp.asarray(self.learning_rate(step - 1))),
                 "tokens_per_second": updates_per_second * self.tokens_per_update,
                 "peak_fraction": updates_per_second * flops / (updates * self.peak),
+                **({"mfu": updates_per_second * flops / (updates * self.chips_peak)} if self.chips_peak else {}),
                 "block_evaluations": self.spent.block_evaluations,
                 "training_flops": self.spent.flops,
                 **({"skipped_updates": self.guard.skipped} if self.guard.skips else {}),

@@ -32,6 +32,7 @@ def test_learns_logs_and_leaves_a_run_that_loads(config):
     assert losses[-1] < losses[0]
     assert {"loss", "bits_per_byte", "tokens_per_second", "peak_fraction", "learning_rate"} <= records[0].keys()
     assert any("validation_loss" in record for record in records)
+    assert not any("mfu" in record for record in records)  # nobody says what a CPU multiplies at most
     assert result.validation is not None
     trained = load_run(result.run.path)
     assert trained.step == 8
@@ -135,6 +136,22 @@ def test_divergence_stops_and_keeps_the_last_good_checkpoint(config, monkeypatch
     with pytest.raises(UserError, match=r"update 5: loss nan.*checkpoint of update 3 is kept"):
         train(config)
     assert load_run(config.out).step == 3
+
+
+def test_five_updates_are_traced_and_what_a_known_chip_gives_is_logged(config, monkeypatch, capsys):
+    monkeypatch.setattr(loop, "matmul_peak", lambda dtype, device: 2e12)
+    monkeypatch.setattr(loop, "bfloat16_peak", lambda devices: 1e12)
+    result = train(change(config, profile=True))
+    folder = result.run.path / "profile"
+    assert len(list(folder.rglob("*.xplane.pb"))) == len(list(folder.rglob("*.trace.json.gz"))) == 1
+    (line,) = (line for line in capsys.readouterr().err.splitlines() if line.startswith("trace of"))
+    assert line.startswith(f"trace of updates 4 to 8 in {folder}: xprof --logdir {folder} (pip install xprof)")
+    records = [record for record in read_jsonl(result.run.metrics) if "loss" in record]
+    assert [record["mfu"] for record in records] == [pytest.approx(2 * r["peak_fraction"]) for r in records]
+    with pytest.raises(UserError, match=r"train\.profile = true with 0 update\(s\) left of 8: a trace takes 5 after 3"):
+        train(dataclasses.replace(change(config, profile=True), resume=True))
+    with pytest.raises(UserError, match=r"train\.profile = true with train\.updates = 7: .* make it at least 8"):
+        change(config, profile=True, updates=7)
 
 
 def test_refuses_to_overwrite_a_run(config):
