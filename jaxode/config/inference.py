@@ -85,7 +85,7 @@ class InferConfig:
     truncate: bool = False
     """Cut lines that are longer than the model reads, instead of refusing them."""
     frame: str = ""
-    """What stands around every line: two entries of the vocabulary such as "[CLS] [SEP]", or "none"; when empty what
+    """What stands around every line: two entries of the vocabulary such as `[CLS] [SEP]`, or "none"; when empty what
     the model's own tokenizer puts there."""
     pooling: Literal["mean", "first", "none"] = "mean"
     """encode: the mean of a line's states, the first one, or the state of every token."""

@@ -38,7 +38,7 @@ class ModelConfig:
     ff_width: int = 0
     """F, the feed-forward width; 0 means 4 D (gelu, relu) or 8/3 D rounded up to a multiple of 8 (swiglu)."""
     embedding_width: int = 0
-    """E of the factorised embedding [V, E] [E, D] (ALBERT); 0 means D, without the projection."""
+    """E of the factorised embedding, V x E and E x D (ALBERT); 0 means D, without the projection."""
     length: Annotated[int, Most(2**24, "float32 counts positions to there")] = 128
     """L, the longest sequence in tokens (a hard limit for learned positions)."""
     steps: Steps = 12

@@ -64,7 +64,7 @@ class DataConfig:
     """stream: documents end to end, cut into rows of model.length tokens; texts: documents stay whole (longer ones are
     cut), several in a row, each read as if it stood alone: places from 0, attention within."""
     frame: str = ""
-    """With rows "texts", what stands around every document: two entries of the vocabulary such as "[CLS] [SEP]", or
+    """With rows "texts", what stands around every document: two entries of the vocabulary such as `[CLS] [SEP]`, or
     "none"; when empty what the model's own tokenizer puts there."""
     answer_after: str = ""
     """With rows "texts": of every text what ends with the first of these marks ("=", "Answer:") is read, and only what

@@ -1,0 +1,125 @@
+"""Files of the repository as pages: README is the front page, and what a page links outside docs/ comes along.
+
+So every link works where the site is opened from a disk, without the repository beside it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from mkdocs.structure.files import File, Files
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = {"README.md": "index.md", "CHANGELOG.md": "changelog.md", "CONTRIBUTING.md": "contributing.md"}
+"""What has a page of its own; other files are shown as they are."""
+LINK = re.compile(r"(?<=\]\()(?!https?:|#)([^)\s#]+)(#[^)\s]*)?(?=\))")
+LANGUAGES = {".py": "python", ".toml": "toml", ".cff": "yaml", ".jsonl": "json"}
+
+
+def on_config(config: Any) -> Any:
+    """Leave entries of the navigation out whose page is not written yet."""
+    config.nav = _existing(config.nav)
+    return config
+
+
+def on_files(files: Files, config: Any) -> Files:
+    """Add the front page, the notebook, and a page for each file of the repository that any page links."""
+    for source, page in PAGES.items():
+        _add(files, config, page, (ROOT / source).read_text(encoding="utf-8"))
+    _add(files, config, "notebook.md", _notebook(ROOT / "docs/notebook.ipynb"))
+    waiting = [(_repository_path(file.src_uri), file.content_string) for file in files.documentation_pages()]
+    while waiting:
+        source, text = waiting.pop()
+        for match in LINK.finditer(text):
+            target = _resolve(source, match[1])
+            page = _page(target)
+            if target.startswith("..") or not (ROOT / target).exists() or files.get_file_from_path(page):
+                continue
+            shown = _shown(ROOT / target)
+            _add(files, config, page, shown)
+            waiting.append((target, shown))
+    return files
+
+
+def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str:
+    """Turn links between files of the repository into links between pages."""
+    source, here = _repository_path(page.file.src_uri), os.path.dirname(page.file.src_uri)
+
+    def rewritten(match: re.Match[str]) -> str:
+        target = _resolve(source, match[1])
+        if not (ROOT / target).exists():
+            return match[0]
+        return os.path.relpath(_page(target), here or ".") + (match[2] or "")
+
+    return LINK.sub(rewritten, markdown)
+
+
+def _existing(nav: Any) -> Any:
+    if isinstance(nav, list):
+        return [kept for entry in nav if (kept := _existing(entry)) is not None]
+    if isinstance(nav, dict):
+        return {title: kept for title, value in nav.items() if (kept := _existing(value)) is not None} or None
+    missing = nav == "extending.md" and not (ROOT / "docs" / nav).exists()
+    return None if missing else nav
+
+
+def _add(files: Files, config: Any, path: str, content: str) -> None:
+    files.append(File.generated(config, path, content=content))
+
+
+def _repository_path(page: str) -> str:
+    """Where the text of a page stands in the repository."""
+    for source, name in PAGES.items():
+        if page == name:
+            return source
+    if page.startswith("repository/"):
+        return page.removeprefix("repository/").removesuffix(".md")
+    return f"docs/{page}"
+
+
+def _page(target: str) -> str:
+    """The page, or the file of the site, that stands for a file of the repository."""
+    if target in PAGES:
+        return PAGES[target]
+    if target == "docs/notebook.ipynb":
+        return "notebook.md"
+    if target.startswith("docs/"):
+        return target.removeprefix("docs/") + ("/README.md" if (ROOT / target).is_dir() else "")
+    return f"repository/{target}.md"
+
+
+def _resolve(source: str, link: str) -> str:
+    return os.path.normpath(os.path.join(os.path.dirname(source), link))
+
+
+def _shown(path: Path) -> str:
+    """A page with a file's text, or with those of a folder's files by name."""
+    title = f"# {path.relative_to(ROOT)}\n\n"
+    if path.suffix == ".md":
+        return path.read_text(encoding="utf-8")
+    if path.is_file():
+        language = LANGUAGES.get(path.suffix, "text")
+        return f"{title}````{language}\n{path.read_text(encoding='utf-8')}\n````\n"
+    names = sorted(item.name for item in path.iterdir() if item.is_file() and not item.name.startswith("__"))
+    if path.is_relative_to(ROOT / "docs"):
+        return title + "".join(f"- [{name}]({name})\n" for name in names)
+    return title + "".join(f"- [{name}]({path.name}/{name})\n" for name in names)
+
+
+def _notebook(path: Path) -> str:
+    """The cells of a notebook and what they printed; its figures are drawn where it is run."""
+    parts = ["*This page is [a notebook](notebook.ipynb) as it was run; its figure is drawn where you run it.*"]
+    for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+        text = "".join(cell["source"])
+        if cell["cell_type"] == "markdown":
+            parts.append(text)
+            continue
+        parts.append(f"```python\n{text}\n```")
+        printed = "".join("".join(out.get("text", ())) for out in cell["outputs"] if out["output_type"] == "stream")
+        if printed:
+            parts.append(f"```text\n{printed.rstrip()}\n```")
+    return "\n\n".join(parts)

@@ -1,0 +1,23 @@
+// Browsers start no worker for a page that was opened from a disk, and search runs in one: there a hidden frame stands
+// in for it, which loads the worker's script.
+if (location.protocol === "file:") {
+  window.Worker = class extends EventTarget {
+    constructor(address) {
+      super()
+      this.frame = Object.assign(document.createElement("iframe"), { hidden: true, title: "search" })
+      document.body.append(this.frame)
+      const inside = this.frame.contentWindow
+      inside.postMessage = (data) => this.dispatchEvent(new MessageEvent("message", { data }))
+      const script = inside.document.createElement("script")
+      script.src = new URL(address, location.href)
+      this.ready = new Promise((resolve) => (script.onload = resolve))
+      inside.document.body.append(script)
+    }
+    postMessage(data) {
+      this.ready.then(() => this.frame.contentWindow.dispatchEvent(new MessageEvent("message", { data })))
+    }
+    terminate() {
+      this.frame.remove()
+    }
+  }
+}
