@@ -92,7 +92,7 @@ def main() -> None:
         for width in WIDTHS:
             model = model_of(width)
             for sizes in dict.fromkeys([(count, 1, 1), (1, count, 1), (count // 8, 8, 1), (count // 8, 1, 8)]):
-                axes = dict(zip(AXES, sizes, strict=True))
+                axes: dict[str, int] = dict(zip(AXES, sizes, strict=True))
                 tokens = ROWS * LENGTH
                 multiplying = 4 * flops_per_token(model).total * tokens / (described.peak / 2)
                 row = {"machine": machine.name, "width": width, "layout": " x ".join(map(str, sizes))}
