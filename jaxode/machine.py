@@ -1,4 +1,4 @@
-"""The machine at hand: how much memory is free."""
+"""The machine at hand: how much memory is free, and how sizes are written."""
 
 from __future__ import annotations
 
@@ -29,3 +29,8 @@ def available_memory() -> int | None:
 def gigabytes(size: int) -> str:
     """Bytes as errors show them."""
     return f"{size / 1e9:.3g} GB"
+
+
+def readable(size: int) -> str:
+    """Bytes as the lines of a run show them."""
+    return gigabytes(size) if size >= 1e9 else f"{size / 1e6:.3g} MB"

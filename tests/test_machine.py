@@ -6,7 +6,7 @@ import jax
 import pytest
 
 from jaxode import machine
-from jaxode.machine import available_memory, gigabytes
+from jaxode.machine import available_memory, gigabytes, readable
 
 
 class Device:
@@ -47,3 +47,7 @@ def test_nothing_tells(monkeypatch, meminfo):
 
 def test_bytes_in_errors():
     assert gigabytes(21_474_836_480) == "21.5 GB"
+
+
+def test_bytes_in_lines():
+    assert [readable(size) for size in (1_000, 54_850_000, 21_474_836_480)] == ["0.001 MB", "54.9 MB", "21.5 GB"]

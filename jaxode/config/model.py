@@ -335,10 +335,12 @@ class DepthConfig:
     """Of the noise at which `model.loop.start = "noise"` begins; the same for every batch and number of devices."""
     start: Literal["model", "zeros"] = "model"
     """The state at t = 0: as `model.loop.start` says, or 0 in the place of noise."""
-    adjoint: Literal["recursive", "remat", "unroll"] = "recursive"
+    adjoint: Literal["recursive", "remat", "nested", "unroll"] = "recursive"
     """Backward pass: recursive keeps one state a step and recomputes the block (Diffrax's own loop); remat also keeps
-    q, k, v and the attention's result (a little more memory, less time); unroll keeps everything. The last two allow
-    every derivative; recursive neither forward mode alone (jax.jvp) nor reverse over reverse (jax.grad twice)."""
+    q, k, v and the attention's result (a little more memory, less time); nested keeps every sqrt(n)-th state, so that
+    memory hardly grows with depth, and runs the steps between two of them once more; unroll keeps everything. The last
+    three allow every derivative; recursive neither forward mode alone (jax.jvp) nor reverse over reverse (jax.grad
+    twice)."""
     tolerance: float = 1e-3
     """Relative and absolute tolerance of the adaptive solvers."""
 

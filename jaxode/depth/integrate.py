@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from typing import Any, Literal, get_args, no_type_check
 
 import diffrax
@@ -17,7 +18,7 @@ from jaxode.depth.solvers import SolverSpec, as_terms, get_solver, step_controll
 from jaxode.depth.trace import Trace, measure
 from jaxode.types import Field
 
-Adjoint = Literal["recursive", "remat", "unroll"]
+Adjoint = Literal["recursive", "remat", "nested", "unroll"]
 ADAPTIVE_LIMIT = 4096
 KEPT = "kept over depth"
 """Name with which a field marks, by `jax.ad_checkpoint.checkpoint_name`, what "remat" should not recompute."""
@@ -69,10 +70,12 @@ def integrate(
         coefficients: of solver "calibrated"; may be traced and differentiated.
         adjoint: "recursive" stores one state a step and recomputes the field in the backward pass (Diffrax's own
             loop); "remat" also stores what the field marks as `KEPT`: a little more memory, less time, and it works
-            under pmap, where JAX refuses to transpose Diffrax's loop; "unroll" writes the steps out and stores all.
-            "remat" and "unroll" allow every derivative. "recursive" and adaptive solvers allow reverse mode
-            (`jax.grad`, `jax.vjp`) and forward over reverse (`jax.hessian`, `jax.jvp` of a gradient), but neither
-            forward mode alone (`jax.jvp`, `jax.jacfwd`) nor reverse over reverse (`jax.grad` of a gradient).
+            under pmap, where JAX refuses to transpose Diffrax's loop; "nested" stores every sqrt(n)-th state and runs
+            the steps from one to the next again before it goes back over them (Chen et al. 2016, section 4.3); "unroll"
+            writes the steps out and stores all. "remat", "nested" and "unroll" allow every derivative. "recursive" and
+            adaptive solvers allow reverse mode (`jax.grad`, `jax.vjp`) and forward over reverse (`jax.hessian`,
+            `jax.jvp` of a gradient), but neither forward mode alone (`jax.jvp`, `jax.jacfwd`) nor reverse over reverse
+            (`jax.grad` of a gradient).
         trace: also return the trajectory with its norms and cosines.
         tolerance: relative and absolute, for adaptive solvers; one that needs over 4,096 steps gives NaN.
 
@@ -92,8 +95,8 @@ def integrate(
         not (trace and spec.adaptive), f'solver "{spec.name}" chooses its own steps: a trace needs a fixed-step solver'
     )
     if adjoint != "recursive" and not spec.adaptive:
-        method = method if adjoint == "remat" else written_out(method)
-        return _stepped(field, x0, schedule, method, spec, args, trace, remat=adjoint == "remat")
+        method = written_out(method) if adjoint == "unroll" else method
+        return _stepped(field, x0, schedule, method, spec, args, trace, adjoint)
     steps = ADAPTIVE_LIMIT if spec.adaptive else schedule.steps
     try:
         solution = diffrax.diffeqsolve(
@@ -150,8 +153,7 @@ def _stepped(
     spec: SolverSpec,
     args: Any,
     trace: bool,
-    *,
-    remat: bool,
+    adjoint: str,
 ) -> Solve:
     """The same solver's own steps, in `lax.scan` with rematerialisation or written out."""
     terms = as_terms(field)
@@ -164,7 +166,9 @@ def _stepped(
         return (x, state), x if trace else None
 
     carry = (x0, solver.init(terms, times[0], times[1], x0, args))
-    if remat:
+    if adjoint == "nested":
+        (x, _), states = _nested(step, carry, (times[:-1], times[1:]))
+    elif adjoint == "remat":
         keep = jax.checkpoint_policies.save_from_both_policies(
             jax.checkpoint_policies.save_only_these_names(KEPT),
             lambda primitive, *_, **__: primitive.name.startswith(KEPT_KERNEL),
@@ -178,6 +182,24 @@ def _stepped(
         x, states = carry[0], visited
     result = measure(jnp.concatenate([x0[None], jnp.stack(states)]), schedule.times) if trace else None
     return Solve(x, spec.evaluations(schedule.steps), result)
+
+
+def _nested(step: Any, carry: Any, intervals: Any) -> tuple[Any, Any]:
+    """`lax.scan` of the steps in stretches of about sqrt(n); what is left over comes last."""
+
+    def stretch(carry: Any, intervals: Any) -> tuple[Any, Any]:
+        return jax.lax.scan(jax.checkpoint(step), carry, intervals)
+
+    steps = len(intervals[0])
+    length = math.isqrt(steps)
+    whole = steps - steps % length
+    split = jax.tree.map(lambda x: x[:whole].reshape(-1, length), intervals)
+    carry, states = jax.lax.scan(jax.checkpoint(stretch), carry, split)
+    states = jax.tree.map(lambda x: x.reshape(whole, *x.shape[2:]), states)
+    if whole < steps:
+        carry, rest = jax.checkpoint(stretch)(carry, jax.tree.map(lambda x: x[whole:], intervals))
+        states = jax.tree.map(lambda x, y: jnp.concatenate([x, y]), states, rest)
+    return carry, states
 
 
 def field_evaluations(solver: str | diffrax.AbstractSolver, steps: int) -> int:

@@ -24,6 +24,7 @@ from jaxode.data import PreparedData, prepare
 from jaxode.data.labelled import prepare_labelled
 from jaxode.evaluation import evaluate, evaluate_states
 from jaxode.evaluation.labels import evaluate_labels
+from jaxode.machine import readable
 from jaxode.model import make_model, plan
 from jaxode.model.low_rank import merged, with_low_rank
 from jaxode.model.parameters import Architecture, Parameters, split
@@ -31,9 +32,10 @@ from jaxode.tracking import JsonlTracker, ProgressBar, TensorBoardTracker, Track
 from jaxode.training.chips import bfloat16_peak
 from jaxode.training.continuation import check_same, restored
 from jaxode.training.curriculum import Curriculum, Solves, Spent
+from jaxode.training.disk import check_disk, checkpoint_bytes
 from jaxode.training.guards import Guard
 from jaxode.training.initial import check_teacher, inherited, read_initial, read_teacher, record, with_labels
-from jaxode.training.memory import check_memory
+from jaxode.training.memory import check_memory, estimate
 from jaxode.training.optimizer import check_rates, learning_rate, make_optimizer
 from jaxode.training.parallel import Parallel, make_parallel
 from jaxode.training.profiling import Profile
@@ -133,6 +135,9 @@ def train(config: Config) -> TrainResult:
         taught_by = teacher, jax.device_get(initial.weights)
         check_teacher(taught_by, config.init, data.validation(config.train.batch_size, 1))
     state = parallel.place_state(state)
+    memory = estimate(config, depth, parallel.shares, state)
+    disk = check_disk(run, config.train, checkpoint_bytes(state.params, state.optimizer))
+    needs = f"an update takes about {readable(memory.total)} of each device ({memory}); disk: {disk}"
     like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), state)
 
     @cache  # one program for each of a fixed, small set of step counts
@@ -184,6 +189,8 @@ def train(config: Config) -> TrainResult:
             taught_by,
             profile,
         )
+        hosts.say(loop.summary(params, start))
+        hosts.say(needs)
         try:
             state = loop.run(state)
         except jax.errors.JaxRuntimeError as error:
@@ -249,7 +256,6 @@ class _Loop:
         train = self.config.train
         start = int(state.step)
         self.trackers = Trackers(self._trackers(start))
-        hosts.say(self._summary(state.params, start))
         key = self.parallel.key(train.seed)
         pending: StepMetrics | None = None
         clock, clock_step = time.perf_counter(), start
@@ -336,7 +342,8 @@ class _Loop:
             hosts.say(f"no better validation since update {best.step if best else 0}: the run ends")
         return ends
 
-    def _summary(self, params: Parameters, start: int) -> str:
+    def summary(self, params: Parameters, start: int) -> str:
+        """What the run is about to do, in a line."""
         model, stats = self.config.model, self.data.stats["train"]
         size = sum(math.prod(value.shape) for value in params.values())
         return (

@@ -189,19 +189,21 @@ def test_dropout_has_the_same_gradient_for_every_adjoint(inputs, tiny, lively):
     def run(depth, stack, x, context):
         return stack(x, depth, context).state
 
-    recursive, remat, want = (
+    recursive, remat, nested, want = (
         value_and_gradients(stack, functools.partial(run, DepthConfig(adjoint=adjoint)), (x, context, weights), jitted)
-        for adjoint, jitted in (("recursive", True), ("remat", False), ("unroll", False))
+        for adjoint, jitted in (("recursive", True), ("remat", False), ("nested", False), ("unroll", False))
     )
     agree(recursive, want)
     agree(remat, want)
+    agree(nested, want)
     assert float(jnp.abs(want[0] - residual_network(stack, x, context)).max()) > 0.1
 
 
-def test_the_recursive_adjoint_keeps_one_state_a_step(tiny):
-    """Temporary memory of the gradient at N = 12, and how it grows from N = 4."""
+@pytest.fixture
+def temporary(tiny):
+    """Temporary memory of the gradient at so many steps."""
 
-    def temporary(steps, adjoint):
+    def measured(steps, adjoint="recursive"):
         stack = Stack(tiny(width=64, ff_width=256, steps=steps), rngs=nnx.Rngs(0))
         graph, params = nnx.split(stack)
 
@@ -211,6 +213,16 @@ def test_the_recursive_adjoint_keeps_one_state_a_step(tiny):
         x = jax.ShapeDtypeStruct((4, 64, 64), jnp.float32)
         return jax.jit(jax.grad(loss)).lower(params, x).compile().memory_analysis().temp_size_in_bytes
 
-    recursive, unroll = ([temporary(steps, adjoint) for steps in (4, 12)] for adjoint in ("recursive", "unroll"))
+    return measured
+
+
+def test_the_recursive_adjoint_keeps_one_state_a_step(temporary):
+    recursive, unroll = ([temporary(steps, name) for steps in (4, 12)] for name in ("recursive", "unroll"))
     assert recursive[1] < 0.7 * unroll[1], f"at N = 12: {recursive[1]} against {unroll[1]} bytes"
     assert recursive[1] - recursive[0] < 0.3 * (unroll[1] - unroll[0])
+
+
+def test_memory_of_a_nested_solve_hardly_grows_with_depth(temporary):
+    least = temporary(12, "nested")
+    assert least < temporary(12)
+    assert temporary(48, "nested") <= 1.2 * least
