@@ -6,6 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from jaxode import plugins as plugins
     from jaxode.calibration import calibrate, fit_landing
     from jaxode.config import Config, DataConfig, DepthConfig, ModelConfig, OptimizerConfig, TrainConfig, UserError
     from jaxode.depth import Acceleration, Schedule, StateChange, StepError, integrate
@@ -74,6 +75,7 @@ _ALIASES = {"from_pretrained": "load"}
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __version__ = "0.1.0"
+"""The one place of it: pyproject.toml, `--version`, cards and studies read it here."""
 __all__ = [
     "Acceleration",
     "Block",
@@ -123,6 +125,8 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """Import a public name on first use, so that `import jaxode` is instant and touches no device."""
+    if name == "plugins":
+        return importlib.import_module("jaxode.plugins")
     if name not in _HOME_OF:
         raise AttributeError(f"module 'jaxode' has no attribute {name!r}")
     return getattr(importlib.import_module(_HOME_OF[name]), _ALIASES.get(name, name))

@@ -7,12 +7,13 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from jaxode import hosts
+from jaxode.checkpoint.made_by import RECORD, check_record, plugins_of, write_record
 from jaxode.config import Config, HostsConfig, UserError, from_toml, require, to_toml
 from jaxode.data import Tokenizer
 from jaxode.weights import WEIGHTS
@@ -66,19 +67,21 @@ class RunFolder:
         )
 
     def create(self, config: Config, tokenizer: Tokenizer) -> bool:
-        """Write config and tokenizer; whether the folder was not there before.
+        """Write config, tokenizer, and which plug-ins the settings name parts of; whether the folder was not there
+        before.
 
         Raises:
             UserError: the folder already holds a run, or cannot be written.
         """
         self.check_free()
-        # who trains along is said anew at every start
+        # who trains along is said anew at every start, and so is what code runs
         alone = dataclasses.replace(config.train, hosts=HostsConfig())
-        text = to_toml(dataclasses.replace(config, resume=False, train=alone))
+        text = to_toml(dataclasses.replace(config, resume=False, plugins=(), train=alone))
         fresh = not self.path.exists()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             tokenizer.save(self.path / "tokenizer")
+            write_record(self.path, plugins_of(config))
             partial = self.path / "config.toml.partial"
             partial.write_text(text, encoding="utf-8")
             os.replace(partial, self.path / "config.toml")
@@ -123,7 +126,7 @@ class RunFolder:
                 self.checkpoints.rmdir()
             if fresh:
                 shutil.rmtree(self.path / "tokenizer", ignore_errors=True)
-            for file in (self.metrics, self.init, self.best):
+            for file in (self.metrics, self.init, self.best, self.path / RECORD):
                 file.unlink(missing_ok=True)
             (self.path / "config.toml").unlink()
             self.path.rmdir()
@@ -139,17 +142,21 @@ class RunFolder:
             f"{self.path}: is an exported model and holds no optimizer state to continue with; resume the run itself",
         )
 
-    def config(self) -> Config:
+    def config(self, needed: Collection[str] = ("block",)) -> Config:
         """The resolved config.
 
+        Args:
+            needed: kinds of parts that must be at hand, where plug-ins brought them.
+
         Raises:
-            UserError: no run lies here, or its config cannot be read.
+            UserError: no run lies here, its config cannot be read, or a plug-in that it needs is not loaded.
         """
         require(self.path.is_dir(), f"{self.path}: no such run folder")
         require(
             (self.path / "config.toml").is_file(),
             f"{self.path}: holds no config.toml, so it is no run folder; name the folder that train.py printed",
         )
+        check_record(self.path, needed)
         return from_toml(Config, self.path / "config.toml")
 
     def tokenizer(self) -> Tokenizer:

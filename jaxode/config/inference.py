@@ -7,6 +7,7 @@ from typing import Literal
 
 from jaxode.config.checks import UserError, at_least, at_most, parse_frame, require, within
 from jaxode.config.fields import Place, Seed, Steps, check_fields, fit
+from jaxode.config.named_numbers import named_numbers
 
 CHOICES = ("budget", "max_loss_increase", "max_label_flips", "max_error")
 """What chooses the depth in the place of `steps`."""
@@ -128,6 +129,13 @@ class InferConfig:
     """Draw from tokens at least this share as likely as the most likely one."""
     repetition_penalty: float = 1.0
     """Makes tokens of the text so far less likely; 1 leaves them."""
+    sampling: str = ""
+    """Further methods after these, by name with their numbers, "typical:0.9": those of plug-ins, or greedy,
+    temperature, top_k, top_p, min_p, repetition_penalty in an order of your own."""
+    exit_rule: str = ""
+    """score of a whole file: a token stops where a rule says so, by name with its threshold, "state_change:0.03":
+    step_error, acceleration, state_change, divergence, confidence, patience, exit_gate, or a plug-in's; its threshold
+    is as `jaxode.StateChange` and the others say."""
     speculative: bool = False
     """Draft tokens in few steps of the same model, calibrated where it is, and check them at the depth asked for: the
     same tokens at temperature 0, tokens of the same distribution else."""
@@ -168,6 +176,8 @@ class InferConfig:
     """Folder for the CSV and PNG files of a sweep or a report; the run folder when empty. Where to export, or to
     keep a calibration: when empty beside the weights, or for a model that jaxode did not make in the cache folder. Of
     encode the file, such as vectors.npz."""
+    plugins: tuple[Place, ...] = ()
+    """Files of Python (or entry points of installed packages) that bring parts of your own: docs/extending.md."""
     notes: Place = ""
     """Text file for the card of an exported model: where the text of the run comes from, and its licence."""
 
@@ -218,6 +228,7 @@ class InferConfig:
         require(0 < self.top_p <= 1, f"top_p = {self.top_p}: must lie in (0, 1]")
         require(0 <= self.min_p <= 1, f"min_p = {self.min_p}: must lie in [0, 1]")
         check_penalty(self.repetition_penalty)
+        self._check_named()
         cache_rule(self.cache, self.cache_share)
         at_least("seed", self.seed, 0)
         at_least("start_seed", self.start_seed, 0)
@@ -320,6 +331,26 @@ class InferConfig:
     def compare_steps(self) -> tuple[int, ...]:
         """`compare` as numbers."""
         return _counts(self.compare)
+
+    def _check_named(self) -> None:
+        """What names a part, whose names are known once plug-ins are loaded."""
+        named_numbers("sampling", self.sampling, "typical:0.9")
+        named_numbers("exit_rule", self.exit_rule, "state_change:0.03")
+        for name, tasks in (("sampling", ("auto", "generate", "bench")), ("exit_rule", ("score",))):
+            value = getattr(self, name)
+            require(
+                not value or self.task in tasks,
+                f'{name} = "{value}" with task = {self.task}: counts for {", ".join(tasks)}; leave it out',
+            )
+        require(
+            not self.exit_rule or not self.lines,
+            f'exit_rule = "{self.exit_rule}" with lines: a file is scored as a whole with it; leave one of them out',
+        )
+        require(
+            not self.sampling or self.temperature > 0,
+            f'sampling = "{self.sampling}" with temperature = 0: the most likely token is taken, and nothing is left '
+            "to choose from; leave one of them out",
+        )
 
     def _check_fit(self) -> None:
         require(

@@ -49,6 +49,9 @@ class ModelConfig:
     """G, distinct blocks of the looped part for "sequence" and "cycle" (a divisor of steps)."""
     group_steps: str = ""
     """Sharing "sequence" with uneven groups: how many of the N steps each takes, as "3,2"; empty: N / G each."""
+    block: str = "standard"
+    """Of prelude, loop and coda. standard: attention, then feed-forward; or the name that a plug-in brings
+    (`--plugins`), of a block with the same parameters and more."""
     inner_blocks: int = 1
     """Different blocks that one application of a group runs one after the other; a step counts them as one."""
     prelude: int = 0

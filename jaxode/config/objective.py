@@ -6,7 +6,8 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 from jaxode.config.checks import UserError, at_least, require
-from jaxode.config.fields import Steps, check_fields, fit
+from jaxode.config.fields import HUGE, Steps, check_fields, fit
+from jaxode.config.named_numbers import named_numbers
 
 PRESETS: dict[str, dict[str, Any]] = {
     "fixed": {},
@@ -18,6 +19,8 @@ PRESETS: dict[str, dict[str, Any]] = {
     "distil": {"short": "uniform", "short_solver": "secant", "distil": 1.0},
     "collinear": {"collinear": 0.1},
 }
+WEIGHTS = ("main_loss", "short_loss", "distil", "match", "exit_loss", "collinear")
+"""The built-in terms, each a field that holds its weight."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,8 @@ class ObjectiveConfig:
     """Weight of the mean loss of these read-outs."""
     collinear: float = 0.0
     """Weight of 1 - cosine of consecutive increments of the main solve, averaged along depth."""
+    terms: str = ""
+    """Further terms of the main solve that plug-ins bring (`--plugins`), each with its weight, "z_loss:1e-4"."""
 
     def __post_init__(self) -> None:
         check_fields(self, "objective")
@@ -88,7 +93,7 @@ class ObjectiveConfig:
         return ObjectiveConfig(**whole)
 
     def _check(self) -> None:
-        for key in ("main_loss", "short_loss", "distil", "match", "exit_loss", "collinear"):
+        for key in WEIGHTS:
             at_least(f"objective.{key}", getattr(self, key), 0)
         _check_counts("steps", self.steps, ("grow", "late", "widen", "uniform", "inverse", "poisson"))
         _check_counts("short", self.short, ("uniform", "inverse", "poisson"))
@@ -111,6 +116,12 @@ class ObjectiveConfig:
             f'objective.short = "{self.short}" with objective.short_loss = {self.short_loss:g}, objective.distil = '
             f"{self.distil:g}, objective.match = {self.match:g}: a second solve and a weight of it, or neither",
         )
+        for name, weight in self.weighted_terms:
+            require(
+                0 < weight <= HUGE,
+                f'objective.terms = "{self.terms}": the weight of {name} must be positive, of a size that float32 '
+                "holds; leave a term out that counts nothing",
+            )
         require(
             bool(self.short) or self.short_loss == 0,
             f'objective.short = "" with objective.short_loss = {self.short_loss:g}: there is no second solve; name its '
@@ -126,6 +137,17 @@ class ObjectiveConfig:
             f'objective.short_solver = "{self.short_solver}" with objective.spacing = "unit": at steps of size 1 there '
             'is nothing to remember; use "euler"',
         )
+
+    @property
+    def weighted_terms(self) -> tuple[tuple[str, float], ...]:
+        """`terms` as names and weights."""
+        pairs = named_numbers("objective.terms", self.terms, "z_loss:1e-4")
+        for name, weight in pairs:
+            require(
+                weight is not None,
+                f'objective.terms = "{self.terms}": {name} has no weight; give it one, as "{name}:0.1"',
+            )
+        return tuple((name, float(weight or 0)) for name, weight in pairs)
 
     @property
     def exit_shares(self) -> tuple[float, ...]:

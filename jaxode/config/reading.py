@@ -23,16 +23,21 @@ T = TypeVar("T")
 def parse(kind: type[T], argv: Sequence[str] | None = None, *, base: Path | None = None) -> T:
     """Read a config: defaults, then the TOML file after ``--config``, then dotted flags such as ``--model.width 64``.
 
-    `base` is the TOML file to read where ``--config`` names none (that of a run to resume).
+    `base` is the TOML file to read where ``--config`` names none (that of a run to resume); plug-ins that it names are
+    passed over, since code runs only from what is named here.
 
     Raises:
         UserError: an unknown TOML key, a wrong type or a refused value.
-        SystemExit: an unknown flag (code 2), --help (0).
+        SystemExit: an unknown flag (code 2), --help or --version (0).
     """
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    arguments = _arguments(argv)
     path, arguments = _take_config_flag(arguments)
-    path = path or base
-    default = from_toml(kind, path) if path is not None else kind()
+    if path is not None:
+        default = from_toml(kind, path)
+    elif base is not None:
+        default = dataclasses.replace(typing.cast(Any, from_toml(kind, base)), plugins=())
+    else:
+        default = kind()
     about = f"{kind.__doc__}\n\n--config FILE.toml is read first; flags win over it."
     return _command_line(kind, arguments, default=default, description=about)
 
@@ -42,9 +47,18 @@ def parse_command(kind: type[T], argv: Sequence[str] | None = None) -> T:
 
     Raises:
         UserError: a refused value.
-        SystemExit: an unknown flag or a missing argument (code 2), --help (0).
+        SystemExit: an unknown flag or a missing argument (code 2), --help or --version (0).
     """
-    return _command_line(kind, list(sys.argv[1:] if argv is None else argv), description=kind.__doc__)
+    return _command_line(kind, _arguments(argv), description=kind.__doc__)
+
+
+def _arguments(argv: Sequence[str] | None) -> list[str]:
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if "--version" in arguments:
+        # the package stands above every room: this one is inside it, so it is there
+        sys.stdout.write(f"jaxode {sys.modules['jaxode'].__version__}\n")
+        raise SystemExit(0)
+    return arguments
 
 
 def _command_line(kind: type[T], arguments: list[str], **options: Any) -> T:

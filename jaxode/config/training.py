@@ -21,7 +21,7 @@ class DataConfig:
     corpus: str = "stdlib"
     """stdlib (embedded) | files | wikitext-2 | books | tinyshakespeare (folders in root) | tasks/NAME (questions made
     by the program: p-hop, s3, s5, parity, rule-30, addition, reachable; rows are "texts", answers alone are predicted)
-    | a TFDS text set by name."""
+    | a TFDS text set by name | the name that a plug-in brings (`--plugins`)."""
     task: TaskConfig = field(default_factory=TaskConfig)
     """Of a corpus tasks/NAME, which questions."""
     files: Place = ""
@@ -328,6 +328,9 @@ class Config:
     """A language model to train on from: a run, an exported or shipped model, or a Hugging Face folder or name. Its
     weights, its tokenizer and its architecture are the run's; settings of model that contradict it are refused, but for
     dropout, steps, conditioning, clock, and with rotary positions length."""
+    plugins: tuple[Place, ...] = ()
+    """Files of Python (or entry points of installed packages) that bring parts of your own: docs/extending.md. A run
+    records which of them made it, and is resumed with the same ones."""
     out: Place = ""
     """Run folder; runs/DATE-TIME when empty."""
     resume: bool = False

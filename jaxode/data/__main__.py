@@ -18,9 +18,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Parse, prepare, print. Returns the exit code."""
     config = parse(Config, argv)
     # after parsing, so that --help and a wrong flag cost no import of jax
+    from jaxode import plugins
     from jaxode.data.labelled import prepare_labelled
     from jaxode.data.prepared import prepare
 
+    plugins.load(*config.plugins)
     if config.data.train:
         data = prepare_labelled(config.data, config.model)
     else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import inspect
 import json
 import os
 import re
@@ -19,6 +20,7 @@ from jaxode.config import DataConfig, UserError, require
 from jaxode.config.task import TASKS_PREFIX
 from jaxode.data.documents import PARQUET, Document, read_documents, read_text, suffix
 from jaxode.data.files import matching, named_splits, once
+from jaxode.data.generated import TextsOf, generated_texts
 from jaxode.data.notices import notice
 from jaxode.data.parquet import check_parquet
 from jaxode.data.registered import first_line, is_registered, registered_names, registered_set, unreadable
@@ -26,6 +28,7 @@ from jaxode.data.splitting import EqualTexts, HeldOut, score
 from jaxode.data.stdlib import stdlib_documents, stdlib_files, stdlib_folder
 from jaxode.data.stores import FORMAT, SPLITS, make_folder, read, write_documents
 from jaxode.data.tasks import find_task, task_documents
+from jaxode.plugins import HOW, Table
 
 NAMED = ("stdlib", "files", "wikitext-2", "books", "tinyshakespeare")
 
@@ -84,6 +87,10 @@ class Corpus:
     validation: Texts
 
 
+Opener = Callable[[DataConfig, Path, bool], Corpus]
+"""(settings, cache folder, whether to show progress) -> the corpus, read into the cache at the first call."""
+
+
 @dataclass(frozen=True)
 class _Files:
     """A corpus of local files before it is read: (path, name) of every file, by split; one entry where we hold out."""
@@ -100,8 +107,11 @@ def open_corpus(data: DataConfig, cache: Path, progress: bool = False) -> Corpus
     """
     if data.corpus.startswith(TASKS_PREFIX):
         return _open_task(data, cache)
-    if data.corpus not in NAMED:
-        return _open_tfds(data, cache, progress)
+    return CORPORA.get(data.corpus, _open_tfds)(data, cache, progress)
+
+
+def _open_files(data: DataConfig, cache: Path, progress: bool) -> Corpus:
+    """Local files, each of one document or of several."""
     files = _local_files(data)
     fingerprint = _fingerprint(data, files)
 
@@ -111,6 +121,28 @@ def open_corpus(data: DataConfig, cache: Path, progress: bool = False) -> Corpus
     folder = make_folder(cache / "documents" / f"{data.corpus}-{fingerprint}", fill)
     train, validation = (Texts(read(folder, split), folder, sources=True) for split in SPLITS)
     return Corpus(data.corpus, fingerprint, train, validation)
+
+
+def _fit(name: str, part: Any) -> Opener:
+    """A plug-in's: a function from the settings to texts."""
+    texts_of: TextsOf = part
+    require(callable(part) and not isinstance(part, type), f"{part!r}: must be a function of (data) that gives texts")
+    try:
+        inspect.signature(part).bind(None)
+    except TypeError as error:
+        raise UserError(f"{part!r}: is called with (data), which it does not take ({error})") from None
+    require(not is_registered(name), f'"{name}" is a TFDS text set; choose another name')
+
+    def open_texts(data: DataConfig, cache: Path, progress: bool) -> Corpus:
+        fingerprint, folder = generated_texts(texts_of, data, cache, progress)
+        train, validation = (Texts(read(folder, split), folder, sources=True) for split in SPLITS)
+        return Corpus(data.corpus, fingerprint, train, validation)
+
+    return open_texts
+
+
+CORPORA = Table[Opener]("corpus", "data.corpus", dict.fromkeys(NAMED, _open_files), _fit)
+"""By name; tasks/NAME and the sets that TFDS knows have names of their own."""
 
 
 def _open_task(data: DataConfig, cache: Path) -> Corpus:
@@ -274,10 +306,10 @@ def _open_tfds(data: DataConfig, cache: Path, progress: bool) -> Corpus:
     """A registered TFDS text set; without a validation split, its test split or a share of train is validated on."""
     registered = registered_names()
     if not is_registered(data.corpus):
-        near = difflib.get_close_matches(data.corpus, (*NAMED, *registered), n=1, cutoff=0.5)
+        near = difflib.get_close_matches(data.corpus, (*CORPORA, *registered), n=1, cutoff=0.5)
         raise UserError(
-            f'data.corpus = "{data.corpus}": unknown; named corpora are {", ".join(NAMED)}, tasks/NAME '
-            "is made by the program, any other name is a "
+            f'data.corpus = "{data.corpus}": unknown; named corpora are {", ".join(CORPORA)}, tasks/NAME '
+            f"is made by the program, a plug-in brings others ({HOW}), any other name is a "
             f"TFDS text set (lm1b, wiki40b/en, ...){f'; did you mean {near[0]!r}?' if near else ''}"
         )
     builder = registered_set(data.corpus, cache, "data.corpus", "use data.files", progress)

@@ -147,10 +147,12 @@ def check_rule(rule: Any, most: float = math.inf) -> None:
     Raises:
         UserError: naming the rule, the field and what is allowed.
     """
-    name = type(rule).__name__
+    name, module = type(rule).__name__, type(rule).__module__
+    # two files may call their rules alike
+    kind = name if module.startswith("jaxode.") else f"{module}.{name}"
     threshold = rule.threshold
-    require(rule.kind in ("", name), f'{name}: kind = "{rule.kind}": is the name of the rule; leave it out')
-    object.__setattr__(rule, "kind", name)
+    require(rule.kind in ("", kind), f'{name}: kind = "{rule.kind}": is the name of the rule; leave it out')
+    object.__setattr__(rule, "kind", kind)
     require(
         rule.granularity in GRANULARITIES,
         f'{name}: granularity = "{rule.granularity}": allowed are {", ".join(GRANULARITIES)}',

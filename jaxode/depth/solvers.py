@@ -1,22 +1,24 @@
 """Solvers by name: Diffrax's own, classic RK4, the Lie splitting of a block into its sublayers, multistep methods.
 
-An explicit solver object of Diffrax is taken as it is.
+An explicit solver object of Diffrax is taken as it is, and by a name of its own from a plug-in.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import diffrax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxode.config import require
+from jaxode.config import UserError, require
 from jaxode.depth.multistep import Coefficients, Multistep, adams_bashforth, secant
 from jaxode.depth.schedules import Schedule
+from jaxode.plugins import Table
 
 
 class LieSplitting(diffrax.AbstractSolver):
@@ -155,24 +157,58 @@ class SolverSpec:
         return self.solver()
 
 
-SOLVERS = {
-    spec.name: spec
-    for spec in (
-        SolverSpec("euler", diffrax.Euler, stages=1, order=1),
-        SolverSpec("lie", LieSplitting, stages=1, order=1, split=True),
-        SolverSpec("heun", diffrax.Heun, stages=2, order=2),
-        SolverSpec("midpoint", diffrax.Midpoint, stages=2, order=2),
-        SolverSpec("rk4", RK4, stages=4, order=4),
-        SolverSpec("ab2", None, stages=1, order=2, rule=partial(adams_bashforth, order=2)),
-        # one Euler step at the start bounds the order of the whole
-        SolverSpec("ab3", None, stages=1, order=2, rule=partial(adams_bashforth, order=3)),
-        # exact for the trained network at h = 1, and no approximation of the continuous limit h -> 0
-        SolverSpec("secant", None, stages=1, order=0, rule=secant),
-        SolverSpec("calibrated", None, stages=1, order=0),
-        SolverSpec("tsit5", diffrax.Tsit5, stages=6, order=5, first=1, adaptive=True),
-        SolverSpec("dopri5", diffrax.Dopri5, stages=6, order=5, first=1, adaptive=True),
+BUILT_IN = (
+    SolverSpec("euler", diffrax.Euler, stages=1, order=1),
+    SolverSpec("lie", LieSplitting, stages=1, order=1, split=True),
+    SolverSpec("heun", diffrax.Heun, stages=2, order=2),
+    SolverSpec("midpoint", diffrax.Midpoint, stages=2, order=2),
+    SolverSpec("rk4", RK4, stages=4, order=4),
+    SolverSpec("ab2", None, stages=1, order=2, rule=partial(adams_bashforth, order=2)),
+    # one Euler step at the start bounds the order of the whole
+    SolverSpec("ab3", None, stages=1, order=2, rule=partial(adams_bashforth, order=3)),
+    # exact for the trained network at h = 1, and no approximation of the continuous limit h -> 0
+    SolverSpec("secant", None, stages=1, order=0, rule=secant),
+    SolverSpec("calibrated", None, stages=1, order=0),
+    SolverSpec("tsit5", diffrax.Tsit5, stages=6, order=5, first=1, adaptive=True),
+    SolverSpec("dopri5", diffrax.Dopri5, stages=6, order=5, first=1, adaptive=True),
+)
+
+
+def _fit(name: str, part: Any) -> SolverSpec:
+    """A plug-in's: an explicit Runge-Kutta method of Diffrax, or the rule of a multistep method."""
+    if isinstance(part, type) and issubclass(part, diffrax.AbstractSolver):
+        try:
+            part = part()
+        except TypeError as error:
+            raise UserError(f"{part.__name__} cannot be made without arguments ({error}); register an object") from None
+    if isinstance(part, diffrax.AbstractSolver):
+        return dataclasses.replace(_described(part), name=name)
+    require(
+        callable(part) and not isinstance(part, type),
+        f"{part!r}: must be an explicit Runge-Kutta solver of Diffrax, or a function from the sizes of n steps to "
+        "coefficients [n, k]",
     )
-}
+    rule, sizes = cast(Any, part), (1.0, 2.0, 1.0)
+    try:
+        made = np.asarray(rule(sizes), np.float64)
+    except Exception as error:  # of code that is not ours
+        raise UserError(f"the step sizes {sizes} give {type(error).__name__}: {error}; must give [3, k]") from None
+    require(
+        made.ndim == 2 and len(made) == len(sizes) and made.shape[1] >= 1 and bool(np.all(np.isfinite(made))),
+        f"the step sizes {sizes} give coefficients of shape {list(made.shape)}: must be finite, one row a step: row i "
+        "holds the weights in step i of the evaluations i, i - 1, .., which are 0 where there is none",
+    )
+    require(
+        all(made[i, j] == 0 for i in range(len(made)) for j in range(i + 1, made.shape[1])),
+        f"the step sizes {sizes} give weights to evaluations before the first; make them 0",
+    )
+    return SolverSpec(name, None, stages=1, order=0, rule=rule)
+
+
+SOLVERS: Table[SolverSpec] = Table(
+    "solver", "depth.solver", {spec.name: spec for spec in BUILT_IN}, _fit, reserved=("auto",)
+)
+"""By name."""
 
 
 def get_solver(solver: Any) -> SolverSpec:
@@ -184,10 +220,11 @@ def get_solver(solver: Any) -> SolverSpec:
     """
     if isinstance(solver, diffrax.AbstractSolver):
         return _described(solver)
-    known = isinstance(solver, str) and solver in SOLVERS
-    hint = f"; of a solver class give an object, {solver.__name__}()" if isinstance(solver, type) else ""
-    require(known, f'depth.solver = "{solver}": allowed are {", ".join(SOLVERS)}{hint}')
-    return SOLVERS[str(solver)]
+    require(
+        not isinstance(solver, type),
+        f'depth.solver = "{solver}": of a solver class give an object, {getattr(solver, "__name__", "")}()',
+    )
+    return SOLVERS.find(solver)
 
 
 def _described(solver: diffrax.AbstractSolver) -> SolverSpec:

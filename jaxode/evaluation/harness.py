@@ -30,6 +30,7 @@ from jaxode.inference.generation.sampling import Chain, Greedy, Sampling, Temper
 from jaxode.inference.texts.batch_pass import BatchPass
 from jaxode.inference.texts.batching import RowBatch, padded, real_tokens
 from jaxode.model.parameters import Architecture, Parameters
+from jaxode.plugins import load as load_plugins
 from jaxode.types import Segments, Tokens
 
 # Its error bars fork the process by default, which deadlocks where JAX has started threads.
@@ -98,6 +99,7 @@ class HarnessModel(TemplateLM):
         batch_size: rows at once; "auto" is 32.
         max_length: tokens that a row reads at most; the model's own L when None.
         max_gen_toks: new tokens of a generation whose task names no number.
+        plugins: files that bring parts by name, with spaces between them.
         add_bos_token: whether contexts stand behind what opens a text: the tokenizer's own opening token, else the end
             token, which documents follow in training. None: those of Hugging Face as their tokenizer says, and models
             of jaxode behind it, unless they were trained to read documents apart.
@@ -121,13 +123,15 @@ class HarnessModel(TemplateLM):
         batch_size: int | str | None = None,
         max_length: int | None = None,
         max_gen_toks: int = NEW_TOKENS,
+        plugins: str = "",
         add_bos_token: bool | None = None,
         device: str | None = None,
         max_batch_size: int | None = None,
         **unknown: Any,
     ) -> None:
         super().__init__()
-        allowed = "checkpoint, steps, solver, schedule, cache, loops, dtype, max_length, max_gen_toks, add_bos_token"
+        allowed = "checkpoint, steps, solver, schedule, cache, loops, dtype, max_length, max_gen_toks, "
+        allowed += "add_bos_token, plugins"
         for name, value in unknown.items():
             raise UserError(f"model_args {name} = {value!r}: there is no such argument; allowed are {allowed}")
         require(bool(checkpoint), 'model_args: checkpoint is missing; name a model, "checkpoint=books-causal"')
@@ -136,6 +140,7 @@ class HarnessModel(TemplateLM):
             f"device = {device!r}: does not apply here; the variable JAX_PLATFORMS chooses where JAX computes",
         )
         require(max_batch_size is None, f"max_batch_size = {max_batch_size}: does not apply here; give batch_size")
+        load_plugins(*plugins.split())
         self.loaded = load(checkpoint, loops=loops, dtype=dtype)
         require(
             self.loaded.task == "causal",

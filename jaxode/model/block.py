@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -14,7 +15,7 @@ from flax import nnx, struct
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
-from jaxode.config import ModelConfig
+from jaxode.config import ModelConfig, UserError, require
 from jaxode.model.adapters import Adapters
 from jaxode.model.conditioning import Conditioning, time_by_row
 from jaxode.model.gains import ATTENTION, FEED_FORWARD, Gains
@@ -33,6 +34,7 @@ from jaxode.model.sublayer import (
     Sphere,
     Sublayer,
 )
+from jaxode.plugins import Table
 from jaxode.types import Field, Key, Mask, State
 
 
@@ -158,6 +160,26 @@ class Block(nnx.Module):
 
     def _sublayer(self, number: int, rule: ResidualRule) -> Sublayer:
         return Sublayer(number, rule, self.conditioning, self.rate)
+
+
+def _fit(name: str, part: Any) -> type[Block]:
+    """A plug-in's: the standard block with another increment."""
+    require(
+        isinstance(part, type) and issubclass(part, Block),
+        f"{part!r}: must be a class that inherits from jaxode.Block",
+    )
+    try:
+        inspect.signature(part.__init__).bind(None, None, rngs=None, dtype=None, conditioned=False, index=0)
+    except TypeError as error:
+        raise UserError(
+            f"{part.__name__}: is made as {part.__name__}(config, rngs=.., dtype=.., conditioned=.., index=..), which "
+            f"its __init__ does not take ({error})"
+        ) from None
+    return part
+
+
+BLOCKS: Table[type[Block]] = Table("block", "model.block", {"standard": Block}, _fit)
+"""By name."""
 
 
 @no_type_check  # JAX rebuilds pytrees with leaves of any kind

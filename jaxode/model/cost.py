@@ -25,10 +25,8 @@ def resolve(model: ModelConfig, depth: DepthConfig, calibrated: Container[int] =
     Raises:
         UserError: an unknown solver.
     """
-    require(
-        depth.solver == "auto" or depth.solver in SOLVERS,
-        f'depth.solver = "{depth.solver}": allowed are {", ".join(SOLVERS)}, auto',
-    )
+    if depth.solver != "auto":
+        SOLVERS.find(depth.solver)
     steps, solver, schedule = model.steps if depth.steps is None else depth.steps, depth.solver, depth.schedule
     if solver == "auto":
         solver = "calibrated" if steps in calibrated and schedule in ("even", "auto") else "euler"
@@ -59,6 +57,11 @@ def plan(model: ModelConfig, depth: DepthConfig) -> tuple[Schedule, ...]:
         not spec.split or not has_rules(model),
         f'depth.solver = "{depth.solver}": takes a pass apart into its sublayers, but model.loop has rules for a pass '
         "as a whole; choose euler",
+    )
+    require(
+        not spec.split or model.block == "standard",
+        f'depth.solver = "{depth.solver}" with model.block = "{model.block}": takes a block apart into sublayers that '
+        "follow each other, of which only the standard one is made; choose euler",
     )
     if model.sharing == "none":
         require(

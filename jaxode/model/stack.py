@@ -14,7 +14,7 @@ from jax.typing import DTypeLike
 
 from jaxode.config import DepthConfig, ModelConfig
 from jaxode.depth import Coefficients, Schedule, Trace, get_solver, integrate, join
-from jaxode.model.block import Block, Context, FieldArgs, block_field, fold, sublayer_fields
+from jaxode.model.block import BLOCKS, Block, Context, FieldArgs, block_field, fold, sublayer_fields
 from jaxode.model.cost import plan, resolve
 from jaxode.model.loop import Pass, Start, has_rules
 from jaxode.model.rounding import rounded_copies
@@ -57,11 +57,16 @@ class Stack(nnx.Module):
     """
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs, dtype: DTypeLike = jnp.float32):
-        """Blocks are stored once each, whatever the number of applications."""
+        """Blocks are stored once each, whatever the number of applications.
+
+        Raises:
+            UserError: an unknown `model.block`.
+        """
+        make = BLOCKS.find(config.block)
 
         def blocks(first: int, count: int, conditioned: bool = False) -> Any:
             places = range(first, first + count)
-            return nnx.List([Block(config, rngs=rngs, dtype=dtype, conditioned=conditioned, index=i) for i in places])
+            return nnx.List([make(config, rngs=rngs, dtype=dtype, conditioned=conditioned, index=i) for i in places])
 
         self.config = config
         looped, coda = config.prelude, config.prelude + config.distinct_blocks

@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     folder = result.run.path
     if result.validation is None:
         again = _command("train.py", "jaxode.training")
-        said = f"stopped at update {result.step}; go on with: {again} --resume --out {folder}"
+        said = f"stopped at update {result.step}; go on with: {again} --resume --out {folder}{_brought(config)}"
         return _stopped(said, result.stopped_by or 0)
     try:
         if first():
@@ -78,7 +78,12 @@ def _conclude(config: Config, result: TrainResult) -> None:
     if config.train.sweep:
         print(sweep(result))
     use = _command("infer.py", "jaxode.inference")
-    print(f"the run is in {folder}; use it with: {use} --checkpoint {folder}")
+    print(f"the run is in {folder}; use it with: {use} --checkpoint {folder}{_brought(config)}")
+
+
+def _brought(config: Config) -> str:
+    """The flag that gives the same plug-ins again."""
+    return f" --plugins {' '.join(config.plugins)}" if config.plugins else ""
 
 
 def _command(script: str, module: str) -> str:

@@ -14,7 +14,8 @@ from jaxode.training.step import TrainState
 
 # What may differ between a run and its continuation: where and how often, never what is computed.
 FREE = {
-    "": {"out", "resume"},
+    # the run's folder knows which plug-ins made it
+    "": {"out", "resume", "plugins"},
     "train": {"log_every", "validate_every", "validation_batches", "final_batches", "best", "patience", "sweep"}
     | {
         "checkpoint_every",

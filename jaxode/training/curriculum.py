@@ -14,6 +14,7 @@ from jaxode.config import Config, DepthConfig, ModelConfig, ObjectiveConfig, Use
 from jaxode.evaluation import default_steps
 from jaxode.model import flops_per_token, plan, resolve
 from jaxode.model.cost import block_evaluations
+from jaxode.training.terms import check_terms
 
 DIVISORS = (1, 2, 3, 4, 6)
 LATE = (0.35, 0.7)
@@ -45,6 +46,7 @@ class Curriculum:
         self._alone = math.ceil(own.widen_after * self._updates)
         self.full = model.steps if depth.steps is None else depth.steps
         _check(model, depth, config.objective)
+        check_terms(own, model.learns)
         self._rule, self._main = _choices("steps", own.steps, model)
         self._short_rule, self._short = _choices("short", own.short, model)
         if self._rule == "grow" and not parse_counts(own.steps)[1]:

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jaxode import hosts
+from jaxode import hosts, plugins
 from jaxode.checkpoint import RUNS, Checkpoints, RunFolder
 from jaxode.config import Config, ModelConfig, require, to_dict
 from jaxode.data import PreparedData, prepare
@@ -78,12 +78,13 @@ def train(config: Config) -> TrainResult:
         Stopped: a signal came before the first update of a new run, of which nothing is kept.
     """
     hosts.join(config.train.hosts)
+    plugins.load(*config.plugins)
     run = RunFolder(Path(config.out) if config.out else RUNS / datetime.now().strftime("%Y-%m-%d-%H%M%S"))
     if config.resume:
         run.check_resumable()
     else:
         run.check_free()
-    stored = run.config() if config.resume else None
+    stored = run.config(needed=plugins.HOMES) if config.resume else None
     initial, taught = None, config.objective.resolved.teacher == "init"
     if config.init and (taught or stored is None):
         initial = read_initial(config) if stored is None else read_teacher(config)

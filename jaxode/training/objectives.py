@@ -12,12 +12,14 @@ from flax import struct
 from jaxtyping import Array, Float
 
 from jaxode.config import DepthConfig, ModelConfig, ObjectiveConfig
+from jaxode.config.objective import WEIGHTS
 from jaxode.data import Batch
 from jaxode.depth import Coefficients, draw_sizes, secant
 from jaxode.evaluation.labels import class_divergence, class_loss, row_weights
 from jaxode.evaluation.loss import batch_inputs, kl_divergence, token_loss
 from jaxode.model import Encoder, SequenceClassifier, plan, resolve
 from jaxode.training.curriculum import Solves
+from jaxode.training.terms import reads_trace, term_mean
 from jaxode.types import Key, Scalar
 
 
@@ -111,19 +113,17 @@ def objective_terms(
         return distance(out) if encodes else nats(out.logits)
 
     keys = jax.random.split(schedule_key)
-    traced = bool(objective.exits) or objective.collinear > 0
+    traced = bool(objective.exits) or objective.collinear > 0 or reads_trace(objective)
     main = solve(solves.main, depth.solver, keys[0], traced)
     taught = objective.teacher == "init"
     reference = jax.lax.stop_gradient(teacher(jnp.asarray(batch.tokens), **inputs) if taught else main)
     loss = own(main)
     others: dict[str, Scalar] = {}
-    if traced:
-        assert main.trace is not None
-        states = main.trace.states
-        if objective.exits:
-            others["exit_loss"] = _exit_loss(model, states, objective.exit_shares, nats, inputs["segments"])
-        if objective.collinear:
-            others["collinear"] = _turning(states, real) / counts.positions
+    states: Any = None if main.trace is None else main.trace.states
+    if objective.exits:
+        others["exit_loss"] = _exit_loss(model, states, objective.exit_shares, nats, inputs["segments"])
+    if objective.collinear:
+        others["collinear"] = _turning(states, real) / counts.positions
     short = None if solves.short is None else solve(solves.short, objective.short_solver, keys[1])
     if short is not None and objective.short_loss:
         others["short_loss"] = own(short)
@@ -132,7 +132,10 @@ def objective_terms(
         others["distil"] = jnp.mean(jnp.stack([divergence(one) for one in learners]))
     if learners and objective.match:
         others["match"] = jnp.mean(jnp.stack([distance(one) for one in learners]))
-    total = objective.main_loss * loss + sum(getattr(objective, name) * term for name, term in others.items())
+    further = dict(objective.weighted_terms)
+    others |= {name: term_mean(name, main, batch, weights, counts.tokens) for name in further}
+    weight_of = {name: getattr(objective, name) for name in WEIGHTS} | further
+    total = objective.main_loss * loss + sum(weight_of[name] * term for name, term in others.items())
     return Terms(total=total, loss=loss, others=others)
 
 

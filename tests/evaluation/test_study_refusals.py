@@ -31,6 +31,20 @@ def test_an_unfinished_run_of_other_settings_is_refused(study, played, capsys):
     assert "fixed-s0 was started with 4" in capsys.readouterr().err
 
 
+def test_plug_ins_are_passed_on_and_another_content_is_refused(study, played, capsys):
+    file = Path("mine.py")
+    file.write_text("# a part\n")
+    text = HEAD + '[settings]\nplugins = ["mine.py"]\n' + VARIANTS
+    given = []
+    played.infer = lambda folder, flags, infer=played.infer: given.append(flags["--plugins"]) or infer(folder, flags)
+    assert study(text=text) == (0, FIRST)
+    assert set(given) == {"mine.py"}
+    file.write_text("# another\n")
+    assert study(text=text) == (2, [])
+    message = capsys.readouterr().err
+    assert f"run fixed s0: {ROOT / 'fixed-s0'} was started with another mine.py; restore that file, delete" in message
+
+
 def test_other_code_is_refused_unless_accepted(study, played, monkeypatch, capsys):
     study("--only", "fixed")
     now = Code.current()

@@ -10,13 +10,14 @@ import hashlib
 import json
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 from jaxode.config import Config, UserError, from_dict, require, to_dict
 from jaxode.evaluation.figures import replacing
 from jaxode.evaluation.study.grid import Run
+from jaxode.plugins import fingerprint
 
 STARTED, RESULT = "started.json", "result.json"
 PLACES = {"out", "resume", "data.cache", "data.root", "train.final_batches"}
@@ -55,6 +56,8 @@ class Started:
     """Of the corpus, by split."""
     seconds: float = 0.0
     """Wall-clock time of its training so far, from start to end of every process."""
+    plugins: dict[str, str] = field(default_factory=dict)
+    """By file, the hash of its content."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +81,7 @@ class Result:
 
 def started(run: Run, tokens: Mapping[str, int]) -> Started:
     """The record of a run that begins now."""
-    return Started(to_dict(run.config), Code.current(), dict(tokens))
+    return Started(to_dict(run.config), Code.current(), dict(tokens), plugins=_plugins(run.config))
 
 
 def write_record(path: Path, record: Started | Result) -> None:
@@ -120,6 +123,17 @@ def check_settings(run: Run, folder: Path, record: Started) -> None:
             f"run {run.label}: {name} = {new.get(name)!r}, but {folder} was started with {old.get(name)!r}; "
             "delete that folder, or keep both with --out elsewhere",
         )
+    now = _plugins(run.config)
+    for source, digest in record.plugins.items():
+        require(
+            now.get(source) == digest,
+            f"run {run.label}: {folder} was started with another {source}; restore that file, delete that folder, or "
+            "use --out elsewhere",
+        )
+
+
+def _plugins(config: Config) -> dict[str, str]:
+    return {source: fingerprint(source) for source in config.plugins}
 
 
 def check_same_code(run: Run, folder: Path, code: Code, expected: Code) -> None:

@@ -270,8 +270,9 @@ class Work:
 
     def _infer(self, run: Run, task: str, *flags: str) -> str | None:
         folder = self.folder(run)
+        brought = ["--plugins", *run.config.plugins] if run.config.plugins else []
         return self.children.call(
-            ["jaxode.inference", "--checkpoint", str(folder), "--task", task, *flags], folder / "log.txt"
+            ["jaxode.inference", "--checkpoint", str(folder), "--task", task, *flags, *brought], folder / "log.txt"
         )
 
     def _recipe(self, run: Run) -> Path:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Callable
 from typing import Any, ClassVar, no_type_check
 
 import jax
@@ -9,7 +11,10 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxode.depth import Step, by_granularity, check_rule
+from jaxode.config import UserError, require
+from jaxode.config.named_numbers import named_numbers
+from jaxode.depth import Acceleration, StateChange, Step, StepError, StopRule, by_granularity, check_rule
+from jaxode.plugins import Table
 
 
 @no_type_check  # JAX rebuilds pytrees with leaves of any kind
@@ -150,3 +155,63 @@ def _exits(rule: Any, signal: Float[Array, " *row"], step: Step, *, below: bool)
     # a classifier's signal is one number a sequence already
     signal = signal if signal.ndim == 1 else by_granularity(rule, signal, step)
     return signal < rule.threshold if below else signal > rule.threshold
+
+
+Maker = Callable[..., Any]
+"""From a threshold to a `StopRule`."""
+FIELDS = {"threshold", "granularity", "kind"}
+
+
+def _fit(name: str, part: Any) -> Maker:
+    """A plug-in's: a class as those above are."""
+    make: Any = part
+    require(
+        isinstance(part, type) and dataclasses.is_dataclass(part) and hasattr(part, "replace"),
+        f"{part!r}: must be a class under @flax.struct.dataclass, as jaxode.StateChange is",
+    )
+    lacking = sorted(FIELDS - {field.name for field in dataclasses.fields(part)})
+    lacking += [method for method in ("start", "observes") if not hasattr(part, method)]
+    lacking += [] if any("__call__" in vars(base) for base in part.__mro__) else ["__call__"]
+    require(not lacking, f"{part.__name__} lacks {', '.join(lacking)}; jaxode.StateChange shows what a rule has")
+    try:
+        rule = make(0.5)
+    except TypeError as error:
+        raise UserError(f"{part.__name__}(0.5) must give the rule with that threshold ({error})") from None
+    require(
+        bool(rule.kind),
+        f"{part.__name__}: its kind is empty, which would let it run another rule's program: call check_rule(self) of "
+        "jaxode.depth in __post_init__",
+    )
+    return make
+
+
+EXIT_RULES = Table[Maker](
+    "exit_rule",
+    "exit_rule",
+    {
+        "step_error": StepError,
+        "acceleration": Acceleration,
+        "state_change": StateChange,
+        "divergence": Divergence,
+        "confidence": Confidence,
+        "patience": Patience,
+        "exit_gate": ExitGate,
+    },
+    _fit,
+)
+"""By name."""
+
+
+def make_rule(text: str) -> StopRule:
+    """The rule of a name with its threshold, "state_change:0.03".
+
+    Raises:
+        UserError: an unknown name, a threshold that is missing or out of range, or several rules.
+    """
+    pairs = named_numbers("exit_rule", text, "state_change:0.03")
+    require(
+        len(pairs) == 1 and pairs[0][1] is not None,
+        f'exit_rule = "{text}": must be one rule with its threshold, such as "state_change:0.03"',
+    )
+    ((name, threshold),) = pairs
+    return EXIT_RULES.find(name, text)(threshold)

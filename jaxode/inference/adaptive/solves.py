@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from functools import partial
-from typing import Any, get_args, no_type_check
+from typing import Any, no_type_check
 
 import jax
 import jax.numpy as jnp
@@ -20,18 +20,17 @@ from jaxtyping import Array, Bool, Float, Int
 from jaxode.checkpoint import takes_model
 from jaxode.config import DepthConfig, UserError, require
 from jaxode.depth import (
-    Acceleration,
     Coefficients,
-    StateChange,
     StepError,
     Stepped,
+    StopRule,
     get_solver,
     stack_tables,
     step_budgets,
     step_until,
 )
 from jaxode.evaluation import fits
-from jaxode.inference.adaptive.exits import Confidence, Divergence, ExitGate, Patience
+from jaxode.inference.adaptive.exits import EXIT_RULES, ExitGate, make_rule
 from jaxode.inference.adaptive.readouts import (
     FULL_DEPTH,
     check_depth,
@@ -49,7 +48,6 @@ from jaxode.model.steps import StepsByRow
 from jaxode.types import Segments, State, Tokens, TokenTypes
 
 SECANT = DepthConfig(solver="secant")
-ExitRule = StepError | Acceleration | StateChange | Divergence | Confidence | Patience | ExitGate
 
 
 @no_type_check  # JAX rebuilds pytrees with leaves of any kind
@@ -83,7 +81,7 @@ class AdaptiveOutput:
 def exit_early(
     model: Transformer,
     tokens: Tokens,
-    rule: ExitRule,
+    rule: StopRule | str,
     depth: DepthConfig = FULL_DEPTH,
     *,
     segments: Segments | None = None,
@@ -102,7 +100,7 @@ def exit_early(
         model: any model of `jaxode.model`.
         tokens: ids below the vocabulary size.
         rule: `StepError`, `Acceleration`, `StateChange`, `Divergence`, `Confidence`, `Patience`, or `ExitGate` for
-            a model that has one.
+            a model that has one, or a plug-in's; or its name with the threshold, "state_change:0.03".
         depth: a fixed-step solver; static.
         segments: as for the model; padding (0) holds nobody back.
         token_types: as for the model.
@@ -114,53 +112,53 @@ def exit_early(
         UserError: an unshared model, a depth or a landing that does not fit it, something that is no rule or fits
             neither, or weights that are not one a token.
     """
+    stops: Any = make_rule(rule) if isinstance(rule, str) else rule
+    rules: tuple[Any, ...] = tuple(EXIT_RULES.values())
+    require(isinstance(stops, rules), f"rule = {rule!r}: give one of {', '.join(kind.__name__ for kind in rules)}")
     require(
-        isinstance(rule, ExitRule), f"rule = {rule!r}: give one of {', '.join(r.__name__ for r in get_args(ExitRule))}"
-    )
-    require(
-        isinstance(rule.threshold, int | float | np.generic | np.ndarray | jax.Array),
-        f"{type(rule).__name__}: threshold = {rule.threshold!r}: must be a number",
+        isinstance(stops.threshold, int | float | np.generic | np.ndarray | jax.Array),
+        f"{type(stops).__name__}: threshold = {stops.threshold!r}: must be a number",
     )
     depth = check_depth(model, depth)
-    if isinstance(rule, ExitGate):
+    if isinstance(stops, ExitGate):
         check_gate(model, "ExitGate")
-    judges = rule.observes and not isinstance(rule, ExitGate)
+    judges = stops.observes and not isinstance(stops, ExitGate)
     require(
         not (judges and isinstance(model, Encoder)),
-        f"{type(rule).__name__}: an encoder without a task predicts nothing to judge by; use StateChange or StepError",
+        f"{type(stops).__name__}: an encoder without a task predicts nothing to judge by; use StateChange or StepError",
     )
     require(
-        not (judges and rule.granularity == "token" and isinstance(model, SequenceClassifier)),
-        f'{type(rule).__name__}: granularity = "token": a classifier predicts once a sequence; use "sequence"',
+        not (judges and stops.granularity == "token" and isinstance(model, SequenceClassifier)),
+        f'{type(stops).__name__}: granularity = "token": a classifier predicts once a sequence; use "sequence"',
     )
     require(
         not (judges and isinstance(model, TokenClassifier) and model.spans),
-        f"{type(rule).__name__}: where an answer begins and ends is no choice among a token's labels to judge by; use "
+        f"{type(stops).__name__}: where an answer begins and ends is no choice among a token's labels to judge by; use "
         "StateChange or StepError",
     )
     problem_type = model.problem_type if isinstance(model, SequenceClassifier) else None
     require(
         not (judges and problem_type in ("multi_label_classification", "regression")),
-        f'{type(rule).__name__}: problem_type = "{problem_type}": such a classifier makes no choice of one label to '
+        f'{type(stops).__name__}: problem_type = "{problem_type}": such a classifier makes no choice of one label to '
         "judge by; use StateChange or StepError",
     )
-    if isinstance(rule, StepError):
+    if isinstance(stops, StepError):
         require(
             _remembers(model, depth),
             f'StepError with depth.solver = "{depth.solver}": these steps remember no evaluation (the secant rule does '
             'not at size 1), so the estimate is 0 everywhere; use solver "euler" or "ab2", or fewer steps',
         )
     check_landing(model, depth, landing)
-    if isinstance(rule.threshold, int | float | np.generic):
+    if isinstance(stops.threshold, int | float | np.generic):
         # one program for 0, 0.0 and numpy.float64(0)
-        rule = dataclasses.replace(rule, threshold=np.float32(rule.threshold))
+        stops = dataclasses.replace(stops, threshold=np.float32(stops.threshold))
     heard = weights_of(segments) if weights is None else jnp.asarray(weights, jnp.float32)
     require(
         weights is None or weights.shape == tokens.shape,
         f"weights of shape {list(np.shape(heard))}: must be one a token, {list(np.shape(tokens))}",
     )
     graph, state = nnx.split(model)
-    return _exit_early(state, tokens, segments, token_types, rule, landing, heard, graph=graph, depth=depth)
+    return _exit_early(state, tokens, segments, token_types, stops, landing, heard, graph=graph, depth=depth)
 
 
 @partial(jax.jit, static_argnames=("graph", "depth"))

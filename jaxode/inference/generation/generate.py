@@ -57,7 +57,7 @@ def generate_batch(
     depth: DepthConfig | None = None,
     prefill_depth: DepthConfig | None = None,
     max_new_tokens: int = 128,
-    sampling: Sampling | None = None,
+    sampling: Sampling | str | None = None,
     seeds: SupportsIndex | Iterable[SupportsIndex] = 0,
     document_mask: bool = False,
     context: str = "slide",
@@ -84,7 +84,7 @@ def generate_batch(
         prefill_depth: those of the prompts; `depth` when None. Slots are filled from the applications nearest in
             depth-time.
         max_new_tokens: at most so many a row.
-        sampling: `Temperature(1.0)` when None.
+        sampling: a method or methods by name, "temperature:0.8,top_k:40"; `Temperature(1.0)` when None.
         seeds: one for all rows, or one a row; from 0 to 2^32 - 1.
         document_mask: keep attention within documents.
         context: a token reads the last L tokens at most, itself among them. slide: a text goes on beyond L, a prompt

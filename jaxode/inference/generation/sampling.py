@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import reduce
 from typing import Any, Protocol, runtime_checkable
@@ -14,6 +16,8 @@ from jaxtyping import Array, Bool, Float, Int
 from jaxode.config import require
 from jaxode.config.fields import fit, hints
 from jaxode.config.inference import check_penalty
+from jaxode.config.named_numbers import named_numbers
+from jaxode.plugins import Table
 from jaxode.types import Key
 
 Row = Float[Array, "*B V"]
@@ -185,6 +189,77 @@ def _fit(method: Any, field: str, name: str) -> None:
     object.__setattr__(method, field, fit(hints(type(method))[field], getattr(method, field), name))
 
 
+Maker = Callable[..., Sampling]
+
+
+def _fit_method(name: str, part: Any) -> Maker:
+    """A plug-in's: a class as those above are."""
+    make: Any = part
+    require(
+        isinstance(part, type) and dataclasses.is_dataclass(part) and _is_static(part),
+        f"{part!r}: must be a class under @dataclass(frozen=True), whose objects are static under jax.jit",
+    )
+    lacking = [] if hasattr(part, "remembers") else ["remembers"]
+    lacking += [] if any("__call__" in vars(base) for base in part.__mro__) else ["__call__"]
+    require(not lacking, f"{part.__name__} lacks {', '.join(lacking)}; jaxode.inference.MinP shows what a method has")
+    needed = [field.name for field in dataclasses.fields(part) if _needs_value(field)]
+    require(
+        len(needed) <= 1,
+        f"{part.__name__}: has the fields {', '.join(needed)} without a default; one number can follow its name",
+    )
+    return make
+
+
+def _is_static(kind: Any) -> bool:
+    """Whether equal objects are one to JAX."""
+    return kind.__dataclass_params__.frozen and kind.__dataclass_params__.eq
+
+
+def _needs_value(field: dataclasses.Field[Any]) -> bool:
+    return field.init and field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+
+
+METHODS = Table[Maker](
+    "sampling",
+    "sampling",
+    {
+        "greedy": Greedy,
+        "temperature": Temperature,
+        "top_k": TopK,
+        "top_p": TopP,
+        "min_p": MinP,
+        "repetition_penalty": RepetitionPenalty,
+    },
+    _fit_method,
+)
+"""By name."""
+
+
+def named_sampling(text: str) -> Sampling:
+    """Methods by name, each with its number, in order: "temperature:0.8,top_k:40".
+
+    Raises:
+        UserError: no name or an unknown one, or a number that is missing, not taken or out of range.
+    """
+    methods = _named(text)
+    require(bool(methods), f'sampling = "{text}": must be names, such as "temperature:0.8,top_k:40"')
+    return methods[0] if len(methods) == 1 else Chain(tuple(methods))
+
+
+def _named(text: str) -> list[Sampling]:
+    methods: list[Sampling] = []
+    for name, number in named_numbers("sampling", text, "temperature:0.8,top_k:40"):
+        kind: Any = METHODS.find(name, text)
+        fields = [field for field in dataclasses.fields(kind) if field.init]
+        require(number is None or bool(fields), f'sampling = "{text}": {name} takes no number; write "{name}" alone')
+        require(
+            number is not None or not any(map(_needs_value, fields)),
+            f'sampling = "{text}": {name} takes a number, as "{name}:{"40" if name == "top_k" else "0.9"}"',
+        )
+        methods.append(kind() if number is None else kind(number))
+    return methods
+
+
 def make_sampling(
     temperature: float = 1.0,
     *,
@@ -192,8 +267,10 @@ def make_sampling(
     top_p: float = 1.0,
     min_p: float = 0.0,
     repetition_penalty: float = 1.0,
+    further: str = "",
 ) -> Sampling:
-    """The methods that change something, in this order: penalty, temperature (0: `Greedy`), top-k, top-p, min-p.
+    """The methods that change something, in this order: penalty, temperature (0: `Greedy`), top-k, top-p, min-p, and
+    then `further` ones by name, as `named_sampling` takes them.
 
     Raises:
         UserError: a value outside its range.
@@ -210,6 +287,7 @@ def make_sampling(
     narrow, least = TopP(top_p), MinP(min_p)  # refuse what is out of range, used or not
     methods += [narrow] if top_p < 1 else []
     methods += [least] if min_p > 0 else []
+    methods += _named(further)
     if not temperature:
         # nothing is left to narrow
         methods = [method for method in methods if isinstance(method, RepetitionPenalty | Greedy)]

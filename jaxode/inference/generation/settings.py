@@ -12,7 +12,7 @@ from jaxode.data import Tokenizer
 from jaxode.inference.generation.cache import Layout, applications, resolved_cache
 from jaxode.inference.generation.decoding import Decoder
 from jaxode.inference.generation.prompts import is_whole
-from jaxode.inference.generation.sampling import Sampling, Temperature
+from jaxode.inference.generation.sampling import Sampling, Temperature, named_sampling
 from jaxode.inference.generation.speculation import Speculation
 from jaxode.inference.texts.token_ids import check_vocabulary
 from jaxode.model import Transformer, plan
@@ -34,7 +34,7 @@ class Settings:
     depth: DepthConfig | None = None
     prefill_depth: DepthConfig | None = None
     max_new_tokens: int = 128
-    sampling: Sampling | None = None
+    sampling: Sampling | str | None = None
     document_mask: bool = False
     context: str = "slide"
     cache_share: int = 1
@@ -43,6 +43,8 @@ class Settings:
     prefix: bool = False
 
     def __post_init__(self) -> None:
+        if isinstance(self.sampling, str):
+            object.__setattr__(self, "sampling", named_sampling(self.sampling))
         for name, kind, example in (
             ("depth", DepthConfig, "DepthConfig(steps=4)"),
             ("prefill_depth", DepthConfig, "DepthConfig(steps=4)"),
@@ -123,7 +125,7 @@ class Settings:
             architecture,
             self.solve,
             Layout(self.solve, int(self.cache_share), self.cache),
-            self.sampling if self.sampling is not None else Temperature(),
+            Temperature() if self.sampling is None or isinstance(self.sampling, str) else self.sampling,
             tokenizer.vocab_size,
             tokenizer.end_id,
             model.length,

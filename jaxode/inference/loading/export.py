@@ -16,6 +16,7 @@ from pathlib import Path
 from jaxode.calibration import Calibration, Origin, save, with_calibrations
 from jaxode.checkpoint import RunFolder, TrainedModel, new_folder
 from jaxode.checkpoint.best import read_best
+from jaxode.checkpoint.made_by import read_record, write_record
 from jaxode.config import require
 from jaxode.data import documents
 from jaxode.inference.loading.card import model_card
@@ -63,6 +64,9 @@ def write(trained: TrainedModel, calibrations: Mapping[int, Calibration], folder
     config = dataclasses.replace(trained.config, data=data, out="")
     with new_folder(folder) as aside:
         RunFolder(aside).create(config, tokenizer)
+        # also those that only training needs; without their places on disk
+        made_by = read_record(trained.folder)
+        write_record(aside, (dataclasses.replace(one, source=Path(one.source).name) for one in made_by))
         write_weights(aside / WEIGHTS, Weights(without_calibrations(trained.params), trained.step))
         for calibration in calibrations.values():
             save(aside, calibration, origin)

@@ -91,6 +91,7 @@ def generation_settings(loaded: LoadedModel, config: InferConfig, depth: DepthCo
             top_p=config.top_p,
             min_p=config.min_p,
             repetition_penalty=config.repetition_penalty,
+            further=config.sampling,
         ),
         "context": config.context,
         "cache_share": config.cache_share,

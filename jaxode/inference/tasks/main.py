@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from jaxode import plugins
 from jaxode.calibration import Fit, calibrate, calibration_batches, check_steps, save
 from jaxode.config import DepthConfig, InferConfig, require
 from jaxode.data import Batch
@@ -21,7 +22,9 @@ from jaxode.evaluation import (
 )
 from jaxode.evaluation.figures import table
 from jaxode.evaluation.label_sweep import label_sweep, save_label_sweep
+from jaxode.inference.adaptive.exits import make_rule
 from jaxode.inference.generation.generate import generate
+from jaxode.inference.generation.sampling import named_sampling
 from jaxode.inference.loading.export import export
 from jaxode.inference.loading.loaded_model import LoadedModel, load_folder
 from jaxode.inference.loading.names import LINE_TASKS, STATE_TASKS, check_task
@@ -37,6 +40,7 @@ from jaxode.inference.tasks.depths import (
     risk,
     sweep_depths,
 )
+from jaxode.inference.tasks.exits import score_with_exits
 from jaxode.inference.tasks.generation import (
     chat_note,
     check_prompt,
@@ -75,6 +79,11 @@ def run(config: InferConfig, write: Write, note: Write) -> None:
     Raises:
         UserError: a model, a task, a text or a depth that does not fit.
     """
+    plugins.load(*config.plugins)
+    if config.exit_rule:
+        make_rule(config.exit_rule)
+    if config.sampling:
+        named_sampling(config.sampling)
     folder, name = requested_model(config)
     task = check_task(folder, config.task, config.prompt)
     config = dataclasses.replace(config, task=task)  # refuses what belongs to another task
@@ -204,6 +213,10 @@ def _fill(loaded: LoadedModel, config: InferConfig, depth: DepthConfig, write: W
 def _score(loaded: LoadedModel, config: InferConfig, depth: DepthConfig, write: Write, note: Write) -> None:
     text = file_text(loaded, config.file, stride=config.stride)
     _tell(text, note)
+    if config.exit_rule:
+        exited = score_with_exits(loaded, text, config.exit_rule, depth)
+        write(table([exited], list(exited)) + "\n")
+        return
     result = evaluate(
         loaded,
         text.batches,
