@@ -36,6 +36,8 @@ def python(code):
         "jaxode",
         "jaxode.config",
         "jaxode.tracking",
+        "jaxode.plugins",
+        "jaxode.__main__",
         "jaxode.evaluation.figures",
         "jaxode.evaluation.study.__main__",
         "jaxode.data.__main__",
