@@ -9,6 +9,7 @@ from jaxode.config.checks import at_least, at_most, parse_frame, require, within
 from jaxode.config.fields import COUNT, Most, Place, Seed, check_fields
 from jaxode.config.hosts import HostsConfig
 from jaxode.config.mesh import MeshConfig
+from jaxode.config.mixture import parse_mixture
 from jaxode.config.model import DepthConfig, ModelConfig
 from jaxode.config.objective import ObjectiveConfig
 from jaxode.config.task import TASKS_PREFIX, TaskConfig
@@ -27,6 +28,9 @@ class DataConfig:
     files: Place = ""
     """Glob of text files, a file or a folder (.txt .md .py .jsonl, also .gz .xz, and .parquet); giving it selects
     corpus "files". Names that begin with train and validation tell the splits."""
+    mixture: tuple[str, ...] = ()
+    """Several corpora at once, each with its weight: "stdlib=1" "wiki/*.parquet=2.5". Before the last "=" stands the
+    name of a corpus, or files as in `files`; a corpus has its weight's share of the rows, and so of the tokens."""
     root: Place = ""
     """Folder that holds the named corpora; the variable JAXODE_DATA when empty."""
     separator: str = ""
@@ -82,6 +86,14 @@ class DataConfig:
         check_fields(self, "data")
         if self.files and self.corpus == "stdlib":
             object.__setattr__(self, "corpus", "files")
+        if self.mixture and self.corpus == "stdlib":
+            object.__setattr__(self, "corpus", "mixture")
+        require(
+            bool(self.mixture) == (self.corpus == "mixture"),
+            f'data.mixture = {list(self.mixture)} with data.corpus = "{self.corpus}": a mixture names its corpora '
+            "itself; leave data.corpus and data.files out, or the mixture",
+        )
+        parse_mixture("data.mixture", self.mixture)
         require(
             self.corpus != "files" or bool(self.files), 'data.files is empty: corpus "files" needs a glob of text files'
         )
@@ -95,7 +107,7 @@ class DataConfig:
             "give one of them",
         )
         require(
-            not self.lines or self.corpus == "files",
+            not self.lines or self.corpus in ("files", "mixture"),
             f'data.lines = true with data.corpus = "{self.corpus}": it belongs to text files of your own (data.files)',
         )
         if self.corpus.startswith(TASKS_PREFIX):

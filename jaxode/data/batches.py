@@ -18,6 +18,8 @@ from jaxtyping import Array, Float, Int
 from jaxode.config import DataConfig, check_seed, require
 from jaxode.config.checks import parse_frame
 from jaxode.data.identity import Identity, change
+from jaxode.data.mixture import Mixture
+from jaxode.data.notices import notice
 from jaxode.data.packing import places, segments
 from jaxode.data.tokenizers import Tokenizer
 
@@ -194,7 +196,9 @@ class Batches(Iterator[Batch]):
     """Endless training batches, reshuffled every epoch, read ahead by a background thread.
 
     `at(step)` gives any batch; iteration runs from the position that `set_state` can move. A position holds the
-    `identity` of the text, and is refused over another one unless that may be `edited`.
+    `identity` of the text, and is refused over another one unless that may be `edited`. Of a mixture every stretch of
+    rows, and so nearly every batch, holds each corpus in its share; a corpus that ends begins again, in another order,
+    and one line says so at the first time.
     """
 
     def __init__(
@@ -211,12 +215,19 @@ class Batches(Iterator[Batch]):
         seed = check_seed(seed)
         self.batch_size, self.seed, self.rows = batch_size, seed, len(rows)
         self._identity, self._edited = identity or {}, edited
+        self.weights = rows.weights if isinstance(rows, Mixture) else None
+        # what begins again within which batch; one process of several says so
+        mixture = rows if isinstance(rows, Mixture) and part[0] == 0 else None
+        self._ends = dict(zip(mixture.shares, mixture.ends(batch_size), strict=True)) if mixture else {}
         self.steps_per_epoch = len(rows) / batch_size
-        """Batches in one pass over the rows."""
+        """Batches in one pass over as many rows as there are."""
         import grain  # takes as long as jax, and whoever only names a Batch reads none
 
         first, parts = part
-        source = grain.MapDataset.source(rows).seed(seed).shuffle().repeat()[first::parts]  # pyright: ignore
+        several = rows.parts if isinstance(rows, Mixture) else (rows,)
+        sources = [grain.MapDataset.source(rows).seed(seed).shuffle().repeat() for rows in several]  # pyright: ignore
+        mixed = sources[0] if len(sources) == 1 else grain.MapDataset.mix(sources, self.weights)
+        source = mixed[first::parts]
         numbered = partial(_numbered, spec, seed, _TRAINING, part=(first, parts))
         self._batches = source.batch(batch_size // parts).map_with_index(numbered)
         self._step = 0
@@ -233,6 +244,8 @@ class Batches(Iterator[Batch]):
             # slicing keeps the global step that masking depends on
             self._reader = _reader(self._batches[self._step :])
         batch = next(self._reader)
+        for share in [share for share, end in self._ends.items() if end == self._step]:
+            notice(f'data.mixture: all of "{share.corpus}" has been read at update {self._step}; it begins again')
         self._step += 1
         return batch
 
@@ -240,6 +253,7 @@ class Batches(Iterator[Batch]):
         """The position as plain JSON values: read-ahead batches do not count."""
         text = {split: part.state() for split, part in self._identity.items()}
         state = {"step": self._step, "seed": self.seed, "batch_size": self.batch_size, "rows": self.rows}
+        state |= {} if self.weights is None else {"weights": self.weights}
         return {**state, "text": text} if text else state
 
     def set_state(self, state: Mapping[str, Any]) -> None:
@@ -255,7 +269,7 @@ class Batches(Iterator[Batch]):
                 f"the corpus is not the one that the run was saved with: {changed}; bring the old text back, or go on "
                 "with this one by data.edited = true (--data.edited)",
             )
-        for name in ("seed", "batch_size", *(() if self._edited else ("rows",))):
+        for name in ("seed", "batch_size", "weights", *(() if self._edited else ("rows",))):
             saved, own = state.get(name), getattr(self, name)
             require(
                 saved == own,

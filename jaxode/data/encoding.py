@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import re
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
+from tqdm import tqdm
+
+from jaxode.config import UserError
+from jaxode.data.batches import BatchSpec
+from jaxode.data.identity import IdentityCounter
+from jaxode.data.packing import Answered
+from jaxode.data.stats import SplitStats
 from jaxode.data.tokenizers import Tokenizer
 
 LONG = 2_000_000
 """Characters of a text above which it is encoded in parts; a tokenizer takes some 50 bytes of memory a character."""
 
+_CHUNK_CHARACTERS = 1_000_000
 _TRIES = 100
 _SEEN = 60
 _BETWEEN_WORDS = re.compile(r"(?<=[^\W\d_])(?= [^\W\d_])")
@@ -56,3 +65,85 @@ def _cut(tokenizer: Tokenizer, text: str, place: int) -> int | None:
         if whole == left + right:
             return at
     return None
+
+
+class Counter:
+    """Grows while documents stream through `encoded`; of whole texts, cuts and frames them."""
+
+    def __init__(
+        self,
+        identity: IdentityCounter | None = None,
+        around: tuple[tuple[int, ...], tuple[int, ...]] | None = None,
+        length: int = 0,
+    ) -> None:
+        self.documents = self.tokens = self.bytes = self.cut = 0
+        self.identity, self.around, self.length = identity, around, length
+
+    def add(self, text: str, ids: Sequence[int], given: int = 0) -> Answered:
+        raw = text.encode()
+        self.documents += 1
+        self.bytes += len(raw)
+        if self.identity is not None:
+            self.identity.add(raw)
+        if self.around is None:
+            self.tokens += len(ids) + 1
+            return Answered(ids, 0)
+        before, after = self.around
+        room = self.length - len(before) - len(after)
+        self.cut += len(ids) > room
+        framed = [*before, *ids[:room], *after]
+        self.tokens += len(framed)
+        return Answered(framed, len(before) + given if given else 0)
+
+    def stats(self) -> SplitStats:
+        return SplitStats(self.documents, self.tokens, self.bytes, self.cut)
+
+
+def encoded(
+    texts: Sequence[str],
+    spec: BatchSpec,
+    count: Counter,
+    name: str,
+    progress: bool,
+    source: Callable[[int], str],
+) -> Iterator[Answered]:
+    """The ids of every text in order, encoded some megabytes at a time so that all cores work."""
+    with tqdm(
+        total=len(texts), desc=f"packing {name}", unit="doc", disable=None if progress else True, leave=False
+    ) as bar:
+        for first, chunk in _chunks(texts):
+            for place, (text, ids, given) in enumerate(_divided(chunk, spec)):
+                answered = count.add(text, ids, given)
+                if spec.answer_after and answered.given >= len(answered.ids):
+                    raise UserError(
+                        f"{source(first + place)}: nothing of it is left to predict behind data.answer_after = "
+                        f'"{spec.answer_after}" within model.length = {count.length}: remove it, change the mark, or '
+                        "raise the length"
+                    )
+                yield answered
+            bar.update(len(chunk))
+
+
+def _chunks(texts: Sequence[str]) -> Iterator[tuple[int, Sequence[str]]]:
+    """Number of the first, and texts of about `_CHUNK_CHARACTERS` together."""
+    first, several = 0, 1
+    while first < len(texts):
+        chunk = texts[first : first + several]
+        yield first, chunk
+        first += len(chunk)
+        # by the size of those before, and at most twice as many: a long text is seldom followed by hundreds
+        fitting = len(chunk) * _CHUNK_CHARACTERS // max(1, sum(map(len, chunk)))
+        several = max(1, min(2 * several, fitting, 1000))
+
+
+def _divided(texts: Sequence[str], spec: BatchSpec) -> Iterator[tuple[str, Sequence[int], int]]:
+    """Each text, its ids, and how many of them are only read."""
+    encode, mark = partial(encode_texts, spec.tokenizer), spec.answer_after
+    if not mark:
+        yield from ((text, ids, 0) for text, ids in zip(texts, encode(texts), strict=True))
+        return
+    parts = [text.partition(mark) for text in texts]
+    # by themselves: no token holds the end of the question and the beginning of the answer
+    questions, answers = encode([head + end for head, end, _ in parts]), encode([tail for *_, tail in parts])
+    for text, question, answer in zip(texts, questions, answers, strict=True):
+        yield text, [*question, *answer], len(question)

@@ -81,6 +81,12 @@ def matching(pattern: str) -> list[tuple[Path, str]]:
     return sorted(((path, path.relative_to(base).as_posix()) for path in paths), key=lambda pair: pair[1])
 
 
+def exists(pattern: str) -> bool:
+    """Whether a pattern names a file or a folder."""
+    place = os.path.expanduser(pattern)
+    return os.path.exists(place) or bool(_files(place, set()))
+
+
 def once(what: str, names: Iterable[str], links: Iterable[str] = ()) -> list[str]:
     """Every file under the shortest of its names; one line says which other names, and `links`, are left out."""
     kept: dict[str, str] = {}

@@ -60,13 +60,27 @@ class IdentityCounter:
 def change(identity: Identity, saved: Mapping[str, Any]) -> str:
     """What differs between a corpus and the `state` of its splits that was saved earlier; empty where nothing does."""
     for split, now in identity.items():
+        name = _name(split)
+        if split not in saved:
+            return f"the {name} was no part of it"
         before = saved[split]
         if before["documents"] != now.documents:
-            return f"the {split} split has {now.documents} documents, it had {before['documents']}"
+            return f"the {name} has {now.documents} documents, it had {before['documents']}"
         if before["digests"] != list(now.digests):
             pairs = zip(before["digests"], now.digests, strict=True)
             place = next(i for i, (old, new) in enumerate(pairs) if old != new)
             # a part is one document where there are few
             where = "in" if now.documents <= PARTS else "in or soon after"
-            return f"the text of the {split} split differs {where} {now.sources[place]}"
-    return ""
+            return f"the text of the {name} differs {where} {now.sources[place]}"
+    gone = [split for split in saved if split not in identity]
+    return f"the {_name(gone[0])} was part of it and is no more" if gone else ""
+
+
+def of_mixture(split: str, number: int) -> str:
+    """What the split of corpus `number`, from 1, of several is called in the identity of all."""
+    return f"{split}/{number}"
+
+
+def _name(split: str) -> str:
+    split, _, number = split.partition("/")
+    return f"{split} split of corpus {number} of data.mixture" if number else f"{split} split"

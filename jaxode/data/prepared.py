@@ -3,33 +3,30 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from jaxode.config import DataConfig, UserError, require
+from jaxode.config.mixture import Share
 from jaxode.config.places import cache_root
 from jaxode.config.task import TASKS_PREFIX
 from jaxode.data.batches import Batches, BatchSpec, Kind, ValidationBatches
-from jaxode.data.corpora import Corpus, Texts, open_corpus
-from jaxode.data.encoding import encode_texts
-from jaxode.data.identity import Identity, IdentityCounter, SplitIdentity
+from jaxode.data.components import corpora_of, naming
+from jaxode.data.corpora import Corpus, open_corpus
+from jaxode.data.encoding import Counter, encoded
+from jaxode.data.identity import Identity, IdentityCounter, SplitIdentity, of_mixture
+from jaxode.data.mixture import Mixture, Together
 from jaxode.data.notices import notice
 from jaxode.data.packing import Answered, Row, pack, pack_texts
-from jaxode.data.stats import SplitStats
+from jaxode.data.stats import SplitStats, added
 from jaxode.data.stores import FORMAT, SPLITS, hold, make_folder, read, write_rows
 from jaxode.data.streams import StreamRows, write_stream
 from jaxode.data.tasks import asked
-from jaxode.data.tokenizers import Tokenizer, byte_tokenizer, from_pretrained, require_unicode, train_bpe
+from jaxode.data.tokenizers import Tokenizer, from_pretrained, require_unicode
+from jaxode.data.vocabulary import own_tokenizer
 
-TRAINING_CHARACTERS = 50_000_000
-"""A BPE vocabulary is learned from about this much text, taken evenly from a larger corpus."""
-
-_CHUNK_CHARACTERS = 1_000_000
 _STATS_FILE = "stats.json"
 _IDENTITY_FILE = "identity.json"
 _STREAM_FILE = "{}.tokens"
@@ -72,7 +69,9 @@ class PreparedData:
             f"{self.length}, one batch of {batch_size} rows needs {needed} tokens: lower train.batch_size or "
             "model.length, or give more text",
         )
-        return Batches(hold(self.train_rows), self.spec, batch_size, seed, self.identity, self.edited, part)
+        held = self.train_rows
+        held = Mixture(held.shares, list(map(hold, held.parts))) if isinstance(held, Mixture) else hold(held)
+        return Batches(held, self.spec, batch_size, seed, self.identity, self.edited, part)
 
     def validation(self, batch_size: int, limit: int | None = None, seed: int = 0) -> ValidationBatches:
         """One pass over the validation split, or over its first `limit` batches; iterate it as often as needed."""
@@ -106,10 +105,46 @@ def prepare(
         tokenizer = from_pretrained(data.tokenizer)
     if tokenizer is not None:
         BatchSpec.of(data, tokenizer, kind, length)
-    corpus = open_corpus(data, cache, progress)
-    tokenizer = tokenizer or _own_tokenizer(data, corpus, cache, progress)
+    components = corpora_of(data)
+    corpora = []
+    for share, alone in components:
+        with naming(share, data):
+            corpora.append(open_corpus(alone, cache, progress))
+    if tokenizer is None:
+        weights = [share.weight for share, _ in components]
+        tokenizer = own_tokenizer(data, list(zip(corpora, weights, strict=True)), cache, progress)
     spec = BatchSpec.of(data, tokenizer, kind, length)
+    parts = []
+    for corpus, (share, alone) in zip(corpora, components, strict=True):
+        with naming(share, data):
+            parts.append(_of_corpus(alone, corpus, spec, length, cache, progress))
+    return _mixed(data, [share for share, _ in components], parts) if data.mixture else parts[0]
 
+
+def _mixed(data: DataConfig, shares: Sequence[Share], parts: Sequence[PreparedData]) -> PreparedData:
+    identity = {
+        of_mixture(split, number): part.identity[split]
+        for number, part in enumerate(parts, start=1)
+        for split in part.identity
+    }
+    return PreparedData(
+        corpus=data.corpus,
+        tokenizer=parts[0].tokenizer,
+        length=parts[0].length,
+        spec=parts[0].spec,
+        stats={split: added([part.stats[split] for part in parts]) for split in SPLITS},
+        train_rows=Mixture(shares, [part.train_rows for part in parts]),
+        validation_rows=Together([part.validation_rows for part in parts]),
+        identity=identity,
+        edited=data.edited,
+    )
+
+
+def _of_corpus(
+    data: DataConfig, corpus: Corpus, spec: BatchSpec, length: int, cache: Path, progress: bool
+) -> PreparedData:
+    """The rows of one corpus, from the cache where it has them."""
+    tokenizer = spec.tokenizer
     if data.corpus.startswith(TASKS_PREFIX):
         for one in asked(data):
             longest = max(map(len, tokenizer.encode_batch(one.texts)))
@@ -122,17 +157,17 @@ def prepare(
     def fill(folder: Path) -> None:
         texts = {"train": corpus.train, "validation": corpus.validation}
         identities = {split: IdentityCounter(len(texts[split]), texts[split].source) for split in SPLITS}
-        counts = {split: _Counter(identities[split], spec.around, length) for split in SPLITS}
+        counts = {split: Counter(identities[split], spec.around, length) for split in SPLITS}
 
-        def encoded(split: str) -> Iterator[Answered]:
-            return _encoded(texts[split], spec, counts[split], split, progress, texts[split].source)
+        def texts_of(split: str) -> Iterator[Answered]:
+            return encoded(texts[split], spec, counts[split], split, progress, texts[split].source)
 
         if spec.around is None:
             for split in SPLITS:
-                ids = (text.ids for text in encoded(split))
+                ids = (text.ids for text in texts_of(split))
                 write_stream(folder / _STREAM_FILE.format(split), ids, tokenizer.end_id, tokenizer.vocab_size)
         else:
-            rows = ((split, row) for split in SPLITS for row in _packed(encoded(split), spec, length))
+            rows = ((split, row) for split in SPLITS for row in _packed(texts_of(split), spec, length))
             write_rows(folder, rows, length, bool(spec.answer_after))
         stats = {split: asdict(counts[split].stats()) for split in SPLITS}
         identity = {split: asdict(identities[split].identity()) for split in SPLITS}
@@ -190,8 +225,8 @@ def text_batches(
     texts = [text] if isinstance(text, str) else text
     require(any(part.strip() for part in texts), "the text to score is empty")
     require_unicode(texts)
-    count = _Counter(around=spec.around, length=length)
-    ids = _encoded(texts, spec, count, "text", progress=False, source=lambda i: f"text {i + 1}")
+    count = Counter(around=spec.around, length=length)
+    ids = encoded(texts, spec, count, "text", progress=False, source=lambda i: f"text {i + 1}")
     rows = [row.features for row in _packed(ids, spec, length)]
     return ScoredText(ValidationBatches(rows, spec, batch_size, limit, seed), count.stats())
 
@@ -201,106 +236,3 @@ def _packed(texts: Iterator[Answered], spec: BatchSpec, length: int) -> Iterator
     if spec.around is None:
         return pack((text.ids for text in texts), length, spec.tokenizer.end_id, pad_id)
     return pack_texts((text if spec.answer_after else text.ids for text in texts if text.ids), length, pad_id)
-
-
-def _own_tokenizer(data: DataConfig, corpus: Corpus, cache: Path, progress: bool) -> Tokenizer:
-    if data.tokenizer == "bytes":
-        return byte_tokenizer()
-
-    def fill(folder: Path) -> None:
-        # validation text stays out of the vocabulary
-        every = max(1, round(_characters(corpus.train) / TRAINING_CHARACTERS))
-        chosen = range(0, len(corpus.train), every)
-        bar = tqdm(chosen, desc="training tokenizer", unit="doc", disable=None if progress else True, leave=False)
-        train_bpe((corpus.train[i] for i in bar), data.vocab_size).save(folder)
-
-    name = f"{data.corpus.replace('/', '-')}-{corpus.fingerprint}-bpe-{data.vocab_size}-{FORMAT}"
-    return Tokenizer.load(make_folder(cache / "tokenizers" / name, fill))
-
-
-def _characters(texts: Texts) -> float:
-    """Roughly: the mean of 200 documents spread evenly, times their number."""
-    sample = texts[:: max(1, len(texts) // 200)]
-    return len(texts) * sum(map(len, sample)) / len(sample)
-
-
-class _Counter:
-    """Grows while documents stream through `_encoded`; of whole texts, cuts and frames them."""
-
-    def __init__(
-        self,
-        identity: IdentityCounter | None = None,
-        around: tuple[tuple[int, ...], tuple[int, ...]] | None = None,
-        length: int = 0,
-    ) -> None:
-        self.documents = self.tokens = self.bytes = self.cut = 0
-        self.identity, self.around, self.length = identity, around, length
-
-    def add(self, text: str, ids: Sequence[int], given: int = 0) -> Answered:
-        raw = text.encode()
-        self.documents += 1
-        self.bytes += len(raw)
-        if self.identity is not None:
-            self.identity.add(raw)
-        if self.around is None:
-            self.tokens += len(ids) + 1
-            return Answered(ids, 0)
-        before, after = self.around
-        room = self.length - len(before) - len(after)
-        self.cut += len(ids) > room
-        framed = [*before, *ids[:room], *after]
-        self.tokens += len(framed)
-        return Answered(framed, len(before) + given if given else 0)
-
-    def stats(self) -> SplitStats:
-        return SplitStats(self.documents, self.tokens, self.bytes, self.cut)
-
-
-def _encoded(
-    texts: Sequence[str],
-    spec: BatchSpec,
-    count: _Counter,
-    name: str,
-    progress: bool,
-    source: Callable[[int], str],
-) -> Iterator[Answered]:
-    """The ids of every text in order, encoded some megabytes at a time so that all cores work."""
-    with tqdm(
-        total=len(texts), desc=f"packing {name}", unit="doc", disable=None if progress else True, leave=False
-    ) as bar:
-        for first, chunk in _chunks(texts):
-            for place, (text, ids, given) in enumerate(_divided(chunk, spec)):
-                answered = count.add(text, ids, given)
-                if spec.answer_after and answered.given >= len(answered.ids):
-                    raise UserError(
-                        f"{source(first + place)}: nothing of it is left to predict behind data.answer_after = "
-                        f'"{spec.answer_after}" within model.length = {count.length}: remove it, change the mark, or '
-                        "raise the length"
-                    )
-                yield answered
-            bar.update(len(chunk))
-
-
-def _chunks(texts: Sequence[str]) -> Iterator[tuple[int, Sequence[str]]]:
-    """Number of the first, and texts of about `_CHUNK_CHARACTERS` together."""
-    first, several = 0, 1
-    while first < len(texts):
-        chunk = texts[first : first + several]
-        yield first, chunk
-        first += len(chunk)
-        # by the size of those before, and at most twice as many: a long text is seldom followed by hundreds
-        fitting = len(chunk) * _CHUNK_CHARACTERS // max(1, sum(map(len, chunk)))
-        several = max(1, min(2 * several, fitting, 1000))
-
-
-def _divided(texts: Sequence[str], spec: BatchSpec) -> Iterator[tuple[str, Sequence[int], int]]:
-    """Each text, its ids, and how many of them are only read."""
-    encode, mark = partial(encode_texts, spec.tokenizer), spec.answer_after
-    if not mark:
-        yield from ((text, ids, 0) for text, ids in zip(texts, encode(texts), strict=True))
-        return
-    parts = [text.partition(mark) for text in texts]
-    # by themselves: no token holds the end of the question and the beginning of the answer
-    questions, answers = encode([head + end for head, end, _ in parts]), encode([tail for *_, tail in parts])
-    for text, question, answer in zip(texts, questions, answers, strict=True):
-        yield text, [*question, *answer], len(question)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 
 
 @dataclass(frozen=True)
@@ -30,3 +31,8 @@ class SplitStats:
             f"{self.cut} of {self.documents} texts are longer than model.length = {length} with what stands around "
             "them, and were cut to it"
         )
+
+
+def added(several: Sequence[SplitStats]) -> SplitStats:
+    """Of several splits together."""
+    return SplitStats(*(sum(getattr(stats, field.name) for stats in several) for field in fields(SplitStats)))

@@ -11,7 +11,17 @@ import numpy as np
 import pytest
 
 from jaxode.config import DataConfig, UserError
-from jaxode.data import BatchSpec, Tokenizer, byte_tokenizer, open_corpus, prepare, prepared, stores, text_batches
+from jaxode.data import (
+    BatchSpec,
+    Tokenizer,
+    byte_tokenizer,
+    open_corpus,
+    prepare,
+    prepared,
+    stores,
+    text_batches,
+    vocabulary,
+)
 from jaxode.data.prepared import cache_folder
 
 LENGTH = 32
@@ -82,7 +92,8 @@ def forbid(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
 
 def test_a_second_call_does_no_work(corpus: DataConfig, monkeypatch: pytest.MonkeyPatch):
     first = ready(corpus)
-    forbid(monkeypatch, "train_bpe", "encode_texts")
+    forbid(monkeypatch, "write_stream", "write_rows")
+    monkeypatch.setattr(vocabulary, "train_bpe", None)
     monkeypatch.setattr(stores, "_write_set", None)
     again = ready(corpus)
     assert again.stats == first.stats
@@ -221,8 +232,8 @@ def test_a_vocabulary_is_learned_from_part_of_a_large_corpus(corpus: DataConfig,
         seen.extend(texts)
         return byte_tokenizer()
 
-    monkeypatch.setattr(prepared, "train_bpe", spy)
-    monkeypatch.setattr(prepared, "TRAINING_CHARACTERS", 2000)
+    monkeypatch.setattr(vocabulary, "train_bpe", spy)
+    monkeypatch.setattr(vocabulary, "TRAINING_CHARACTERS", 2000)
     found = ready(corpus)
     assert 1000 < sum(map(len, seen)) < 4000
     assert len(seen) < found.stats["train"].documents
