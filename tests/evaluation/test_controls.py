@@ -79,6 +79,7 @@ def test_a_block_that_is_told_nothing_repeats_the_full_depth(lively):
     assert (rows["repeat"].block_evaluations, rows["prefix"].block_evaluations) == (N, 3)
 
 
+@pytest.mark.deep
 def test_full_depth_and_prefix_are_what_evaluate_says(lively):
     parts, batches = split(built(lively, "told")), [batch(0), batch(1)]
     rows = {row.control: row.nats_per_token for row in depth_controls(*parts, batches, [4])}

@@ -154,6 +154,7 @@ def test_texts_that_are_gone(infer, texts, tmp_path):
     assert "name labelled texts with --file" in ran.err
 
 
+@pytest.mark.deep
 def test_long_texts_are_cut_only_when_asked(infer, texts, tmp_path):
     file = write(tmp_path / "test.csv", [("text", "label"), ("a " * 40, "yes"), ("b", "no")])
     flags = ("--checkpoint", texts / "run", "--task", "sweep", "--file", file, "--out", tmp_path)

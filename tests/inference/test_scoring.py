@@ -82,6 +82,7 @@ def test_scores_are_those_of_a_plain_loop(models, kind, depth):
 
 
 @pytest.mark.parametrize("kind", ["causal", "masked", "masked, post-norm"])
+@pytest.mark.broad
 def test_a_score_depends_on_its_text_alone(models, kind):
     """Any texts in any order and any batches, each as if it were alone."""
     texts = st.lists(st.text("abc", min_size=1, max_size=40), min_size=1, max_size=4)

@@ -67,6 +67,7 @@ def test_a_seed_is_a_result_and_zeros_are_another(loaded):
 
 
 @pytest.mark.parametrize("side", ["right", "left"])
+@pytest.mark.deep
 def test_the_noise_of_a_token_is_that_of_its_place_in_any_batch_and_padding(loaded, side):
     alone = logits(loaded, TOKENS[1:, :5])[0]
     pad, first = ((0, 3), 0) if side == "right" else ((3, 0), 3)

@@ -126,6 +126,7 @@ def test_a_place_that_is_named_gets_the_calibration(infer, classifier, lines, tm
     assert load(classifier).model.calibrations.keys() == {2}
 
 
+@pytest.mark.deep
 def test_a_bound_needs_no_other_flag_than_it_names(infer, classifier, lines):
     """No circle: what is refused names what to give, and given that it works."""
     about = ("--checkpoint", classifier, "--file", lines)

@@ -80,6 +80,7 @@ def tokens_of(loaded, rows=2, length=9):
     return np.random.default_rng(0).integers(0, loaded.config.model.vocab_size, (rows, length))
 
 
+@pytest.mark.broad
 def test_logits_and_gradients(pair):
     model, loaded = pair
     tokens = tokens_of(loaded)
@@ -107,6 +108,7 @@ def test_greedy_texts_token_for_token(pair):
         np.testing.assert_array_equal(ids, oracle.continuation(model, tokens, NEW, use_cache=cached))
 
 
+@pytest.mark.broad
 def test_greedy_texts_with_the_cache_of_the_last_loop(pair):
     model, loaded = pair
     if loaded.source["model_type"] != "dory":
@@ -156,6 +158,7 @@ def test_what_transformers_writes_is_read(pair, tmp_path):
         assert all(bool((again.params[name] == value).all()) for name, value in loaded.params.items())
 
 
+@pytest.mark.broad
 def test_what_is_written_gives_the_same_logits_in_pytorch(pair, tmp_path):
     model, loaded = pair
     tokens = tokens_of(loaded)

@@ -124,6 +124,7 @@ def test_schedules_with_times_of_their_own_are_those_given_statically(lively, ki
     ],
     ids=str,
 )
+@pytest.mark.deep
 def test_rows_with_budgets_of_their_own(lively, told):
     model = build(lively, **told)
     model.calibrations = {3: drawn([1.0, 2.0, 3.0]), 2: drawn([2.0, 4.0])}

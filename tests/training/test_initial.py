@@ -73,6 +73,7 @@ def test_without_learning_nothing_changes(begun, folders):
         np.testing.assert_allclose(value, own.params[name], atol=1e-7, err_msg=name)
 
 
+@pytest.mark.deep
 def test_a_run_of_ours_is_trained_on(config, tmp_path):
     first = train(config)
     more = dataclasses.replace(config, model=ModelConfig(steps=6), init=str(first.run.path), out=str(tmp_path / "more"))
@@ -266,6 +267,7 @@ def test_what_an_encoder_learns_nothing_of_stays(encoding, folders):
             np.testing.assert_array_equal(value[1], own.params[name][1], err_msg=name)
 
 
+@pytest.mark.deep
 def test_an_encoders_run_has_a_text_and_a_frame_of_its_own(encoding, infer, tmp_path):
     run = train(encoding).run.path
     ran = infer("--checkpoint", run, "--task", "sweep", "--at", "4,2", "--batches", 2)

@@ -75,6 +75,7 @@ def test_without_a_choice_the_newest_counts(file, tmp_path, found):
 
 
 @pytest.mark.parametrize("best", ["loss", "accuracy"])
+@pytest.mark.deep
 def test_a_run_ends_when_nothing_better_comes(file, tmp_path, found, best, capsys):
     found[:] = [0.5, 0.8, 0.7, 0.8, 0.9]
     config = asked(file, tmp_path / "run", best=best, patience=2)

@@ -55,6 +55,7 @@ def run(folder):
     return result, sweep(result)
 
 
+@pytest.mark.deep
 def test_it_learns_the_labels_of_words_at_both_depths(run):
     result, shown = run
     assert result.validation.metrics["accuracy"] > 0.95
