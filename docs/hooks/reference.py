@@ -13,38 +13,60 @@ from typing import Any
 
 from mkdocs.structure.files import File, Files
 
+import jaxode
 from jaxode.config import Config, InferConfig, StudyCommand, StudyConfig, UserError, override
 from jaxode.config.fields import Most, hints
 
 ROOT = Path(__file__).resolve().parents[2]
 ROOMS = (
-    "jaxode",
-    *(
-        f"jaxode.{room}"
-        for room in (
-            "inference",
-            "calibration",
-            "depth",
-            "model",
-            "training",
-            "evaluation",
-            "data",
-            "checkpoint",
-            "interop",
-            "config",
-        )
-    ),
+    "inference",
+    "calibration",
+    "depth",
+    "model",
+    "training",
+    "evaluation",
+    "data",
+    "checkpoint",
+    "interop",
+    "config",
 )
+READING = ("UserError", "from_toml", "from_dict", "override", "parse", "to_dict", "to_toml")
+"""What of the configuration is no table of settings; those have a page of their own."""
+
+
+INTEGRATE = """::: jaxode.depth.integrate.integrate
+    options:
+      show_root_heading: true
+      show_root_toc_entry: true
+      show_root_full_path: false"""
+"""A function that is called like its module, which the tool takes it for."""
 
 
 def on_files(files: Files, config: Any) -> Files:
     """Write the pages of the reference."""
-    pages = {f"reference/{room}.md": f"# {room}\n\n::: {room}\n" for room in ROOMS}
+    pages = {f"reference/jaxode.{room}.md": f"# jaxode.{room}\n\n::: jaxode.{room}\n" for room in ROOMS}
+    pages["reference/jaxode.config.md"] += f"    options:\n      members: [{', '.join(READING)}]\n"
+    pages["reference/jaxode.depth.md"] = f"# jaxode.depth\n\n{INTEGRATE}\n\n::: jaxode.depth\n"
+    pages["reference/jaxode.md"] = _names()
     pages["reference/configuration.md"] = _configuration()
     pages["reference/commands.md"] = _commands()
     for path, text in pages.items():
         files.append(File.generated(config, path, content=text))
     return files
+
+
+def _names() -> str:
+    """What `import jaxode` gives, by room."""
+    parts = ["# jaxode", "What `jaxode.NAME` gives, and the room that holds more of its kind."]
+    for home, names in jaxode._HOMES.items():
+        # kept for who knows it from other libraries
+        links = [f"[`{name}`][{home}.{jaxode._ALIASES.get(name, name)}]" for name in names]
+        links = [link.replace("[jaxode.depth.integrate]", "[jaxode.depth.integrate.integrate]") for link in links]
+        if home == "jaxode.config":
+            links = [f"[`{name}`][{home}.{name}]" if name in READING else f"`{name}`" for name in names]
+            links[-1] += " (their fields: [settings](configuration.md))"
+        parts.append(f"- [{home}]({home}.md): {', '.join(links)}")
+    return "\n\n".join(parts) + "\n"
 
 
 def _configuration() -> str:
@@ -123,7 +145,7 @@ def _rows(kind: type, prefix: str, before: str) -> str:
         lines.append(
             f"| `{name}` | {shown} | {_allowed(kind, prefix, field, hint)} | {_cell(docs.get(field.name, ''))} |"
         )
-    return "\n".join(lines)
+    return "\n".join(['<div class="settings" markdown>', "", *lines, "", "</div>"])
 
 
 def _nested(hint: Any) -> type | None:

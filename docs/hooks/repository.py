@@ -17,13 +17,8 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGES = {"README.md": "index.md", "CHANGELOG.md": "changelog.md", "CONTRIBUTING.md": "contributing.md"}
 """What has a page of its own; other files are shown as they are."""
 LINK = re.compile(r"(?<=\]\()(?!https?:|#)([^)\s#]+)(#[^)\s]*)?(?=\))")
+FIGURE = re.compile(r'(<img [^>]*src="([^"]+\.png)"[^>]*>)')
 LANGUAGES = {".py": "python", ".toml": "toml", ".cff": "yaml", ".jsonl": "json"}
-
-
-def on_config(config: Any) -> Any:
-    """Leave entries of the navigation out whose page is not written yet."""
-    config.nav = _existing(config.nav)
-    return config
 
 
 def on_files(files: Files, config: Any) -> Files:
@@ -55,16 +50,13 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str
             return match[0]
         return os.path.relpath(_page(target), here or ".") + (match[2] or "")
 
-    return LINK.sub(rewritten, markdown)
+    # GitHub reads two fences without a line between them, Python-Markdown does not
+    return LINK.sub(rewritten, markdown).replace("\n```\n```", "\n```\n\n```")
 
 
-def _existing(nav: Any) -> Any:
-    if isinstance(nav, list):
-        return [kept for entry in nav if (kept := _existing(entry)) is not None]
-    if isinstance(nav, dict):
-        return {title: kept for title, value in nav.items() if (kept := _existing(value)) is not None} or None
-    missing = nav == "extending.md" and not (ROOT / "docs" / nav).exists()
-    return None if missing else nav
+def on_page_content(html: str, page: Any, config: Any, files: Files) -> str:
+    """Open a figure at its full size where it is clicked."""
+    return FIGURE.sub(r'<a href="\2">\1</a>', html)
 
 
 def _add(files: Files, config: Any, path: str, content: str) -> None:
@@ -103,7 +95,9 @@ def _shown(path: Path) -> str:
         return path.read_text(encoding="utf-8")
     if path.is_file():
         language = LANGUAGES.get(path.suffix, "text")
-        return f"{title}````{language}\n{path.read_text(encoding='utf-8')}\n````\n"
+        # found by name in the repository; a search of the documents is for what they say
+        hidden = "---\nsearch:\n  exclude: true\n---\n\n"
+        return f"{hidden}{title}````{language}\n{path.read_text(encoding='utf-8')}\n````\n"
     names = sorted(item.name for item in path.iterdir() if item.is_file() and not item.name.startswith("__"))
     if path.is_relative_to(ROOT / "docs"):
         return title + "".join(f"- [{name}]({name})\n" for name in names)
