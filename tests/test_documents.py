@@ -30,7 +30,9 @@ COMMANDS = {
     "jaxode.inference": InferConfig,
     "jaxode.evaluation.study": StudyCommand,
 }
-NOT_OURS = ("jaxode.evaluation.harness", "pip", "pytest", "mkdocs", "venv", "ruff", "cd", "git", ".")
+COMMON = ("config", "help", "version")
+"""Flags of every command."""
+NOT_OURS = ("jaxode.evaluation.harness", "build", "twine", "pip", "pytest", "mkdocs", "venv", "ruff", "cd", "git", ".")
 """Their flags are those of other projects."""
 FENCE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 SPAN = re.compile(r"`([^`\n]+)`")
@@ -67,7 +69,7 @@ def test_flags_in_a_sentence_exist(document):
     known = {flag for kind in set(COMMANDS.values()) for flag in _flags(kind)} | _benchmark_flags()
     # the harness' own flags have underscores
     spans = [span for span in SPAN.findall(_prose(document)) if span.startswith("--") and "_" not in span.split()[0]]
-    wrong = [span for span in spans if _flag(span.split()[0]) not in known | {"config", "help", "whole", "strict"}]
+    wrong = [span for span in spans if _flag(span.split()[0]) not in known | {*COMMON, "whole", "strict"}]
     assert not wrong
 
 
@@ -105,10 +107,13 @@ def _unknown(command: str) -> list[str]:
     wrong = [word for word in rest if re.match(r"(configs|jaxode|docs|benchmarks|tests)/", word) and _absent(word)]
     if program in COMMANDS:
         return wrong + _refused(COMMANDS[program], rest)
-    if not any((ROOT / folder / program).is_file() for folder in ("", "benchmarks")) and program != "bash":
+    module = ROOT / program.replace(".", "/") / "__main__.py"
+    if program != "bash" and not any(
+        path.is_file() for path in (ROOT / program, ROOT / "benchmarks" / program, module)
+    ):
         return [*wrong, program]
     flags = (word.split("=")[0] for word in rest if word.startswith("--"))
-    return wrong + [flag for flag in flags if _flag(flag) not in _benchmark_flags()]
+    return wrong + [flag for flag in flags if _flag(flag) not in {*_benchmark_flags(), *COMMON}]
 
 
 def _extras(words: list[str]) -> list[str]:
@@ -124,7 +129,7 @@ def _absent(word: str) -> bool:
 def _refused(kind: type, words: list[str]) -> list[str]:
     known, wrong = _flags(kind), []
     for word, value in itertools.pairwise([*words, ""]):
-        if not word.startswith("--") or _flag(word) in ("config", "help"):
+        if not word.startswith("--") or _flag(word) in COMMON:
             continue
         hint = known.get(_flag(word))
         choices = typing.get_args(hint) if typing.get_origin(hint) is typing.Literal else ()
@@ -144,7 +149,7 @@ def _flags(kind: type, before: str = "") -> dict[str, object]:
 
 
 def _flag(word: str) -> str:
-    return word.removeprefix("--").removeprefix("no-").split("=")[0].replace("_", "-")
+    return re.sub(r"(^|\.)no-", r"\1", word.removeprefix("--").split("=")[0].replace("_", "-"))
 
 
 @cache
