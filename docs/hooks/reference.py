@@ -14,6 +14,7 @@ from typing import Any
 from mkdocs.structure.files import File, Files
 
 import jaxode
+import jaxode.__main__
 from jaxode.config import Config, InferConfig, StudyCommand, StudyConfig, UserError, override
 from jaxode.config.fields import Most, hints
 
@@ -92,11 +93,9 @@ def _commands() -> str:
         "In a checkout `train.py` and `infer.py`; where the package is installed alone `python -m jaxode.training` and "
         "`python -m jaxode.inference` are the same commands. `--help` lists the flags of each.",
         "| command | what it does |\n|---|---|\n"
-        "| `python train.py` | trains a model; its flags are the [settings of a run](configuration.md) |\n"
-        "| `python infer.py` | a trained model at work; its flags are below |\n"
-        "| `python -m jaxode.data` | reads and tokenises a corpus ahead; the flags of `train.py` |\n"
-        "| `python -m jaxode.evaluation.study FILE.toml` | trains, calibrates and measures variants of a recipe |\n"
-        "| `python -m jaxode.evaluation.harness` | EleutherAI's evaluation harness ([how](../evaluation.md)) |",
+        + "\n".join(f"| `python -m {name}` | {about} |" for name, about in jaxode.__main__.COMMANDS.items()),
+        "The flags of `jaxode.training` and `jaxode.data` are the [settings of a run](configuration.md); those of the "
+        "harness are [EleutherAI's](../evaluation.md#the-evaluation-harness). Those of the others stand here.",
         "## infer.py",
         _rows(InferConfig, "", "--"),
         "## python -m jaxode.evaluation.study",
