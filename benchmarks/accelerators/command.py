@@ -18,7 +18,7 @@ from accelerators.record import Line, Machine, append, figures, read
 from accelerators.scale import CPU, FULL, TINY, Scale
 from accelerators.speculating import speculating
 from accelerators.table import write
-from accelerators.training import memory, training
+from accelerators.training import memory, mesh, training
 
 ROOT = Path(__file__).resolve().parents[2]
 RECORD, PAGE = ROOT / "docs" / "results" / "accelerators.jsonl", ROOT / "docs" / "accelerators.md"
@@ -35,6 +35,7 @@ def parts(scale: Scale) -> dict[str, Measure]:
         "speculation": speculating,
         "steps": latency,
         "memory of an update": memory,
+        "a mesh of one": mesh,
         "encoder": encoding,
         **{f"training at D {width}": partial(training, width=width) for width in others},
         f"decoding at D {scale.small}": partial(decoding, width=scale.small),

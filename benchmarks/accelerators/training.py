@@ -18,10 +18,11 @@ from jaxode.config import DepthConfig, ModelConfig, TrainConfig
 from jaxode.data.batches import Batch
 from jaxode.model import make_model
 from jaxode.model.parameters import split
-from jaxode.training.parallel import make_parallel
-from jaxode.training.step import init_state, make_train_step
+from jaxode.training.parallel import Parallel, make_parallel
+from jaxode.training.step import ALONE, init_state, make_train_step
 
 ADJOINTS = ("recursive", "remat")
+PLAIN, MESH = "plain", "fsdp of size 1"
 GIB = 1 << 30
 
 
@@ -57,11 +58,30 @@ def training(scale: Scale, known: Mapping[str, float], width: int) -> tuple[dict
     return found, skipped
 
 
+def mesh(scale: Scale, known: Mapping[str, float]) -> tuple[dict[str, float], dict[str, str]]:
+    """What dealing rows out over a mesh costs where it is of one device, beside a plain `jax.jit` of the step."""
+    del known
+    width = scale.widths[-1]
+    model = scale.causal(width)
+    batch = random_batch(model, scale.rows)
+    alone = TrainConfig(batch_size=scale.rows, devices=1)
+    updates = {
+        PLAIN: Update(scale, model, "recursive", batch, _plain()),
+        MESH: Update(scale, model, "recursive", batch, make_parallel(alone, by_hand=True)),
+    }
+    seconds = median_seconds(updates)
+    key = f"D {width}, update, {MESH}"
+    return {
+        f"{key}: time over a plain one": seconds[MESH] / seconds[PLAIN],
+        f"{key}: memory over a plain one": updates[MESH].bytes / updates[PLAIN].bytes,
+    }, {}
+
+
 def memory(scale: Scale, known: Mapping[str, float]) -> tuple[dict[str, float], dict[str, str]]:
     """Of an update at more and more steps, over that at the fewest; compiled, not run."""
     del known
     width, found = scale.widths[-1], {}
-    for adjoint in ADJOINTS:
+    for adjoint in ("recursive", "nested"):
         sizes = {}
         for steps in scale.depths:
             model = scale.causal(width, steps)
@@ -75,13 +95,13 @@ def memory(scale: Scale, known: Mapping[str, float]) -> tuple[dict[str, float], 
 
 
 class Update:
-    """The project's own train step, placed and compiled as a run does it."""
+    """The project's own train step, placed and compiled as a run does it; on all devices, or as `parallel` says."""
 
-    def __init__(self, scale: Scale, model: ModelConfig, adjoint: Any, batch: Batch):
+    def __init__(self, scale: Scale, model: ModelConfig, adjoint: Any, batch: Batch, parallel: Parallel | None = None):
         """Compile it for this batch."""
         architecture, params = split(make_model(model, dtype=scale.type))
         optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-4, weight_decay=0.1))
-        parallel = make_parallel(TrainConfig(batch_size=len(batch.tokens)))
+        parallel = parallel or make_parallel(TrainConfig(batch_size=len(batch.tokens)))
         self.state = parallel.place_state(init_state(params, optimizer))
         step = parallel.compile(
             lambda spread: make_train_step(architecture, DepthConfig(adjoint=adjoint), optimizer, spread=spread),
@@ -95,6 +115,17 @@ class Update:
         """One update of the state."""
         self.state, metrics = self.step(self.state, self.batch, self.key)
         return metrics.loss
+
+
+def _plain() -> Parallel:
+    """One device, and no mesh."""
+    return Parallel(
+        (jax.devices()[0],),
+        shares=1,
+        compile=lambda build, _: jax.jit(build(ALONE), donate_argnums=0),
+        place_state=lambda state: state,
+        place_batch=lambda batch: jax.tree.map(jnp.asarray, batch),
+    )
 
 
 def forward(scale: Scale, model: ModelConfig, batch: Batch) -> Callable[[], jax.Array]:

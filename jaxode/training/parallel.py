@@ -62,19 +62,20 @@ def choose_devices(config: TrainConfig) -> tuple[Device, ...]:
     return tuple(available[:count])
 
 
-def make_parallel(config: TrainConfig) -> Parallel:
-    """Either mode over the run's devices."""
+def make_parallel(config: TrainConfig, *, by_hand: bool = False) -> Parallel:
+    """Either mode over the run's devices; with `by_hand` a mesh of one deals its rows out as any other does."""
     devices = choose_devices(config)
     if config.parallel == "pmap":
         return _pmap(devices)
     # Diffrax needs Auto axes: under Explicit ones its loops fail to type-check their carries.
     sizes = config.mesh.over(len(devices))
-    return _mesh(jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices), devices)
+    mesh = jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
+    return _mesh(mesh, devices, by_hand)
 
 
-def _mesh(mesh: Mesh, devices: tuple[Device, ...]) -> Parallel:
-    axes = tuple(axis for axis in ROWS if mesh.shape[axis] > 1)
-    spread = Spread(axes, mesh.shape[TENSOR], partial(_over_mesh, mesh, axes)) if mesh.size > 1 else ALONE
+def _mesh(mesh: Mesh, devices: tuple[Device, ...], by_hand: bool) -> Parallel:
+    axes = ROWS if by_hand else tuple(axis for axis in ROWS if mesh.shape[axis] > 1)
+    spread = Spread(axes, mesh.shape[TENSOR], partial(_over_mesh, mesh, axes)) if axes or mesh.size > 1 else ALONE
     rows, whole = NamedSharding(mesh, PartitionSpec(ROWS)), NamedSharding(mesh, WHOLE)
 
     def place(tree: Any) -> Any:
