@@ -25,6 +25,8 @@ from typing import Any, Generic, TypeVar, no_type_check
 
 from jaxode.config import UserError, require
 
+__all__ = ["GROUP", "HOMES", "Plugin", "Table", "fingerprint", "load", "loaded", "register"]
+
 T = TypeVar("T")
 
 HOMES = {

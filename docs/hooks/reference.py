@@ -29,6 +29,7 @@ ROOMS = (
     "data",
     "checkpoint",
     "interop",
+    "plugins",
     "config",
 )
 READING = ("UserError", "from_toml", "from_dict", "override", "parse", "to_dict", "to_toml")
