@@ -286,7 +286,10 @@ def test_the_corpus_is_dealt_out_and_has_balanced_brackets(trained):
 @pytest.mark.parametrize(
     ("body", "why"),
     [
-        ("return [str(random.random()) for _ in range(3)]", 'text "?noise#0"? is another one when it is read again'),
+        (
+            "return [str(random.random()) for _ in range(3)]",
+            "gives other texts when it is read again; draw from a fixed seed",
+        ),
         ("return ['alone']", "gives 1 texts; one at least to train and one to validate on"),
         ("return [b'bytes', b'more']", "gives bytes as text 0; must be str"),
     ],
@@ -318,7 +321,7 @@ def test_a_corpus_that_cannot_be_dealt_out_is_refused(tmp_path, body, why):
             {"data": DataConfig(corpus="bracket", tokenizer="bytes")},
             r"a plug-in brings others .*did you mean 'brackets'",
         ),
-        ({"plugins": ()}, r'objective.terms = "z_loss:0.01": allowed are'),
+        ({"plugins": ()}, r'model.block = "parallel": allowed are standard, and what a plug-in brings'),
     ],
 )
 def test_a_run_that_names_what_it_does_not_bring_is_refused(tmp_path, changes, why):

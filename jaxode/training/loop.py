@@ -26,6 +26,7 @@ from jaxode.evaluation import evaluate, evaluate_states
 from jaxode.evaluation.labels import evaluate_labels
 from jaxode.machine import readable
 from jaxode.model import make_model, plan
+from jaxode.model.block import BLOCKS
 from jaxode.model.low_rank import merged, with_low_rank
 from jaxode.model.parameters import Architecture, Parameters, split
 from jaxode.tracking import JsonlTracker, ProgressBar, TensorBoardTracker, Tracker, Trackers, WandbTracker
@@ -92,6 +93,7 @@ def train(config: Config) -> TrainResult:
     elif config.init and stored is not None:
         config = dataclasses.replace(config, model=inherited(config.model, stored.model, config.out))
     plan(config.model, config.depth)
+    BLOCKS.find(config.model.block)  # before minutes of reading text
     rate = config.optimizer.conditioning_rate
     require(
         rate == 1.0 or config.model.conditioning != "none",
