@@ -5,12 +5,14 @@
 Trains a tiny model to its end once undisturbed. Then the same run again and again, each killed (SIGKILL) at a random
 moment and resumed until it ends; every start must find a state to go on from, and every end must be the undisturbed
 one bit for bit. Keeps docs/results/kills.csv, a line a run that reached its end: how often it was killed, how often
-while a save was under way, the updates that had to be made again, and whether the parameters are the same.
+while a save was under way, the updates that had to be made again, and whether the parameters are the same. Goes on
+behind the lines that are there; those of another version of jaxode are removed by hand.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 import os
 import random
@@ -22,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from timing import report
+from timing import RESULTS, report
 from tqdm import tqdm
 
 from jaxode.checkpoint import load_run
@@ -81,8 +83,12 @@ def disturbed(arguments: list[str], run: Path, rng: random.Random, bar: Any) -> 
     while True:
         begun = ["--resume", "--out", str(run)] if (run / "config.toml").exists() else [*arguments, "--out", str(run)]
         process, before = start(begun), logged(run)
-        # the moment is drawn over what a start takes as well as over training
+        # every second moment lies within what a start takes, the others among updates and their saves
         deadline, since = rng.uniform(2.0, 20.0), time.monotonic()
+        if rng.random() < 0.5:
+            while process.poll() is None and logged(run) == before:
+                time.sleep(0.01)
+            deadline, since = rng.uniform(0.0, 2.0), time.monotonic()
         while process.poll() is None and time.monotonic() - since < deadline:
             time.sleep(0.01)
         if process.poll() is None:
@@ -104,14 +110,29 @@ def disturbed(arguments: list[str], run: Path, rng: random.Random, bar: Any) -> 
             raise SystemExit(f"{run}: cannot be resumed")
 
 
+def kept() -> list[dict[str, Any]]:
+    """The lines of earlier calls."""
+    file = RESULTS / "kills.csv"
+    if not file.exists():
+        return []
+    with file.open(encoding="utf-8", newline="") as lines:
+        return [
+            {name: value == "True" if name == "same" else int(value) for name, value in row.items()}
+            for row in csv.DictReader(lines)
+        ]
+
+
 def main() -> None:
     """Read the command line, kill, compare, keep."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
     told = parser.parse_args()
-    rows, rng = [], random.Random(told.seed)
-    with tempfile.TemporaryDirectory() as name, tqdm(total=told.kills, unit="kill") as bar:
+    rows = kept()
+    done = sum(row["kills"] for row in rows)
+    # other moments than those of the lines that are there
+    rng = random.Random(told.seed + done)
+    with tempfile.TemporaryDirectory() as name, tqdm(total=told.kills, initial=done, unit="kill") as bar:
         folder = Path(name)
         arguments = flags(folder)
         whole = folder / "whole"

@@ -15,6 +15,7 @@ from typing import Any, Protocol, runtime_checkable
 from tqdm import tqdm
 
 from jaxode.config import UserError
+from jaxode.config.parsing import parse_json
 
 Metrics = Mapping[str, float | int | str]
 
@@ -85,8 +86,8 @@ def _cut(path: Path, after: int) -> None:
 def _record(line: bytes | str) -> dict[str, Any] | None:
     """What a line holds; None where it is torn, or no record."""
     try:
-        record = json.loads(line)
-    except (json.JSONDecodeError, UnicodeDecodeError):
+        record = parse_json(line)
+    except ValueError:
         return None
     return record if isinstance(record, dict) and isinstance(record.get("step"), int) else None
 

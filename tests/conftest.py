@@ -51,10 +51,11 @@ gc.set_threshold(200_000, 20, 20)
 
 
 def pytest_addoption(parser):
-    """--whole, for every case of every test."""
+    """--whole, for every case of every test; --inputs, for damaged files of a number."""
     parser.addoption(
         "--whole", action="store_true", help="also tests marked `deep`, and every case of those marked `broad`"
     )
+    parser.addoption("--inputs", type=int, default=0, help="how many damaged inputs tests/faults/test_inputs.py tries")
 
 
 def pytest_collection_modifyitems(config, items):

@@ -15,9 +15,25 @@ import numpy as np
 from jaxode.calibration.fit import Calibration
 from jaxode.calibration.origin import Origin
 from jaxode.config import UserError
+from jaxode.config.parsing import parse_json
+from jaxode.data.checksums import sealed, unsealed
 from jaxode.model.parameters import Parameters, calibration_parameters, coefficients, named
 
-FORMAT = 2
+FORMAT, UNSEALED = 3, 2
+"""That of files without a checksum, which are still read."""
+FIELDS = (
+    "format",
+    "steps",
+    "schedule",
+    "kl",
+    "rise",
+    "error",
+    "tokens",
+    "seconds",
+    "origin",
+    "weights",
+    "arrays",
+)
 
 
 def save(folder: Path, calibration: Calibration, origin: Origin) -> Path:
@@ -29,7 +45,7 @@ def save(folder: Path, calibration: Calibration, origin: Origin) -> Path:
     path = _path(folder, calibration.steps)
     arrays = named(calibration.coefficients)
     weights = arrays.pop("weights")
-    text = {
+    fields = {
         "format": FORMAT,
         "steps": calibration.steps,
         "schedule": list(calibration.schedule),
@@ -45,7 +61,7 @@ def save(folder: Path, calibration: Calibration, origin: Origin) -> Path:
     partial = path.with_suffix(".partial")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        partial.write_text(json.dumps(text, indent=1) + "\n", encoding="utf-8")
+        partial.write_text(json.dumps(sealed(fields), indent=1) + "\n", encoding="utf-8")
         os.replace(partial, path)
     except OSError as error:
         partial.unlink(missing_ok=True)
@@ -95,9 +111,10 @@ def _path(folder: Path, steps: int) -> Path:
 
 def _load(path: Path) -> Calibration:
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-        if raw["format"] != FORMAT:
+        raw = parse_json(path.read_bytes())
+        if isinstance(raw, dict) and raw["format"] not in (UNSEALED, FORMAT):
             raise ValueError(f"format {raw['format']}, this version reads {FORMAT}")
+        raw = unsealed(raw, FIELDS, always=isinstance(raw, dict) and raw["format"] == FORMAT)
         arrays = {name: _unpacked(array) for name, array in raw["arrays"].items()}
         fitted = coefficients({"weights": np.asarray(raw["weights"], np.float32), **arrays})
         steps = int(raw["steps"])
@@ -116,7 +133,7 @@ def _load(path: Path) -> Calibration:
             origin=Origin(**raw["origin"]),
             error=raw.get("error"),
         )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise UserError(f"{path}: cannot be read as a calibration ({error}); delete it and calibrate again") from None
 
 

@@ -12,7 +12,9 @@ from typing import Any
 
 from jaxode import hosts
 from jaxode.checkpoint.folder import RunFolder
-from jaxode.config import UserError
+from jaxode.config import UserError, from_dict
+from jaxode.config.parsing import parse_json
+from jaxode.data.checksums import sealed, unsealed
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,9 @@ class Best:
     """Whether the run is over: its updates are made, or no better one is waited for."""
 
 
+FIELDS = tuple(field.name for field in dataclasses.fields(Best))
+
+
 def read_best(run: RunFolder) -> Best | None:
     """None where the run chooses none, or has not validated yet.
 
@@ -35,11 +40,11 @@ def read_best(run: RunFolder) -> Best | None:
         UserError: the file says nothing of the kind.
     """
     try:
-        found = json.loads(run.best.read_text(encoding="utf-8"))
-        best = Best(int(found["step"]), str(found["metric"]), float(found["value"]), bool(found["ended"]))
+        found = unsealed(parse_json(run.best.read_bytes()), FIELDS)
+        best = from_dict(Best, found, str(run.best))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError) as error:
         raise UserError(
             f"{run.best}: cannot be read ({error}); copy it again, or remove it, so that the newest checkpoint counts"
         ) from None
@@ -55,7 +60,7 @@ def write_best(run: RunFolder, best: Best) -> None:
     partial = run.best.with_name(run.best.name + ".partial")
     try:
         if hosts.first():
-            partial.write_text(json.dumps(dataclasses.asdict(best)) + "\n", encoding="utf-8")
+            partial.write_text(json.dumps(sealed(dataclasses.asdict(best))) + "\n", encoding="utf-8")
             os.replace(partial, run.best)
     except OSError as error:
         raise UserError(f"{run.best}: cannot be written: {error.strerror or error}") from None

@@ -16,6 +16,7 @@ from jaxode import hosts
 from jaxode.checkpoint.made_by import RECORD, check_record, plugins_of, write_record
 from jaxode.config import Config, HostsConfig, UserError, from_toml, require, to_toml
 from jaxode.data import Tokenizer
+from jaxode.data.checksums import CHECKSUMS, check_files, files_below, read_checksums, write_checksums
 from jaxode.weights import WEIGHTS
 
 if sys.platform != "win32":
@@ -84,6 +85,9 @@ class RunFolder:
             write_record(self.path, plugins_of(config))
             partial = self.path / "config.toml.partial"
             partial.write_text(text, encoding="utf-8")
+            written = {f"tokenizer/{name}": path for name, path in files_below(self.path / "tokenizer").items()}
+            record = {RECORD: self.path / RECORD} if (self.path / RECORD).exists() else {}
+            write_checksums(self.path, written | record | {"config.toml": partial})
             os.replace(partial, self.path / "config.toml")
         except OSError as error:
             raise UserError(f"{self.path}: cannot be written: {error.strerror or error}") from None
@@ -126,7 +130,7 @@ class RunFolder:
                 self.checkpoints.rmdir()
             if fresh:
                 shutil.rmtree(self.path / "tokenizer", ignore_errors=True)
-            for file in (self.metrics, self.init, self.best, self.path / RECORD):
+            for file in (self.metrics, self.init, self.best, self.path / RECORD, self.path / CHECKSUMS):
                 file.unlink(missing_ok=True)
             (self.path / "config.toml").unlink()
             self.path.rmdir()
@@ -156,11 +160,17 @@ class RunFolder:
             (self.path / "config.toml").is_file(),
             f"{self.path}: holds no config.toml, so it is no run folder; name the folder that train.py printed",
         )
+        check_files(self.path, ["config.toml", RECORD])
         check_record(self.path, needed)
         return from_toml(Config, self.path / "config.toml")
 
     def tokenizer(self) -> Tokenizer:
-        """The run's own tokenizer."""
+        """The run's own tokenizer.
+
+        Raises:
+            UserError: a file is missing or damaged.
+        """
+        check_files(self.path, [name for name in read_checksums(self.path) if name.startswith("tokenizer/")])
         return Tokenizer.load(self.path / "tokenizer")
 
 

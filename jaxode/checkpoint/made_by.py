@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from jaxode.config import Config, UserError
+from jaxode.config.parsing import parse_json
 from jaxode.data.notices import notice
 from jaxode.plugins import Plugin, loaded
 
@@ -44,7 +45,7 @@ def read_record(folder: Path) -> tuple[Plugin, ...]:
     """
     path = folder / RECORD
     try:
-        listed = json.loads(path.read_text(encoding="utf-8"))
+        listed = parse_json(path.read_bytes())
         return tuple(
             Plugin(str(one["source"]), str(one["sha256"]), tuple((str(kind), str(name)) for kind, name in one["parts"]))
             for one in listed

@@ -64,7 +64,10 @@ class Checkpoints:
             "position": ocp.JsonCheckpointHandler(),
             "fingerprints": ocp.JsonCheckpointHandler(),
         }
-        self._manager = ocp.CheckpointManager(run.checkpoints.absolute(), options=options, item_handlers=handlers)
+        try:
+            self._manager = ocp.CheckpointManager(run.checkpoints.absolute(), options=options, item_handlers=handlers)
+        except (OSError, ValueError, RecursionError) as error:  # a full disk, or metadata that are none
+            raise UserError(f"{run.checkpoints}: cannot be opened ({_first_line(error)})") from None
         # training goes on while numbers are hashed, and while Orbax prepares what it writes
         self._writer = ThreadPoolExecutor(1, "checkpoints")
         self._written: Future[None] | None = None

@@ -17,6 +17,7 @@ from jaxode.checkpoint.steps import Checkpoints
 from jaxode.config import Config, UserError, require
 from jaxode.config.checks import parse_frame
 from jaxode.data import Tokenizer
+from jaxode.data.checksums import check_files
 from jaxode.model import CausalLM, Encoder, MaskedLM, SequenceClassifier, TokenClassifier, make_model
 from jaxode.model.low_rank import merged, with_low_rank
 from jaxode.model.parameters import Architecture, Parameters, matmul_type, split
@@ -121,6 +122,7 @@ def load_run(path: Path | str, step: int | None = None) -> TrainedModel:
 
 def _exported(run: RunFolder, shapes: Parameters, step: int | None) -> Weights:
     weights = read_weights(run.path / WEIGHTS, shapes)
+    check_files(run.path, [WEIGHTS])  # what stands around the numbers
     require(
         step is None or step == weights.step,
         f"{run.path}: an exported model holds one step, {weights.step}, and not step {step}",

@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class UserError(ValueError):
-    """Something the user can mend: one line that names the field or file, the value, what is allowed, what to do."""
+    """Something the user can mend: one line that names the field or file, the value, what is allowed, what to do.
+
+    What it quotes from a file stays on that line: line ends, codes for terminals, and what is no character are escaped.
+    """
+
+    def __init__(self, message: str):
+        """Of this line."""
+        super().__init__("".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in message))
 
 
 def require(condition: bool, message: str) -> None:
@@ -30,6 +39,16 @@ def short(value: float | int) -> str:
     if isinstance(value, int) and value.bit_length() > 1000:
         return f"an integer of {value.bit_length()} bits"
     return str(value)
+
+
+def shown(value: Any) -> str:
+    """A value as errors show it, on one line."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # an integer of more than 4300 digits within, or lists of lists of lists
+        return f"a {type(value).__name__} that is too large to be shown"
+    # arrays print themselves in several lines
+    return " ".join(text.split()) if "\n" in text else text
 
 
 def within(name: str, value: float, low: float, high: float) -> None:

@@ -12,7 +12,7 @@ from functools import cache
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal
 
-from jaxode.config.checks import UserError, at_least, at_most, short
+from jaxode.config.checks import UserError, at_least, at_most, short, shown
 from jaxode.config.places import expand
 
 TINY, HUGE = 2.0**-126, (2 - 2.0**-23) * 2.0**127
@@ -34,7 +34,8 @@ SEED = Most(2**32 - 1, "seeds have 32 bits")
 PLACE = "place"
 
 Seed = Annotated[int, SEED]
-Steps = Annotated[int, Most(10_000)]
+MOST_STEPS = 10_000
+Steps = Annotated[int, Most(MOST_STEPS)]
 Place = Annotated[str, PLACE]
 """A path, or a name that may stand for one: ~ is the home folder, and its bytes need be no text."""
 
@@ -134,16 +135,14 @@ def _parts(hint: Any) -> tuple[tuple[Any, ...], Any]:
 
 
 def _misfit(name: str, value: Any, allowed: str) -> UserError:
-    shown = repr(value) if type(value) is not int else short(value)
-    # arrays print themselves in several lines
-    shown = " ".join(shown.split()) if "\n" in shown else shown
-    return UserError(f"{name} = {shown}: must be {allowed}")
+    text = shown(value) if type(value) is not int else short(value)
+    return UserError(f"{name} = {text}: must be {allowed}")
 
 
 def _choice(options: tuple[Any, ...], value: Any, name: str) -> Any:
     if any(type(value) is type(option) and value == option for option in options):
         return value
-    near = difflib.get_close_matches(str(value), [str(option) for option in options], n=1)
+    near = difflib.get_close_matches(shown(value).strip("'"), [str(option) for option in options], n=1)
     remedy = f"; did you mean {near[0]!r}?" if near else ""
     raise _misfit(name, value, f"one of {', '.join(map(repr, options))}{remedy}")
 

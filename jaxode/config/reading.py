@@ -7,14 +7,14 @@ import dataclasses
 import difflib
 import io
 import sys
-import tomllib
 import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from jaxode.config.checks import UserError, require
+from jaxode.config.checks import UserError, require, shown
 from jaxode.config.fields import check_text, fit, hints
+from jaxode.config.parsing import parse_toml
 from jaxode.config.places import expand
 
 T = TypeVar("T")
@@ -101,7 +101,7 @@ def from_toml(kind: type[T], path: Path) -> T:
     """Read `kind` from a TOML file; absent keys keep their defaults."""
     try:
         # editors of Windows begin a file with a mark, which is no text
-        raw = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+        raw = parse_toml(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise UserError(f"{path}: no such config file") from None
     except (OSError, ValueError) as error:  # also what is no UTF-8, and numbers of thousands of digits
@@ -111,6 +111,7 @@ def from_toml(kind: type[T], path: Path) -> T:
 
 def from_dict(kind: type[T], raw: Mapping[str, Any], source: str, prefix: str = "") -> T:
     """Build the dataclass `kind` from nested mappings, naming `source` and the nearest right key on an error."""
+    require(isinstance(raw, Mapping), f"{source}: must be a table of {', '.join(hints(kind))}")
     known = hints(kind)
     values: dict[str, Any] = {}
     for key, value in raw.items():
@@ -135,9 +136,9 @@ def _read(hint: Any, value: Any, source: str, name: str) -> Any:
     if nested is None:
         return fit(hint, value, f"{source}: {name}")
     if typing.get_origin(hint) is tuple:
-        require(isinstance(value, list | tuple), f"{source}: {name} = {value!r}: must be a list")
+        require(isinstance(value, list | tuple), f"{source}: {name} = {shown(value)}: must be a list")
         return tuple(_read(nested, item, source, f"{name}[{i}]") for i, item in enumerate(value))
-    require(isinstance(value, Mapping), f"{source}: {name} = {value!r}: must be a table")
+    require(isinstance(value, Mapping), f"{source}: {name} = {shown(value)}: must be a table")
     return from_dict(nested, value, source, prefix=f"{name}.")
 
 

@@ -5,7 +5,6 @@ Whatever reads a text file comes here, so that training, scoring and labelling s
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from jaxode.config import UserError, require
+from jaxode.config.parsing import parse_json
 from jaxode.data.lines import LARGEST, OPENERS, PIECE, decoded, opened, pieces, raw_lines
 from jaxode.data.notices import notice
 from jaxode.data.parquet import parquet_texts
@@ -148,8 +148,8 @@ def json_records(path: Path) -> Iterator[tuple[int, dict[str, Any] | None]]:
             yield number, None
             continue
         try:
-            record = json.loads(line)
-        except (ValueError, RecursionError) as error:
+            record = parse_json(line)
+        except ValueError as error:
             raise UserError(f"{path}: line {number} is no JSON ({error}); each line must be one JSON object") from None
         yield number, record if isinstance(record, dict) else {}
 
@@ -208,8 +208,8 @@ def _check_json_lines(path: Path) -> None:
     """A ``.json`` file may be JSON lines, or one value over many lines, which is nothing to train on."""
     first = next((line for _, line in raw_lines(path) if line.strip()), "{}")
     try:
-        record = json.loads(first)
-    except (ValueError, RecursionError):
+        record = parse_json(first)
+    except ValueError:
         record = None
     require(
         isinstance(record, dict),

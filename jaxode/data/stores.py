@@ -7,14 +7,12 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 import logging
 import os
 import secrets
 import shutil
 import sys
 import time
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +21,8 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from jaxode.config import UserError
+from jaxode.config.parsing import parse_json
+from jaxode.data.checksums import CHECKSUMS, file_checksum, files_below, write_checksums
 from jaxode.data.documents import Document, shown
 from jaxode.data.notices import notice
 from jaxode.data.packing import Row
@@ -35,9 +35,6 @@ FORMAT = 3
 
 HELD_BYTES = 2**30
 """A training split up to this size is held in memory."""
-
-CHECKSUMS = "checksums.json"
-"""CRC-32 of every file of a folder, by path."""
 
 _SHARD_EXAMPLES = 250_000
 _HELD_SIZE = 8_000_000
@@ -191,7 +188,7 @@ def make_folder(folder: Path, fill: Callable[[Path], None]) -> Path:
         # not by tempfile, whose folders are closed to other users
         partial.mkdir()
         fill(partial)
-        (partial / CHECKSUMS).write_text(json.dumps(_checksums(partial), indent=2) + "\n", encoding="utf-8")
+        write_checksums(partial, files_below(partial))
         _publish(partial, folder, aside)
     except OSError as error:
         raise UserError(
@@ -225,20 +222,6 @@ def _remove_stale(parent: Path) -> None:
                 shutil.rmtree(left, ignore_errors=True)
 
 
-def _checksums(folder: Path) -> dict[str, int]:
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {path.relative_to(folder).as_posix(): _checksum(path) for path in files}
-
-
-def _checksum(path: Path) -> int:
-    # CRC-32 meets every flipped bit, and reads 5 GB a second where a cryptographic hash reads 1 or 2
-    value = 0
-    with path.open("rb") as file:
-        while block := file.read(2**20):
-            value = zlib.crc32(block, value)
-    return value
-
-
 def _damage(folder: Path) -> str | None:
     """What is wrong with a folder that `make_folder` published; None where nothing is.
 
@@ -247,8 +230,8 @@ def _damage(folder: Path) -> str | None:
     """
     name = CHECKSUMS
     try:
-        for name, checksum in json.loads((folder / CHECKSUMS).read_bytes()).items():
-            if _checksum(folder / name) != checksum:
+        for name, checksum in parse_json((folder / CHECKSUMS).read_bytes()).items():
+            if file_checksum(folder / name) != checksum:
                 return f"{name} is damaged"
     except (FileNotFoundError, NotADirectoryError):
         return f"{name} is missing"

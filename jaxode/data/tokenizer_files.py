@@ -15,6 +15,8 @@ from typing import Any
 import tokenizers as hf
 from tokenizers import models, normalizers
 
+from jaxode.config.parsing import parse_json
+
 SPIECE, VOCABULARY, UNIGRAM = "spiece.model", "vocab.txt", "tokenizer.json"
 CHAT_TEMPLATE = "chat_template.jinja"
 """Beside tokenizer_config.json, which held it before."""
@@ -138,7 +140,7 @@ def _is_foreign(folder: Path) -> bool:
 def _fields(path: Path) -> dict[str, Any]:
     """Of a JSON object; none where there is no such file, or a damaged one: whoever needs it says so."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8-sig"))
+        found = parse_json(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}

@@ -11,6 +11,7 @@ import os
 import socket
 import urllib.parse
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +21,7 @@ import tokenizers as hf
 from tokenizers import Regex, decoders, models, pre_tokenizers, trainers
 
 from jaxode.config import UserError, require
+from jaxode.config.parsing import parse_json
 from jaxode.data.chat import ChatTemplate, Messages
 from jaxode.data.pairs import PairTemplate, pair_template
 from jaxode.data.tokenizer_files import quiet, readable, reason
@@ -93,7 +95,8 @@ class Tokenizer:
         """
         require_unicode([text])
         model = self._prompt if allow_special else self._plain
-        return model.encode(text, add_special_tokens=frame).ids
+        with self._encoding():
+            return model.encode(text, add_special_tokens=frame).ids
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of several plain texts, in parallel where there are cores.
@@ -103,7 +106,8 @@ class Tokenizer:
         """
         require(not isinstance(texts, str), "texts is one string: give a list of texts")
         require_unicode(texts)
-        return [e.ids for e in self._plain.encode_batch_fast(list(texts), add_special_tokens=False)]
+        with self._encoding():
+            return [e.ids for e in self._plain.encode_batch_fast(list(texts), add_special_tokens=False)]
 
     def encode_spans(self, texts: Sequence[str]) -> list[tuple[list[int], list[tuple[int, int]]]]:
         """Token ids of several plain texts, and which characters each token stands for, from and up to.
@@ -112,7 +116,18 @@ class Tokenizer:
             UserError: a text with a lone surrogate.
         """
         require_unicode(texts)
-        return [(e.ids, e.offsets) for e in self._plain.encode_batch(list(texts), add_special_tokens=False)]
+        with self._encoding():
+            return [(e.ids, e.offsets) for e in self._plain.encode_batch(list(texts), add_special_tokens=False)]
+
+    @contextmanager
+    def _encoding(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # the Rust side raises bare Exception
+            raise UserError(
+                f"tokenizer {self.name}: cannot encode a text ({reason(error)}); its files are incomplete: copy them "
+                "again"
+            ) from None
 
     def decode(self, ids: Sequence[int], skip_special: bool = True) -> str:
         """Text of `ids`; special tokens are left out unless asked for. Broken UTF-8 shows as U+FFFD."""
@@ -256,7 +271,7 @@ class Tokenizer:
         for file in (path := Path(folder)) / _MODEL_FILE, path / _ROLES_FILE:
             require(file.is_file(), f"{file}: missing; {folder} holds no saved tokenizer")
         try:
-            roles = json.loads((path / _ROLES_FILE).read_text(encoding="utf-8"))
+            roles = parse_json((path / _ROLES_FILE).read_text(encoding="utf-8"))
             model = hf.Tokenizer.from_str((path / _MODEL_FILE).read_text(encoding="utf-8"))
             framed = bool(roles.get("framed", False))
             ids = roles["end_id"], roles["mask_id"], roles["pad_id"]

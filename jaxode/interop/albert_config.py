@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
 from jaxode.config import ModelConfig, UserError, require
+from jaxode.config.fields import COUNT, HUGE, MOST_STEPS
 from jaxode.model.heads import ProblemType
 
 Task = Literal["masked", "classifier", "token_classifier", "question_answering", "encoder"]
@@ -25,6 +26,7 @@ DEFAULTS = {
     "max_position_embeddings": 512,
     "type_vocab_size": 2,
 }
+MOST_LABELS = 2**20
 Activation = Literal["gelu", "gelu_tanh", "relu", "silu", "tanh"]
 ACTIVATIONS: dict[str, Activation] = {
     "gelu": "gelu",
@@ -87,7 +89,10 @@ def num_classes(raw: Mapping[str, Any], source: str = "config.json") -> int:
     """
     labels, count = raw.get("id2label") or {}, 2 if raw.get("num_labels") is None else raw["num_labels"]
     require(isinstance(labels, Mapping), f"{source}: id2label = {labels!r}: must map numbers to names")
-    require(type(count) is int and count >= 1, f"{source}: num_labels = {count!r}: must be a whole number from 1")
+    require(
+        type(count) is int and 1 <= count <= MOST_LABELS,
+        f"{source}: num_labels = {count!r}: must be a whole number from 1 to {MOST_LABELS}",
+    )
     return len(labels) or count
 
 
@@ -145,7 +150,10 @@ def model_config(raw: Mapping[str, Any], source: str) -> ModelConfig:
     require(position == "absolute", f'{source}: position_embedding_type = {position!r}: only "absolute" is read')
     at = {name: raw.get(name, default) for name, default in DEFAULTS.items()}
     for name, value in at.items():
-        require(type(value) is int and value >= 1, f"{source}: {name} = {value!r}: must be a whole number from 1")
+        require(
+            type(value) is int and 1 <= value <= COUNT.value,
+            f"{source}: {name} = {value!r}: must be a whole number from 1 to {COUNT.value}",
+        )
     activation = raw.get("hidden_act", "gelu_new")
     require(
         isinstance(activation, str) and activation in ACTIVATIONS,
@@ -153,8 +161,9 @@ def model_config(raw: Mapping[str, Any], source: str) -> ModelConfig:
     )
     epsilon, dropout = raw.get("layer_norm_eps", 1e-12), raw.get("hidden_dropout_prob", 0.0)
     for name, value in (("layer_norm_eps", epsilon), ("hidden_dropout_prob", dropout)):
-        require(type(value) in (int, float), f"{source}: {name} = {value!r}: must be a number")
+        require(type(value) in (int, float) and abs(value) <= HUGE, f"{source}: {name} = {value!r}: must be a number")
     layers, groups = at["num_hidden_layers"], at["num_hidden_groups"]
+    require(layers <= MOST_STEPS, f"{source}: num_hidden_layers = {layers}: must be at most {MOST_STEPS}")
     require(groups <= layers, f"{source}: num_hidden_groups = {groups}: must be at most num_hidden_layers = {layers}")
     sizes = group_sizes(layers, groups)
     sharing = "full" if groups == 1 else "none" if groups == layers else "sequence"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from jaxode.config import UserError, require
+from jaxode.config.parsing import parse_json
 from jaxode.data.tokenizer_files import TOKENIZER_FILES
 from jaxode.data.tokenizers import _hub_reachable
 
@@ -103,11 +103,11 @@ def shards(folder: Path) -> tuple[dict[Path, Shard], dict[str, str]]:
     if not isinstance(parts, dict):
         raise UserError(f"{path}: holds no weight_map of tensor names to file names")
     require(
-        all(isinstance(part, str) and Path(part).name == part for part in parts.values()),
+        bool(parts) and all(isinstance(part, str) and Path(part).name == part for part in parts.values()),
         f"{path}: its weight_map must name files in the same folder",
     )
     for part in sorted(set(parts.values())):
-        require((folder / part).is_file(), f"{folder / part}: missing, though {path.name} names it; copy it again")
+        require(_is_file(folder / part), f"{folder / part}: missing, though {path.name} names it; copy it again")
     return {folder / part: kind(folder / part) for part in sorted(set(parts.values()))}, parts
 
 
@@ -199,6 +199,13 @@ Shard = SafetensorsShard | PyTorchShard
 """One file of weights: its header, which tells names, shapes and types, and the numbers of one tensor at a time."""
 
 
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name that is too long for a file
+        return False
+
+
 def _layout(folder: Path) -> Path | None:
     names = (SAFETENSORS, SAFETENSORS + INDEX, PYTORCH, PYTORCH + INDEX)
     return next((folder / name for name in names if (folder / name).is_file()), None)
@@ -214,7 +221,7 @@ def _array(tensor: Any) -> np.ndarray:
 
 def _json(path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))
+        return parse_json(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read as JSON ({_first_line(error)})") from None
 

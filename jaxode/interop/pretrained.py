@@ -84,7 +84,7 @@ def pretrained_task(folder: Path | str, task: str | None = None) -> Task:
         UserError: no config.json, one that names no architecture that is read, or an unknown task.
     """
     raw, source = read_config(Path(folder)), str(Path(folder) / CONFIG)
-    if raw.get("model_type") in FAMILIES:
+    if family_of(raw, source) is not None:
         require(task in (None, "causal"), f'task = "{task}": {folder} holds a causal model; leave it out')
         return "causal"
     allowed = ", ".join(get_args(albert_config.Task))
@@ -99,7 +99,7 @@ def class_names(folder: Path | str) -> tuple[str, ...]:
         UserError: no config.json, one that names no architecture that is read, or other labels than 0, 1, ..
     """
     raw, source = read_config(Path(folder)), str(Path(folder) / CONFIG)
-    if raw.get("model_type") in FAMILIES:
+    if family_of(raw, source) is not None:
         return ()
     labelled = albert_config.default_task(raw, source) in albert_config.LABELLED
     return albert_config.class_names(raw, source) if labelled else ()

@@ -13,9 +13,12 @@ import jax.numpy as jnp
 
 from jaxode.checkpoint import RunFolder
 from jaxode.config import Config, DepthConfig, ModelConfig, UserError, require
+from jaxode.config.parsing import parse_json
 from jaxode.data import Batch, Tokenizer, byte_tokenizer
+from jaxode.data.checksums import sealed, unsealed
 from jaxode.data.tokenizers import from_pretrained
 from jaxode.evaluation import Diverged, evaluate_states
+from jaxode.evaluation.figures import replacing
 from jaxode.inference import LoadedModel, load
 from jaxode.inference.loading.names import resolve
 from jaxode.model import SequenceClassifier, make_model
@@ -137,8 +140,8 @@ def read_teacher(config: Config) -> Initial:
     initial = read_initial(config)
     kept = RunFolder(Path(config.out)).init
     try:
-        begun = json.loads(kept.read_text(encoding="utf-8"))["fingerprint"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        begun = unsealed(parse_json(kept.read_bytes()), ("fingerprint",))["fingerprint"]
+    except (OSError, ValueError, KeyError) as error:
         raise UserError(f"{kept}: cannot be read ({error}); copy it again") from None
     require(
         begun == initial.fingerprint,
@@ -161,8 +164,17 @@ def check_teacher(teacher: tuple[Architecture, Parameters], name: str, batches: 
 
 
 def record(run: RunFolder, initial: Initial) -> None:
-    """Keep in a run's folder which weights it began with."""
-    run.init.write_text(json.dumps({"fingerprint": initial.fingerprint}) + "\n", encoding="utf-8")
+    """Keep in a run's folder which weights it began with.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    try:
+        with replacing(run.init) as partial:
+            text = json.dumps(sealed({"fingerprint": initial.fingerprint})) + "\n"
+            partial.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{run.init}: cannot be written: {error.strerror or error}") from None
 
 
 def _merged(given: T, own: T, default: T, source: str, prefix: str = "model") -> T:

@@ -9,6 +9,7 @@ import pytest
 
 from jaxode.calibration import Calibration, Origin, load_all, save, with_calibrations
 from jaxode.config import ModelConfig, UserError
+from jaxode.data.checksums import sealed
 from jaxode.depth import Coefficients
 from jaxode.model.gains import Gains
 
@@ -46,7 +47,8 @@ def test_a_calibration_comes_back_from_its_file(tmp_path, rank, gains, adapters)
 
 def damaged(path, **changes):
     raw = json.loads(path.read_text())
-    path.write_text(json.dumps(raw | changes))
+    del raw["checksum"]
+    path.write_text(json.dumps(sealed(raw | changes)))
 
 
 def test_a_damaged_calibration_is_named(tmp_path):
@@ -63,9 +65,24 @@ def test_a_damaged_calibration_is_named(tmp_path):
         damaged(path, **changes)
         with pytest.raises(UserError, match=rf"calibration-3.json: cannot be read as a calibration.*{reason}"):
             load_all(tmp_path)
+    path.write_text(whole.replace('"rise": 0.05', '"rise": 0.06'))
+    with pytest.raises(UserError, match=r"calibration-3.json: .*\(its checksum is that of other numbers\)"):
+        load_all(tmp_path)
     path.write_text(whole[:100])
     with pytest.raises(UserError, match=r"calibration-3.json: cannot be read.*delete it and calibrate again"):
         load_all(tmp_path)
+
+
+def test_a_calibration_without_a_checksum_is_one_of_an_older_version(tmp_path):
+    path = save(tmp_path, stored(), ORIGIN)
+    raw = json.loads(path.read_text())
+    del raw["checksum"]
+    path.write_text(json.dumps(raw))
+    with pytest.raises(UserError, match=r"\(its checksum is missing\)"):
+        load_all(tmp_path)
+    path.write_text(json.dumps(raw | {"format": 2}))
+    (back,) = load_all(tmp_path).values()
+    np.testing.assert_array_equal(back.coefficients.weights, stored().coefficients.weights)
 
 
 def test_a_field_that_is_younger_than_the_file_had_its_default_then():

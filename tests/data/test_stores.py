@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from jaxode.config import DataConfig, UserError
-from jaxode.data import prepare, stores
-from jaxode.data.stores import CHECKSUMS, make_folder
+from jaxode.data import checksums, prepare, stores
+from jaxode.data.checksums import CHECKSUMS
+from jaxode.data.stores import make_folder
 
 LENGTH = 32
 
@@ -124,7 +125,7 @@ def refuse(reason: int):
 
 REFUSALS = {
     "no folder can be made": (Path, "mkdir", errno.EACCES),
-    "the disk is full": (stores.zlib, "crc32", errno.ENOSPC),
+    "the disk is full": (checksums.zlib, "crc32", errno.ENOSPC),
     "no folder can be published": (os, "rename", errno.EROFS),
 }
 

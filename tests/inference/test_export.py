@@ -75,7 +75,14 @@ def test_the_exported_model_is_the_run_bit_for_bit(finished, exported):
 
 def test_the_folder_holds_no_place_of_the_machine_and_can_be_read_by_all(finished, exported):
     names = {path.name for path in exported.iterdir()}
-    assert names == {"config.toml", "tokenizer", "weights.safetensors", "calibration-2.json", "MODEL_CARD.md"}
+    assert names == {
+        "config.toml",
+        "tokenizer",
+        "weights.safetensors",
+        "calibration-2.json",
+        "MODEL_CARD.md",
+        "checksums.json",
+    }
     config = from_toml(Config, exported / "config.toml")
     assert (config.out, config.data.root, config.data.cache) == ("", "", "")
     assert str(finished.parent) not in (exported / "config.toml").read_text()
@@ -196,8 +203,8 @@ def test_what_cannot_be_exported(infer, runs, finished, exported, tmp_path):
     (tmp_path / "file").touch()
     assert "file/model: cannot be written" in refusal(finished, tmp_path / "file" / "model")
     other = shutil.copytree(finished, tmp_path / "other")
-    content = (other / "calibration-2.json").read_text().replace('"weights": "', '"weights": "0')
-    (other / "calibration-2.json").write_text(content)
+    (fitted,) = load_all(other).values()
+    save(other, fitted, dataclasses.replace(fitted.origin, weights="0"))
     assert "calibration-2.json was made for other weights" in refusal(other)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "other"]
     assert "task = export needs --out" in fails(infer("--checkpoint", finished, "--task", "export"))

@@ -12,6 +12,7 @@ from test_finetuning import settings, table
 import jaxode
 from jaxode import UserError
 from jaxode.checkpoint import RunFolder, load_run
+from jaxode.checkpoint.best import Best, read_best
 from jaxode.config import TrainConfig
 from jaxode.evaluation.agreement import metric_names
 from jaxode.evaluation.labels import LabelEvaluation
@@ -60,7 +61,7 @@ def test_the_best_checkpoint_is_kept_and_is_what_the_run_is_read_as(file, tmp_pa
         np.testing.assert_array_equal(value, loaded.params[name])
     newest = load_run(result.run.path, step=12).params
     assert any((newest[name] != value).any() for name, value in loaded.params.items())
-    assert json.loads(result.run.best.read_text()) == {"step": 4, "metric": "accuracy", "value": 0.8, "ended": True}
+    assert read_best(result.run) == Best(4, "accuracy", 0.8, True)
     write_summary(result)
     summary = json.loads((result.run.path / "summary.json").read_text())
     assert (summary["updates"], summary["best_update"]) == (12, 4)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from jaxode.config import Config, UserError, from_dict, require, to_dict
+from jaxode.config.parsing import parse_json
 from jaxode.evaluation.figures import replacing
 from jaxode.evaluation.study.grid import Run
 from jaxode.plugins import fingerprint
@@ -97,7 +98,7 @@ def read_record(kind: type[T], path: Path) -> T | None:
         UserError: it cannot be read.
     """
     try:
-        return from_dict(kind, json.loads(path.read_text(encoding="utf-8")), str(path))
+        return from_dict(kind, parse_json(path.read_text(encoding="utf-8")), str(path))
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:

@@ -4,6 +4,7 @@ FOLDER/config.toml           every knob of the run, without its places on disk
 FOLDER/tokenizer/
 FOLDER/weights.safetensors   the parameters by name
 FOLDER/calibration-n.json
+FOLDER/checksums.json        of all these
 FOLDER/MODEL_CARD.md
 """
 
@@ -19,6 +20,7 @@ from jaxode.checkpoint.best import read_best
 from jaxode.checkpoint.made_by import read_record, write_record
 from jaxode.config import require
 from jaxode.data import documents
+from jaxode.data.checksums import CHECKSUMS, files_below, write_checksums
 from jaxode.inference.loading.card import model_card
 from jaxode.model.parameters import without_calibrations
 from jaxode.weights import WEIGHTS, Weights, write_weights
@@ -70,6 +72,7 @@ def write(trained: TrainedModel, calibrations: Mapping[int, Calibration], folder
         write_weights(aside / WEIGHTS, Weights(without_calibrations(trained.params), trained.step))
         for calibration in calibrations.values():
             save(aside, calibration, origin)
+        write_checksums(aside, {name: path for name, path in files_below(aside).items() if name != CHECKSUMS})
         (aside / CARD).write_text(card, encoding="utf-8")
     return folder
 

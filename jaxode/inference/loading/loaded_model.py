@@ -13,6 +13,7 @@ from jaxode.calibration import save as save_calibration
 from jaxode.checkpoint import TrainedModel, load_run
 from jaxode.config import require
 from jaxode.config.places import cache_root
+from jaxode.data.checksums import read_checksums
 from jaxode.data.notices import notice
 from jaxode.inference.loading.card import model_card
 from jaxode.inference.loading.export import CARD, export, write
@@ -128,6 +129,9 @@ def load_folder(folder: ModelFolder, *, calibrations: bool = True, dtype: str | 
     values = {item.name: getattr(read, item.name) for item in fields(read)}
     loaded = LoadedModel(**values, origin=folder.origin, trained_steps=folder.trained_steps)
     kept = load_all(folder.path)  # refuses a damaged file, wanted or not
+    for name in read_checksums(folder.path):
+        if name.startswith("calibration-") and not (folder.path / name).exists():
+            notice(f"{folder.path / name}: missing, though it was exported with the model; copy it again")
     if folder.trained_steps is not None:
         kept = {}  # they end where another number of loops ends
     if not calibrations:

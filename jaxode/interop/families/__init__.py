@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from jaxode.config import UserError
+from jaxode.config import UserError, require
 from jaxode.interop.families.dory import DORY
 from jaxode.interop.families.family import Family
 from jaxode.interop.families.hrm_text import HRM_TEXT
@@ -34,6 +34,7 @@ def family_of(raw: Mapping[str, Any], source: str) -> Family | None:
         UserError: another model type.
     """
     kind = raw.get("model_type")
+    require(kind is None or isinstance(kind, str), f"{source}: model_type = {kind!r}: must be a name")
     if kind == "albert":
         return None
     if kind in FAMILIES:

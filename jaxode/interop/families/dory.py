@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from jaxode.config import AttentionConfig, LoopConfig, ModelConfig, SphereConfig, require
+from jaxode.config.fields import MOST_STEPS
 from jaxode.interop.families.family import Family, Fields, llama_attention, llama_feed_forward
 from jaxode.interop.tensor_table import Copy, Pair, TensorTable, embedding, kernel
 
@@ -135,11 +136,13 @@ def table(model: ModelConfig, names: Collection[str] = ()) -> TensorTable:
 
 def _layers(at: Fields) -> tuple[list[str], tuple[int, int, int]]:
     """The kind of attention of every block, and how many are prelude, looped and coda."""
-    kinds = at.raw.get("layer_types")
-    paired = isinstance(kinds, list) and FEED_FORWARD in kinds
+    kinds: Any = at.raw.get("layer_types")
+    known = isinstance(kinds, list) and all(isinstance(kind, str) for kind in kinds)
+    paired = known and FEED_FORWARD in kinds
 
     def count(name: str, default: int | None, least: int) -> int:
         layers = at.whole(name, default, least=least)
+        require(layers <= MOST_STEPS, f"{at.source}: {name} = {layers}: must be at most {MOST_STEPS}")
         require(
             not paired or layers % 2 == 0,
             f"{at.source}: {name} = {layers}: layer_types lists attention and mlp in turn, so it must be even",
@@ -157,7 +160,7 @@ def _layers(at: Fields) -> tuple[list[str], tuple[int, int, int]]:
     )
     if kinds is None:
         return [FULL if (index + 1) % 4 == 0 else WINDOW for index in range(blocks)], (prelude, looped, coda)
-    fits = isinstance(kinds, list) and (not paired or set(kinds[1::2]) == {FEED_FORWARD})
+    fits = known and (not paired or set(kinds[1::2]) == {FEED_FORWARD})
     attention = kinds[::2] if paired else kinds
     require(
         fits and len(kinds) == at.raw["num_hidden_layers"] and set(attention) <= {WINDOW, FULL},

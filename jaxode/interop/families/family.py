@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from jaxode.config import ModelConfig, UserError, require
+from jaxode.config.fields import COUNT, HUGE
 from jaxode.interop.tensor_table import Pair, TensorTable, kernel, scale
 
 
@@ -28,8 +29,8 @@ class Fields:
         """
         value = self._value(name, default)
         require(
-            type(value) is int and value >= least,
-            f"{self.source}: {name} = {value!r}: must be a whole number from {least}",
+            type(value) is int and least <= value <= COUNT.value,
+            f"{self.source}: {name} = {value!r}: must be a whole number from {least} to {COUNT.value}",
         )
         return value
 
@@ -41,7 +42,8 @@ class Fields:
         """
         value = self._value(name, default)
         require(
-            type(value) in (int, float) and value > 0, f"{self.source}: {name} = {value!r}: must be a positive number"
+            type(value) in (int, float) and 0 < value <= HUGE,
+            f"{self.source}: {name} = {value!r}: must be a positive number",
         )
         return float(value)
 

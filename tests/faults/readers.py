@@ -1,0 +1,387 @@
+"""Everything in jaxode that reads a file of somebody's, each with a valid file to begin from."""
+
+import dataclasses
+import gzip
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import mutations
+import numpy as np
+from families import CASES
+
+from jaxode.calibration import Calibration, Origin, load_all, save
+from jaxode.checkpoint import Checkpoints, RunFolder, TrainedModel, load_run
+from jaxode.checkpoint.best import Best, read_best, write_best
+from jaxode.config import Config, DataConfig, InferConfig, ModelConfig, from_toml, to_toml
+from jaxode.data import Tokenizer, byte_tokenizer, documents
+from jaxode.data.stores import make_folder
+from jaxode.data.tables import Columns, read_table
+from jaxode.data.tagged import read_tagged
+from jaxode.data.tokenizers import from_pretrained
+from jaxode.depth import Coefficients
+from jaxode.evaluation.study.grid import load_study
+from jaxode.evaluation.study.records import Code, Result, Started, read_record, write_record
+from jaxode.inference.loading import export
+from jaxode.interop import Pretrained, save_pretrained
+from jaxode.interop.pretrained import class_names, model_config, pretrained_task
+from jaxode.interop.tensor_files import open_tensors
+from jaxode.model import make_model
+from jaxode.model.gains import Gains
+from jaxode.model.parameters import fingerprint, split
+from jaxode.tracking import JsonlTracker, read_jsonl
+from jaxode.weights import WEIGHTS, read_weights
+
+MODEL = ModelConfig(vocab_size=259, width=8, heads=1, length=16, steps=2)
+CONFIG = Config(model=MODEL, data=DataConfig(tokenizer="bytes"))
+ALBERT = ModelConfig(
+    kind="masked",
+    vocab_size=259,
+    width=8,
+    heads=1,
+    length=16,
+    steps=2,
+    embedding_width=8,
+    token_types=2,
+    norm_position="post",
+    positions="learned",
+    embedding_norm=True,
+    feed_forward="gelu",
+    head_activation="gelu",
+)
+CHAT = "{% for message in messages %}{{ bos_token }}{{ message.content }}{% endfor %}"
+Change = Callable[[bytes, Any], bytes]
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Reads what lies in a folder."""
+
+    name: str
+    write: Callable[[Path], Any]
+    """The valid files."""
+    file: str
+    """The one that is changed."""
+    change: Change
+    read: Callable[[Path], Any]
+    share: float = 1.0
+    """Of inputs; what reads slowly has a smaller one."""
+    makes: bool = False
+    """Whether `write` makes the folder."""
+    checked: bool = False
+    """Whether a change is noticed, or what `read` gives is the same as before."""
+
+    def prepare(self, folder: Path) -> None:
+        """Write the valid files into a folder that is not there yet."""
+        if self.makes:
+            self.write(folder)
+            return
+        folder.mkdir()
+        self.write(folder)
+
+
+@cache
+def params():
+    """Of the tiny model."""
+    return split(make_model(MODEL))[1]
+
+
+def calibration():
+    """With every part that there is."""
+    rng = np.random.default_rng(0)
+    half = rng.normal(size=(3, 2, 8, 2)).astype(np.float16).astype(np.float32)
+    back = rng.normal(size=(3, 2, 8)).astype(np.float16).astype(np.float32)
+    weights = rng.normal(size=(3, 2)).astype(np.float32)
+    fitted = Coefficients(weights, half, back, Gains.neutral(MODEL, 3, 0))
+    return Calibration(3, (1, 1, 1), fitted, kl=0.1, rise=0.05, tokens=64, seconds=1.0)
+
+
+def write_calibration(folder):
+    save(folder, calibration(), Origin(dataclasses.asdict(MODEL), "t", "w"))
+
+
+def write_run(folder):
+    """With checkpoints of two updates."""
+    run = RunFolder(folder)
+    run.create(CONFIG, byte_tokenizer())
+    write_best(run, Best(3, "nats_per_token", 1.5, True))
+    with Checkpoints(run) as checkpoints:
+        for step in (3, 7):
+            checkpoints.save(step, params(), {"count": jnp.asarray(step)}, {"step": step, "seed": 0})
+            checkpoints.wait()
+
+
+def write_chosen(folder):
+    """Without its checkpoints."""
+    RunFolder(folder).create(CONFIG, byte_tokenizer())
+    write_best(RunFolder(folder), Best(3, "nats_per_token", 1.5, True))
+
+
+def write_export(folder):
+    model = make_model(MODEL)
+    architecture, numbers = split(model)
+    trained = TrainedModel(model, architecture, numbers, CONFIG, byte_tokenizer(), "causal", step=5)
+    export.write(trained, {3: calibration()}, folder, "a card")
+
+
+def write_albert(folder, tokenizer=None):
+    model = make_model(ALBERT)
+    architecture, numbers = split(model)
+    config = Config(model=ALBERT)
+    albert = Pretrained(model, architecture, numbers, config, tokenizer, "masked", {"id2label": {"0": "a", "1": "b"}})
+    save_pretrained(albert, folder, max_shard_bytes=6000)
+
+
+def write_tokenizer(folder):
+    byte_tokenizer().save_model(folder)
+    fields = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<|endoftext|>", "chat_template": CHAT}
+    (folder / "tokenizer_config.json").write_text(json.dumps(fields))
+
+
+def write_vocabulary(folder):
+    (folder / "vocab.txt").write_text("\n".join(("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "b", "##c")) + "\n")
+    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "BertTokenizer"}))
+
+
+def read_tokenizer(folder):
+    tokenizer = from_pretrained(str(folder))
+    tokenizer.encode_batch(["a text", ""])
+    if tokenizer.chat_template is not None:
+        tokenizer.chat("hello")
+    return tokenizer.template
+
+
+def read_config(folder):
+    """Written again it says the same."""
+    config = from_toml(Config, folder / "config.toml")
+    (folder / "again.toml").write_text(to_toml(config), encoding="utf-8")
+    assert from_toml(Config, folder / "again.toml") == config
+
+
+def read_hugging_face(folder):
+    pretrained_task(folder)
+    class_names(folder)
+    return model_config(folder)
+
+
+def read_trained(folder):
+    """All that decides what a model computes."""
+    trained = load_run(folder)
+    tokenizer = trained.own_tokenizer
+    return trained.config, tokenizer.fingerprint, tokenizer.framed, fingerprint(trained.params)
+
+
+def read_bare_weights(folder):
+    """Without the checksums of the folder."""
+    return fingerprint(read_weights(folder / WEIGHTS, params()).params)
+
+
+def read_labels(name):
+    """Of a table."""
+    return lambda folder: read_table(str(folder / name), Columns(), labelled=True)
+
+
+def read_words(name):
+    """Of labelled sentences."""
+    return lambda folder: read_tagged(str(folder / name), Columns(), labelled=True)
+
+
+def read_calibrations(folder):
+    """All that decides what calibrated solves compute."""
+    return {
+        steps: (one.schedule, one.kl, one.rise, one.origin, [np.asarray(x).tobytes() for x in jax.tree.leaves(one)])
+        for steps, one in load_all(folder).items()
+    }
+
+
+def text_of(name, content):
+    """A writer of one file."""
+    raw = content if isinstance(content, bytes) else content.encode()
+    return lambda folder: (folder / name).write_bytes(raw)
+
+
+def anything(_, rng):
+    """Whatever the file held."""
+    return mutations.any_bytes(rng)
+
+
+def json_lines(content, rng):
+    """One of its lines is altered."""
+    lines = content.splitlines()
+    at = rng.randint(0, len(lines) - 1)
+    lines[at] = mutations.altered_json(lines[at], rng) if rng.random() < 0.8 else mutations.any_bytes(rng)
+    return b"\n".join(lines)
+
+
+def safetensors(content, rng):
+    """Another header before the same numbers, or damage anywhere."""
+    if rng.random() < 0.3:
+        return mutations.damaged(content, rng)
+    size = int.from_bytes(content[:8], "little")
+    header = mutations.altered_json(content[8 : 8 + size], rng)
+    length = len(header) if rng.random() < 0.9 else rng.choice((0, 1, 2**31, 2**63))
+    return length.to_bytes(8, "little") + header + content[8 + size :]
+
+
+def either(*changes: Change) -> Change:
+    """One of them."""
+    return lambda content, rng: rng.choice(changes)(content, rng)
+
+
+def write_prepared(folder):
+    def fill(aside):
+        (aside / "a").write_text("text")
+
+    make_folder(folder / "rows", fill)
+
+
+def read_prepared(folder):
+    def fill(aside):
+        (aside / "a").write_text("text")
+
+    make_folder(folder / "rows", fill)
+    return (folder / "rows" / "a").read_text()
+
+
+def write_log(folder):
+    tracker = JsonlTracker(folder / "metrics.jsonl")
+    for step in (1, 2, 3):
+        tracker.log(step, {"loss": 1.0 / step})
+    tracker.close()
+
+
+def read_log(folder):
+    read_jsonl(folder / "metrics.jsonl")
+    JsonlTracker(folder / "metrics.jsonl", after=2).close()
+
+
+STUDY = """
+[study]
+recipe = "recipe.toml"
+baseline = "a"
+seeds = [0, 1]
+evaluate = [2]
+calibrate = [1]
+[settings]
+"train.updates" = 10
+[axes.width.8]
+"model.width" = 8
+[axes.width.16]
+"model.width" = 16
+[[variant]]
+name = "a"
+[[variant]]
+name = "b"
+settings = {"model.steps" = 4}
+"""
+
+
+def write_study(folder):
+    (folder / "recipe.toml").write_text(to_toml(CONFIG))
+    (folder / "study.toml").write_text(STUDY.replace("recipe.toml", str(folder / "recipe.toml")))
+
+
+RECORD = Started({"model": {"width": 8}}, Code("0", "sha256:0"), {"train": 10}, 1.0)
+RESULT = Result(RECORD, 10, 20, 1.5, rows=({"steps": 3, "solver": "euler"},))
+TABLE = "text\tlabel\na good film\tyes\na bad one\tno\n"
+QUOTED = 'text,label\n"a, ""good"" film",yes\n"two\nlines",no\n'
+LINES = '{"text": "a good film", "label": 1}\n{"text": "dull", "label": 0}\n'
+WORDS = '{"tokens": ["a", "film"], "ner_tags": [0, 1]}\n{"tokens": ["b"], "ner_tags": [1]}\n'
+JSON, BYTES = mutations.altered_json, mutations.damaged
+BOTH = either(JSON, BYTES)
+TEXT = either(BYTES, anything)
+
+
+def tables(name, content, change):
+    return Reader(f"table {name}", text_of(name, content), name, change, read_labels(name))
+
+
+SAVED = "jaxode_tokenizer.json"
+READERS = [
+    Reader(
+        "config.toml", text_of("config.toml", to_toml(Config())), "config.toml", mutations.altered_toml, read_config
+    ),
+    Reader("study", write_study, "study.toml", mutations.altered_toml, lambda at: load_study(at / "study.toml")),
+    Reader(
+        "infer.toml",
+        text_of("infer.toml", to_toml(InferConfig())),
+        "infer.toml",
+        mutations.altered_toml,
+        lambda at: from_toml(InferConfig, at / "infer.toml"),
+    ),
+    Reader("calibration", write_calibration, "calibration-3.json", BOTH, read_calibrations, checked=True),
+    Reader("best.json", write_chosen, "best.json", BOTH, lambda at: read_best(RunFolder(at)), makes=True),
+    *(
+        Reader(f"export, {name}", write_export, name, change, read_trained, share=0.1, makes=True, checked=True)
+        for name, change in (
+            ("config.toml", either(mutations.altered_toml, BYTES)),
+            ("tokenizer/tokenizer.json", BOTH),
+            ("tokenizer/jaxode_tokenizer.json", BOTH),
+            (WEIGHTS, safetensors),
+        )
+    ),
+    Reader(
+        "weights",
+        write_export,
+        WEIGHTS,
+        safetensors,
+        read_bare_weights,
+        makes=True,
+        checked=True,
+    ),
+    *(
+        Reader(f"run, {name}", write_run, name, change, read_trained, share=0.02, makes=True, checked=True)
+        for name, change in (
+            ("config.toml", either(mutations.altered_toml, BYTES)),
+            ("checkpoints/7/params/_METADATA", BOTH),
+            ("checkpoints/7/_CHECKPOINT_METADATA", BOTH),
+            ("checkpoints/7/fingerprints/metadata", BOTH),
+            ("checkpoints/7/params/manifest.ocdbt", BYTES),
+        )
+    ),
+    Reader("saved tokenizer", lambda at: byte_tokenizer().save(at), "tokenizer.json", BOTH, Tokenizer.load, share=0.5),
+    Reader("tokenizer roles", lambda at: byte_tokenizer().save(at), SAVED, BOTH, Tokenizer.load, share=0.5),
+    Reader("tokenizer.json", write_tokenizer, "tokenizer.json", BOTH, read_tokenizer, share=0.1),
+    Reader("tokenizer_config.json", write_tokenizer, "tokenizer_config.json", BOTH, read_tokenizer, share=0.1),
+    Reader("vocab.txt", write_vocabulary, "vocab.txt", TEXT, read_tokenizer, share=0.1),
+    Reader("albert", write_albert, "config.json", BOTH, read_hugging_face, makes=True),
+    *(
+        Reader(f"looped {name}", case.write, "config.json", BOTH, read_hugging_face, makes=True, share=0.5)
+        for name, case in CASES.items()
+    ),
+    Reader("weights index", write_albert, "model.safetensors.index.json", BOTH, open_tensors, makes=True),
+    Reader("record", lambda at: write_record(at / "r", RECORD), "r", BOTH, lambda at: read_record(Started, at / "r")),
+    Reader("result", lambda at: write_record(at / "r", RESULT), "r", BOTH, lambda at: read_record(Result, at / "r")),
+    Reader("checksums", write_prepared, "rows/checksums.json", BOTH, read_prepared),
+    Reader("metrics.jsonl", write_log, "metrics.jsonl", either(json_lines, BYTES), read_log),
+    tables("t.tsv", TABLE, TEXT),
+    tables("t.csv", QUOTED, TEXT),
+    tables("t.jsonl", LINES, either(json_lines, TEXT)),
+    Reader("words of lines", text_of("w.jsonl", WORDS), "w.jsonl", either(json_lines, TEXT), read_words("w.jsonl")),
+    Reader("words in columns", text_of("w.conll", "a\tX\nfilm\tO\n\nb\tX\n"), "w.conll", TEXT, read_words("w.conll")),
+    *(
+        Reader(f"text {name}", text_of(name, content), name, change, lambda at, name=name: encoded(at / name))
+        for name, content, change in (
+            ("t.txt", "A text.\nAnother line.\n", TEXT),
+            ("t.jsonl", LINES, either(json_lines, TEXT)),
+            ("t.json", LINES, either(json_lines, TEXT)),
+            ("t.txt.gz", gzip.compress(b"A text of many words.\n" * 20, mtime=0), TEXT),
+        )
+    ),
+]
+
+
+@cache
+def _bytes():
+    return byte_tokenizer()
+
+
+def encoded(path):
+    """Every text of a file as tokens, which give it back."""
+    for text in documents.read_texts(path):
+        assert _bytes().decode(_bytes().encode(text), skip_special=False) == text
