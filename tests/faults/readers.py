@@ -1,13 +1,16 @@
 """Everything in jaxode that reads a file of somebody's, each with a valid file to begin from."""
 
+import contextlib
 import dataclasses
 import gzip
+import io
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +21,7 @@ from families import CASES
 from jaxode.calibration import Calibration, Origin, load_all, save
 from jaxode.checkpoint import Checkpoints, RunFolder, TrainedModel, load_run
 from jaxode.checkpoint.best import Best, read_best, write_best
-from jaxode.config import Config, DataConfig, InferConfig, ModelConfig, from_toml, to_toml
+from jaxode.config import Config, DataConfig, InferConfig, ModelConfig, from_toml, parse, to_toml
 from jaxode.data import Tokenizer, byte_tokenizer, documents
 from jaxode.data.stores import make_folder
 from jaxode.data.tables import Columns, read_table
@@ -28,6 +31,7 @@ from jaxode.depth import Coefficients
 from jaxode.evaluation.study.grid import load_study
 from jaxode.evaluation.study.records import Code, Result, Started, read_record, write_record
 from jaxode.inference.loading import export
+from jaxode.inference.tasks import main as tasks
 from jaxode.interop import Pretrained, save_pretrained
 from jaxode.interop.pretrained import class_names, model_config, pretrained_task
 from jaxode.interop.tensor_files import open_tensors
@@ -35,6 +39,7 @@ from jaxode.model import make_model
 from jaxode.model.gains import Gains
 from jaxode.model.parameters import fingerprint, split
 from jaxode.tracking import JsonlTracker, read_jsonl
+from jaxode.training import loop
 from jaxode.weights import WEIGHTS, read_weights
 
 MODEL = ModelConfig(vocab_size=259, width=8, heads=1, length=16, steps=2)
@@ -233,6 +238,104 @@ def either(*changes: Change) -> Change:
     return lambda content, rng: rng.choice(changes)(content, rng)
 
 
+class Reached(Exception):
+    """What is to be done was looked at, and would be done now."""
+
+
+def reach(*_, **__):
+    raise Reached
+
+
+def read_run(folder):
+    """What a run refuses before it looks at its text."""
+    config = from_toml(Config, folder / "config.toml")
+    with (
+        mock.patch.object(loop, "prepare", reach),
+        mock.patch.object(loop, "prepare_labelled", reach),
+        contextlib.suppress(Reached),
+    ):
+        loop.train(dataclasses.replace(config, out=str(folder / "run")))
+
+
+def read_task(folder):
+    """What a task refuses before a weight is read."""
+    config = from_toml(InferConfig, folder / "infer.toml")
+    with (
+        mock.patch.object(tasks, "load_folder", reach),
+        mock.patch.object(tasks, "keep_compiled"),
+        contextlib.suppress(Reached),
+    ):
+        tasks.run(config, write=str, note=str)
+
+
+def read_command(kind):
+    """Flags and their values, which stand in a list."""
+
+    def read(folder):
+        arguments = json.loads((folder / "argv.json").read_text())
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            code = 0
+            try:
+                parse(kind, arguments)
+            except SystemExit as stop:
+                code = stop.code
+            assert code in (0, 2)
+
+    return read
+
+
+OTHER_FLAGS = ("--help", "--config", "--config=../../x", "--no-tied", "--", "-")
+
+
+def flags(content, rng):
+    """Other values, other names, and what is left of them."""
+    arguments = json.loads(content)
+    for _ in range(rng.choice((1, 1, 2))):
+        at = rng.randint(0, len(arguments) - 1)
+        pool = rng.choice((mutations.LITERALS, mutations.TEXTS, OTHER_FLAGS))
+        kind = rng.randint(0, 6)
+        if kind <= 3:
+            arguments[at | 1 if len(arguments) > 1 else at] = rng.choice(pool)
+        elif kind == 4:
+            del arguments[at]
+        elif kind == 5:
+            arguments.insert(at, rng.choice(pool))
+        else:
+            arguments[at] = arguments[at] + rng.choice(("x", "=", "=1", "."))
+        arguments = arguments or ["--help"]
+    return json.dumps(arguments).encode()
+
+
+TRAIN_FLAGS = {
+    "--model.width": "64",
+    "--model.heads": "2",
+    "--model.attention.window": "0",
+    "--train.updates": "10",
+    "--depth.steps": "3",
+    "--data.files": "a/*.txt",
+    "--data.task.modulus": "5",
+    "--objective.steps": "uniform",
+    "--optimizer.learning-rate": "1e-3",
+    "--out": "run",
+}
+INFER_FLAGS = {
+    "--checkpoint": "run",
+    "--prompt": "a text",
+    "--steps": "3",
+    "--at": "12,6",
+    "--temperature": "0.5",
+    "--seed": "1",
+    "--max-new-tokens": "5",
+    "--top-k": "5",
+}
+
+
+def write_flags(flags):
+    """A command line as a list."""
+    words = [word for pair in flags.items() for word in pair]
+    return text_of("argv.json", json.dumps(words))
+
+
 def write_prepared(folder):
     def fill(aside):
         (aside / "a").write_text("text")
@@ -306,6 +409,24 @@ READERS = [
     Reader(
         "config.toml", text_of("config.toml", to_toml(Config())), "config.toml", mutations.altered_toml, read_config
     ),
+    Reader(
+        "config.toml of a run",
+        text_of("config.toml", to_toml(CONFIG)),
+        "config.toml",
+        mutations.altered_toml,
+        read_run,
+        share=0.5,
+    ),
+    Reader(
+        "infer.toml of a task",
+        text_of("infer.toml", to_toml(InferConfig(checkpoint="books-causal", prompt="a text"))),
+        "infer.toml",
+        mutations.altered_toml,
+        read_task,
+        share=0.5,
+    ),
+    Reader("flags of train.py", write_flags(TRAIN_FLAGS), "argv.json", flags, read_command(Config), share=0.02),
+    Reader("flags of infer.py", write_flags(INFER_FLAGS), "argv.json", flags, read_command(InferConfig), share=0.1),
     Reader("study", write_study, "study.toml", mutations.altered_toml, lambda at: load_study(at / "study.toml")),
     Reader(
         "infer.toml",
