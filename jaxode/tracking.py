@@ -42,14 +42,20 @@ class JsonlTracker:
         path: appended to where it is there.
         after: the update that a resumed run goes on from: lines of later ones, which a kill has undone, are cut off.
             None cuts nothing.
+
+    Raises:
+        UserError: the file cannot be opened.
     """
 
     def __init__(self, path: Path, after: int | None = None) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if after is not None and path.exists():
-            _cut(path, after)
-        # unbuffered: a buffer would keep what a full disk refused and raise again on every later write and on close
-        self._file = path.open("a+b", buffering=0)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if after is not None and path.exists():
+                _cut(path, after)
+            # unbuffered: a buffer would keep what a full disk refused and raise again on every later write and on close
+            self._file = path.open("a+b", buffering=0)
+        except OSError as error:
+            raise UserError(f"{path}: cannot be written: {error.strerror or error}") from None
         self._torn = False
         if self._file.tell() > 0:
             self._file.seek(-1, 2)
@@ -119,7 +125,10 @@ class TensorBoardTracker:
         self._summary = _optional("tensorboardX.summary", extra="tensorboard")
         proto = _optional("tensorboardX.proto.event_pb2", extra="tensorboard")
         self._event = proto.Event
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"{folder}: cannot be written: {error.strerror or error}") from None
         # not SummaryWriter: it writes from a thread, which a full disk ends, and then add_scalar waits for it forever
         # the process id keeps two runs started within one second from sharing, and truncating, a file
         self._writer = events.EventsWriter(str(folder / "events"), f".{os.getpid()}")

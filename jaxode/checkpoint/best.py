@@ -7,6 +7,7 @@ import json
 import math
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,6 +64,8 @@ def write_best(run: RunFolder, best: Best) -> None:
             partial.write_text(json.dumps(sealed(dataclasses.asdict(best))) + "\n", encoding="utf-8")
             os.replace(partial, run.best)
     except OSError as error:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
         raise UserError(f"{run.best}: cannot be written: {error.strerror or error}") from None
     hosts.barrier("best")
 

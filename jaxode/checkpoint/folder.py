@@ -78,18 +78,20 @@ class RunFolder:
         # who trains along is said anew at every start, and so is what code runs
         alone = dataclasses.replace(config.train, hosts=HostsConfig())
         text = to_toml(dataclasses.replace(config, resume=False, plugins=(), train=alone))
+        partial = self.path / "config.toml.partial"
         fresh = not self.path.exists()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             tokenizer.save(self.path / "tokenizer")
             write_record(self.path, plugins_of(config))
-            partial = self.path / "config.toml.partial"
             partial.write_text(text, encoding="utf-8")
             written = {f"tokenizer/{name}": path for name, path in files_below(self.path / "tokenizer").items()}
             record = {RECORD: self.path / RECORD} if (self.path / RECORD).exists() else {}
             write_checksums(self.path, written | record | {"config.toml": partial})
             os.replace(partial, self.path / "config.toml")
         except OSError as error:
+            with suppress(OSError):
+                partial.unlink(missing_ok=True)
             raise UserError(f"{self.path}: cannot be written: {error.strerror or error}") from None
         return fresh
 
@@ -210,6 +212,9 @@ def new_folder(folder: Path) -> Iterator[Path]:
         for path in (aside, *aside.rglob("*")):  # what makes temporary files makes them private
             path.chmod(0o755 if path.is_dir() else 0o644)
         os.replace(aside, folder)
+    except UserError as error:
+        # nobody knows the folder beside
+        raise UserError(str(error).replace(str(aside), str(folder))) from None
     except OSError as error:
         raise UserError(f"{folder}: cannot be written: {error.strerror or error}") from None
     finally:

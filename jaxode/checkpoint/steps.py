@@ -71,13 +71,20 @@ class Checkpoints:
         # training goes on while numbers are hashed, and while Orbax prepares what it writes
         self._writer = ThreadPoolExecutor(1, "checkpoints")
         self._written: Future[None] | None = None
+        self._failed = False
 
     def __enter__(self) -> Checkpoints:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._writer.shutdown()
-        if kind is None or not issubclass(kind, hosts.Gone):  # Orbax waits for all processes
+        if kind is not None and issubclass(kind, hosts.Gone):
+            return  # Orbax waits for all processes
+        if kind is not None or self._failed:
+            with suppress(Exception):  # it raises again what was said already
+                self._manager.close()
+            return
+        with self._writing():
             self._manager.close()
 
     @property
@@ -138,6 +145,7 @@ class Checkpoints:
         except Exception as error:  # a full disk comes out of TensorStore as a ValueError
             if hosts.several() and isinstance(error, jax.errors.JaxRuntimeError):
                 raise
+            self._failed = True
             with suppress(Exception):  # the step before this one may still be on its way
                 self._manager.wait_until_finished()
             kept = f"the checkpoint of update {self.latest} is kept" if self.latest else "none was written yet"

@@ -14,7 +14,7 @@ from jaxode.data import Batch, PreparedData, text_batches
 from jaxode.data.tasks import asked
 from jaxode.evaluation.answers import evaluate_answers
 from jaxode.evaluation.divergence import Diverged
-from jaxode.evaluation.figures import Panel, panel_figure, table, write_csv
+from jaxode.evaluation.figures import Panel, panel_figure, table, write_csv, writing
 from jaxode.evaluation.sweep import default_configs, fits
 from jaxode.model import block_evaluations
 from jaxode.model.parameters import Architecture, Parameters
@@ -111,13 +111,14 @@ def save_answer_sweep(folder: Path, rows: Sequence[Mapping[str, Any]], name: str
     Raises:
         UserError: the folder cannot be written.
     """
-    write_csv(folder / "answers.csv", rows)
     difficulties = sorted({row["difficulty"] for row in rows})
     lines = {}
     for difficulty in difficulties:
         points = sorted((row["block_evaluations"], row["exact"]) for row in rows if row["difficulty"] == difficulty)
         lines[f"difficulty {difficulty}"] = ([x for x, _ in points], [y for _, y in points])
-    panel_figure(folder / "answers.png", [Panel(lines, "block evaluations", "exact matches")], name)
+    with writing(folder, "the answers"):
+        write_csv(folder / "answers.csv", rows)
+        panel_figure(folder / "answers.png", [Panel(lines, "block evaluations", "exact matches")], name)
     shown: list[dict[str, Any]] = []
     for steps, solver in dict.fromkeys((row["steps"], row["solver"]) for row in rows):
         same = [row for row in rows if (row["steps"], row["solver"]) == (steps, solver)]

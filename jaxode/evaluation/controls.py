@@ -21,10 +21,10 @@ from jaxtyping import Array, Float
 from tqdm import tqdm
 
 from jaxode.checkpoint import takes_params
-from jaxode.config import DepthConfig, ModelConfig, UserError, require
+from jaxode.config import DepthConfig, ModelConfig, require
 from jaxode.data import Batch
 from jaxode.depth import Schedule, integrate
-from jaxode.evaluation.figures import Panel, panel_figure, table, write_csv
+from jaxode.evaluation.figures import Panel, panel_figure, table, write_csv, writing
 from jaxode.evaluation.loss import batch_inputs, token_loss
 from jaxode.model.parameters import CALIBRATION, Architecture, Parameters
 from jaxode.types import State
@@ -243,10 +243,8 @@ def save_controls(folder: Path, rows: Sequence[ControlRow]) -> str:
         if math.isfinite(row.rise):
             lines.setdefault(row.control, []).append((row.k, row.rise))
     series = {name: ([x for x, _ in sorted(points)], [y for _, y in sorted(points)]) for name, points in lines.items()}
-    try:
+    with writing(folder, "the controls"):
         write_csv(folder / "controls.csv", plain)
         panel = Panel(series, "distinct applications k", "rise, nats per token", yscale="symlog")
         panel_figure(folder / "controls.png", [panel], "What k of the applications give")
-    except OSError as error:
-        raise UserError(f"{folder}: the controls cannot be written there: {error.strerror or error}") from None
     return table(plain, list(plain[0]))

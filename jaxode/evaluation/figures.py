@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from jaxode.config import UserError
+
 Series = Mapping[str, tuple[Sequence[float | int], Sequence[float | int]]]  # name -> (x, y)
 Ranges = Mapping[str, tuple[Sequence[float | int], Sequence[float | int]]]  # name -> (lowest, highest) y
 
@@ -27,6 +29,19 @@ def replacing(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def writing(folder: Path, what: str) -> Iterator[None]:
+    """Where a folder cannot be written, by a full disk for instance, say so in one line.
+
+    Raises:
+        UserError: it cannot.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{folder}: {what} cannot be written there: {error.strerror or error}") from None
 
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, object]]) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 from jaxode.config import DepthConfig
 from jaxode.data import Batch
 from jaxode.evaluation.divergence import Diverged
-from jaxode.evaluation.figures import Panel, Series, panel_figure, table, write_csv
+from jaxode.evaluation.figures import Panel, Series, panel_figure, table, write_csv, writing
 from jaxode.evaluation.labels import evaluate_labels
 from jaxode.evaluation.sweep import default_configs
 from jaxode.model import block_evaluations
@@ -61,7 +61,6 @@ def save_label_sweep(folder: Path, rows: list[dict[str, Any]]) -> str:
     Raises:
         UserError: the folder cannot be written.
     """
-    write_csv(folder / "sweep.csv", rows)
     columns = ("solver", "schedule", "steps", "block_evaluations", "texts", "words")
     names = [name for name in rows[0] if name not in columns]
     solvers = list(dict.fromkeys(row["solver"] for row in rows))
@@ -74,5 +73,7 @@ def save_label_sweep(folder: Path, rows: list[dict[str, Any]]) -> str:
         }
 
     panels = [Panel(series(name), "block evaluations", name) for name in names[:2]]
-    panel_figure(folder / "sweep.png", panels, "validation, by steps")
+    with writing(folder, "the sweep"):
+        write_csv(folder / "sweep.csv", rows)
+        panel_figure(folder / "sweep.png", panels, "validation, by steps")
     return table(rows, list(rows[0]))

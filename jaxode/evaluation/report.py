@@ -15,11 +15,11 @@ import jax.numpy as jnp
 from tqdm import tqdm
 
 from jaxode.checkpoint import takes_params
-from jaxode.config import DepthConfig, ModelConfig, UserError, require
+from jaxode.config import DepthConfig, ModelConfig, require
 from jaxode.data import Batch
 from jaxode.depth import get_solver
 from jaxode.evaluation.divergence import diverged
-from jaxode.evaluation.figures import Panel, panel_figure, table, write_csv
+from jaxode.evaluation.figures import Panel, panel_figure, table, write_csv, writing
 from jaxode.evaluation.loss import LossSums, batch_inputs, forward, kl_divergence
 from jaxode.evaluation.methods import FULL_DEPTH, Method, check_shared
 from jaxode.evaluation.profiles import DepthProfile, depth_profile, profile_panels, profile_rows
@@ -207,7 +207,7 @@ def save_report(folder: Path | str, report: Report) -> str:
     """
     folder = Path(folder)
     rows = [dataclasses.asdict(row) for row in report.rows]
-    try:
+    with writing(folder, "the report"):
         write_csv(folder / "report.csv", rows)
         write_csv(folder / "trace.csv", [row for profile in report.profiles for row in profile_rows(profile)])
         panel_figure(
@@ -219,8 +219,6 @@ def save_report(folder: Path | str, report: Report) -> str:
             "Rise of the loss over the full depth's, against work",
         )
         panel_figure(folder / "trace.png", profile_panels(report.profiles), "Along depth")
-    except OSError as error:
-        raise UserError(f"{folder}: the report cannot be written there: {error.strerror or error}") from None
     return table(rows, [name for name in rows[0] if any(row[name] is not None for row in rows)])
 
 

@@ -18,11 +18,11 @@ from jaxtyping import Array, Bool, Float
 from tqdm import tqdm
 
 from jaxode.checkpoint import takes_params
-from jaxode.config import DepthConfig, UserError, require
+from jaxode.config import DepthConfig, require
 from jaxode.data import Batch
 from jaxode.depth import get_solver
 from jaxode.evaluation.divergence import diverged
-from jaxode.evaluation.figures import Panel, line_figure, panel_figure, table, write_csv
+from jaxode.evaluation.figures import Panel, line_figure, panel_figure, table, write_csv, writing
 from jaxode.evaluation.loss import batch_inputs
 from jaxode.evaluation.methods import FULL_DEPTH, Method, check_shared
 from jaxode.evaluation.profiles import DepthProfile, depth_profile, profile_panels, profile_rows
@@ -335,11 +335,9 @@ def save_state_sweep(folder: Path | str, report: StateReport) -> str:
     """
     folder = Path(folder)
     panel = _errors(report, "block_evaluations", "block evaluations")
-    try:
+    with writing(folder, "the sweep"):
         write_csv(folder / "sweep.csv", [dataclasses.asdict(row) for row in report.rows])
         line_figure(folder / "sweep.png", panel.series, panel.xlabel, panel.ylabel, "Error against depth")
-    except OSError as error:
-        raise UserError(f"{folder}: the sweep cannot be written there: {error.strerror or error}") from None
     return _table(report)
 
 
@@ -350,7 +348,7 @@ def save_state_report(folder: Path | str, report: StateReport) -> str:
         UserError: the folder cannot be written.
     """
     folder = Path(folder)
-    try:
+    with writing(folder, "the report"):
         write_csv(folder / "report.csv", [dataclasses.asdict(row) for row in report.rows])
         write_csv(folder / "trace.csv", [row for profile in report.profiles for row in profile_rows(profile)])
         panels = [
@@ -359,8 +357,6 @@ def save_state_report(folder: Path | str, report: StateReport) -> str:
         ]
         panel_figure(folder / "report.png", panels, "Relative error of the states, against work")
         panel_figure(folder / "trace.png", profile_panels(report.profiles), "Along depth")
-    except OSError as error:
-        raise UserError(f"{folder}: the report cannot be written there: {error.strerror or error}") from None
     return _table(report)
 
 

@@ -17,7 +17,7 @@ from jaxode.config import DepthConfig, ModelConfig, UserError
 from jaxode.data import Batch
 from jaxode.depth import get_solver
 from jaxode.evaluation.divergence import Diverged
-from jaxode.evaluation.figures import line_figure, table, write_csv
+from jaxode.evaluation.figures import line_figure, table, write_csv, writing
 from jaxode.evaluation.loss import Evaluation, evaluate, evaluation_step
 from jaxode.evaluation.timing import median_times
 from jaxode.model import plan, resolve
@@ -209,10 +209,8 @@ def save_sweep(folder: Path | str, result: SweepResult) -> str:
         name: ([row.block_evaluations or 0 for row in curve], [row.nats_per_token for row in curve])
         for name, curve in curves.items()
     }
-    try:
+    with writing(folder, "the sweep"):
         write_csv(folder / "sweep.csv", rows)
         line_figure(folder / "sweep.png", series, "block evaluations", "nats per token", "Loss against depth")
-    except OSError as error:
-        raise UserError(f"{folder}: the sweep cannot be written there: {error.strerror or error}") from None
     columns = [name for name in rows[0] if any(row[name] is not None for row in rows)]
     return table(rows, columns)

@@ -18,7 +18,7 @@ from jaxode.data import Batch, Tokenizer, byte_tokenizer
 from jaxode.data.checksums import sealed, unsealed
 from jaxode.data.tokenizers import from_pretrained
 from jaxode.evaluation import Diverged, evaluate_states
-from jaxode.evaluation.figures import replacing
+from jaxode.evaluation.figures import replacing, writing
 from jaxode.inference import LoadedModel, load
 from jaxode.inference.loading.names import resolve
 from jaxode.model import SequenceClassifier, make_model
@@ -169,12 +169,8 @@ def record(run: RunFolder, initial: Initial) -> None:
     Raises:
         UserError: it cannot be written.
     """
-    try:
-        with replacing(run.init) as partial:
-            text = json.dumps(sealed({"fingerprint": initial.fingerprint})) + "\n"
-            partial.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"{run.init}: cannot be written: {error.strerror or error}") from None
+    with writing(run.path, "which model the run began with"), replacing(run.init) as partial:
+        partial.write_text(json.dumps(sealed({"fingerprint": initial.fingerprint})) + "\n", encoding="utf-8")
 
 
 def _merged(given: T, own: T, default: T, source: str, prefix: str = "model") -> T:

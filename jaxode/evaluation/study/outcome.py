@@ -10,8 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxode.config import UserError
-from jaxode.evaluation.figures import Panel, Ranges, Series, panel_figure, table, write_csv
+from jaxode.evaluation.figures import Panel, Ranges, Series, panel_figure, table, write_csv, writing
 from jaxode.evaluation.study.grid import Run, Study
 from jaxode.evaluation.study.records import Result, settings_of
 
@@ -94,14 +93,12 @@ def save_study(folder: Path, study: Study, results: Mapping[Run, Result]) -> str
         UserError: the folder cannot be written.
     """
     rows = measurements(study, results)
-    try:
+    with writing(folder, "the study's results"):
         write_csv(folder / f"{study.name}.csv", rows)
         panels = _panels(rows)
         if panels:
             seeds = "mean over seeds, bars from the lowest to the highest" if any(one.ranges for one in panels) else ""
             panel_figure(folder / f"{study.name}.png", panels, ": ".join(filter(None, (study.name, seeds))))
-    except OSError as error:
-        raise UserError(f"{folder}: the study's results cannot be written there: {error.strerror or error}") from None
     compared = comparison(study, rows)
     return table(compared, list(compared[0]))
 

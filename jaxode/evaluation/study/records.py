@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from jaxode.config import Config, UserError, from_dict, require, to_dict
 from jaxode.config.parsing import parse_json
-from jaxode.evaluation.figures import replacing
+from jaxode.evaluation.figures import replacing, writing
 from jaxode.evaluation.study.grid import Run
 from jaxode.plugins import fingerprint
 
@@ -86,8 +86,12 @@ def started(run: Run, tokens: Mapping[str, int]) -> Started:
 
 
 def write_record(path: Path, record: Started | Result) -> None:
-    """Write a record, whole or not at all."""
-    with replacing(path) as partial:
+    """Write a record, whole or not at all.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    with writing(path.parent, "the record of a run"), replacing(path) as partial:
         partial.write_text(json.dumps(to_dict(record), indent=1) + "\n", encoding="utf-8")
 
 

@@ -213,7 +213,6 @@ class Work:
         folder, state = self.folder(run), self.state(run)
         record = state.started or started(run, self.tokens[corpus_key(run.config)])
         self._check_unchanged()
-        folder.mkdir(parents=True, exist_ok=True)
         write_record(folder / STARTED, record)
         command = ["jaxode.training", "--config", str(self._recipe(run)), *(["--resume"] if state.begun else [])]
         began = time.monotonic()
