@@ -295,7 +295,7 @@ def flags(content, rng):
         pool = rng.choice((mutations.LITERALS, mutations.TEXTS, OTHER_FLAGS))
         kind = rng.randint(0, 6)
         if kind <= 3:
-            arguments[at | 1 if len(arguments) > 1 else at] = rng.choice(pool)
+            arguments[min(at | 1, len(arguments) - 1)] = rng.choice(pool)
         elif kind == 4:
             del arguments[at]
         elif kind == 5:
@@ -322,7 +322,7 @@ INFER_FLAGS = {
     "--checkpoint": "run",
     "--prompt": "a text",
     "--steps": "3",
-    "--at": "12,6",
+    "--top-p": "0.9",
     "--temperature": "0.5",
     "--seed": "1",
     "--max-new-tokens": "5",
