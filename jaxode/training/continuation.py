@@ -32,7 +32,7 @@ FREE = {
     # of a run that has diverged, how to get past that
     | {"nonfinite"},
     # the data position knows its text, wherever that lies
-    "data": {"cache", "root", "files", "train", "valid", "edited"},
+    "data": {"cache", "root", "files", "mixture", "train", "valid", "edited"},
     "depth": {"adjoint"},
 }
 
