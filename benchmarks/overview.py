@@ -1,17 +1,19 @@
-"""What fewer steps cost, and what more of them buy: the figures that the documents begin with.
+"""What fewer steps cost, and what more of them buy: figures of the documents that read more than one measurement.
 
     python benchmarks/overview.py
 
 Reads docs/results/fixed-causal.csv and elastic-told.csv (`infer.py --task sweep`; docs/questions/random-depth.md and
-elastic-or-direct.md), depth.csv (`benchmarks/depth_tasks.py`) and objectives.csv (configs/studies/objectives.toml), and
-draws docs/results/overview.png and docs/results/objectives-flat.png. It measures nothing.
+elastic-or-direct.md), depth.csv (`benchmarks/depth_tasks.py`), objectives.csv (configs/studies/objectives.toml),
+bench-latency-by-steps.csv (`benchmarks/latency_by_steps.py`), stdlib-muon.csv and stdlib-layouts.csv
+(docs/questions/optimizer.md), and draws docs/results/overview.png, objectives-flat.png, cost-of-a-solve.png and
+optimizer.png. It measures nothing.
 """
 
 from __future__ import annotations
 
 from timing import RESULTS
 
-from jaxode.evaluation.figures import Panel, Series, panel_figure, read_csv
+from jaxode.evaluation.figures import Panel, Series, line_figure, panel_figure, read_csv
 
 SWAPS = 12
 """The most that the models of the task were trained on."""
@@ -41,6 +43,10 @@ def main() -> None:
     panel_figure(RESULTS / "overview.png", [text, task], "The same weights in fewer steps")
     losses = Panel(_objectives(), evaluations, "validation loss (nats per token)", logx=True)
     panel_figure(RESULTS / "objectives-flat.png", [losses], "Objectives at equal tokens")
+    line_figure(RESULTS / "cost-of-a-solve.png", _latency(), "steps n", "time over the full depth's", "Cost of a solve")
+    line_figure(
+        RESULTS / "optimizer.png", _optimizers(), "learning rate", "nats per token", "After 400 updates", logx=True
+    )
 
 
 def _text() -> Series:
@@ -72,8 +78,30 @@ def _objectives() -> Series:
     }
 
 
-def _line(rows: list[dict], quality: str) -> tuple[list[int], list[float]]:
-    points = sorted((row["block_evaluations"], row[quality]) for row in rows)
+def _latency() -> Series:
+    rows = read_csv(RESULTS / "bench-latency-by-steps.csv")
+    steps = sorted({row["steps"] for row in rows})
+    measured = {
+        f"batch {batch}": _line([row for row in rows if row["batch"] == batch], "time_ratio", "steps")
+        for batch in (1, 8)
+    }
+    return {**measured, "n / 12": (steps, [n / 12 for n in steps])}
+
+
+def _optimizers() -> Series:
+    plain = [row for row in read_csv(RESULTS / "stdlib-muon.csv") if row["prelude"] == 0]
+    adamw = next(row for row in read_csv(RESULTS / "stdlib-layouts.csv") if row["flags"] is None)
+    muon = {
+        f"Muon, {steps} steps": _line(
+            [row for row in plain if row["trained_at"] == steps], "nats_per_token", "learning_rate"
+        )
+        for steps in (12, 3)
+    }
+    return {**muon, "AdamW, 12 steps": ([4e-3], [adamw["validation_nats_per_token"]])}
+
+
+def _line(rows: list[dict], quality: str, along: str = "block_evaluations") -> tuple[list[float], list[float]]:
+    points = sorted((row[along], row[quality]) for row in rows)
     return [x for x, _ in points], [y for _, y in points]
 
 
