@@ -8,7 +8,7 @@ from jaxode.config.entries import entry
 from jaxode.config.fields import check_seed
 from jaxode.config.hosts import HostsConfig
 from jaxode.config.inference import InferConfig
-from jaxode.config.mesh import MeshConfig
+from jaxode.config.mesh import InferMeshConfig, MeshConfig
 from jaxode.config.model import DepthConfig, ModelConfig
 from jaxode.config.objective import ObjectiveConfig, parse_counts
 from jaxode.config.parts import AttentionConfig, ClockConfig, LoopConfig, SphereConfig
@@ -25,6 +25,7 @@ __all__ = [
     "DepthConfig",
     "HostsConfig",
     "InferConfig",
+    "InferMeshConfig",
     "LoopConfig",
     "MeshConfig",
     "ModelConfig",

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from jaxode.config.checks import UserError, at_least, at_most, parse_frame, require, within
 from jaxode.config.fields import Place, Seed, Steps, check_fields, fit
+from jaxode.config.mesh import InferMeshConfig
 from jaxode.config.named_numbers import named_numbers
 
 CHOICES = ("budget", "max_loss_increase", "max_label_flips", "max_error")
@@ -152,6 +153,8 @@ class InferConfig:
     prefix: bool = False
     """Tokens of the prompt read each other both ways, as models with a prefix mask were trained to read instructions
     (HRM-Text); the text that follows is causal."""
+    mesh: InferMeshConfig = field(default_factory=InferMeshConfig)
+    """generate and score: the devices that the model lies on."""
     compiled: Place = ""
     """Folder for compiled programs, so that the next start is fast; when empty that of the variable JAXODE_COMPILED, or
     one in the cache folder (JAXODE_CACHE or ~/.cache/jaxode); "none" keeps none."""
@@ -236,6 +239,16 @@ class InferConfig:
             self.task not in ("calibrate", "report") or (self.start, self.start_seed) == ("model", 0),
             f"start = {self.start} and start_seed = {self.start_seed} with task = {self.task}: what is fitted begins "
             "as the model says; leave them out",
+        )
+        require(
+            self.mesh == InferMeshConfig() or (self.task in ("auto", "generate", "score") and not self.exit_rule),
+            f"mesh of {' x '.join(map(str, self.mesh.sizes))} devices with task = {self.task}"
+            f"{f', exit_rule = {self.exit_rule}' if self.exit_rule else ''}: only generate and plain score run on "
+            "several; leave it out",
+        )
+        require(
+            self.mesh == InferMeshConfig() or not self.speculative,
+            "mesh with speculative: drafts are checked on one device; leave one of them out",
         )
         require(self.task != "export" or bool(self.out), "task = export needs --out: the folder to write")
         require(
@@ -391,9 +404,9 @@ class InferConfig:
             f"{name} with task = {self.task}: compares continuations of a prompt; leave it out"
             + (", or list the steps of a sweep with --at" if self.task == "sweep" else ""),
         )
-        for field in ("steps", "budget", "max_loss_increase"):
-            value = getattr(self, field)
-            require(value is None, f"{name} and {field} = {value} both choose the depth: give one of them")
+        for other in ("steps", "budget", "max_loss_increase"):
+            value = getattr(self, other)
+            require(value is None, f"{name} and {other} = {value} both choose the depth: give one of them")
         require(
             not self.speculative,
             f"{name} with speculative: drafts are in few steps, and would be compared too; leave one of them out",

@@ -1,4 +1,4 @@
-"""How devices stand to each other in training: as a mesh of three named axes."""
+"""How devices stand to each other: as a mesh of three named axes."""
 
 from __future__ import annotations
 
@@ -57,13 +57,48 @@ class MeshConfig:
         Raises:
             UserError: its heads or hidden units, with the nearest that does.
         """
-        parts = {"heads": model.heads, "kv_heads": model.num_kv_heads, "ff_width": model.hidden_width}
-        for name, number in parts.items():
-            require(
-                number % self.tensor == 0,
-                f"train.mesh.tensor = {self.tensor} does not divide model.{name} = {number}: make it "
-                f"{nearest(self.tensor, math.gcd(*parts.values()))}",
-            )
+        _check_tensor("train.mesh.tensor", self.tensor, model)
+
+
+@dataclass(frozen=True)
+class InferMeshConfig:
+    """data x fsdp x tensor of the devices for a model at work; 1 x 1 x 1 is one of them."""
+
+    data: int = 1
+    """Copies of the model, to which rows are dealt out; where they do not divide the rows, each computes all of
+    them."""
+    fsdp: int = 1
+    """Devices that share one copy of the parameters: each keeps a part of every matrix."""
+    tensor: int = 1
+    """Devices that share every block: each computes its own heads and hidden units."""
+
+    def __post_init__(self) -> None:
+        check_fields(self, "mesh")
+        for name, size in zip(("data", "fsdp", "tensor"), self.sizes, strict=True):
+            at_least(f"mesh.{name}", size, 1)
+
+    @property
+    def sizes(self) -> tuple[int, int, int]:
+        """Of the three axes."""
+        return self.data, self.fsdp, self.tensor
+
+    def check_fits(self, model: ModelConfig) -> None:
+        """Refuse a model that "tensor" does not divide.
+
+        Raises:
+            UserError: its heads or hidden units, with the nearest that does.
+        """
+        _check_tensor("mesh.tensor", self.tensor, model)
+
+
+def _check_tensor(field: str, tensor: int, model: ModelConfig) -> None:
+    parts = {"heads": model.heads, "kv_heads": model.num_kv_heads, "ff_width": model.hidden_width}
+    for name, number in parts.items():
+        require(
+            number % tensor == 0,
+            f"{field} = {tensor} does not divide model.{name} = {number}: make it "
+            f"{nearest(tensor, math.gcd(*parts.values()))}",
+        )
 
 
 def nearest(wanted: int, number: int) -> str:

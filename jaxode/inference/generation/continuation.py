@@ -21,6 +21,7 @@ from jaxode.inference.generation.decoding import NOT_FINITE, TURN, Decoder, Rows
 from jaxode.inference.generation.speculation import Counts, DraftChoice, Speculation, speculate
 from jaxode.inference.generation.streaming import TextStream
 from jaxode.inference.memory import check_cache
+from jaxode.inference.mesh import deal_rows
 from jaxode.inference.texts.batching import bucket
 from jaxode.model import Transformer, block_evaluations
 from jaxode.model.parameters import Parameters
@@ -144,6 +145,7 @@ class Running:
                 row[ids] = True
             seen = jnp.asarray(marks)
         keys = jax.vmap(jax.random.key)(jnp.asarray(np.asarray(seeds, np.uint32)))
+        tokens, lengths, starts, documents = deal_rows(self.params, (tokens, lengths, starts, documents))
         found = prefill(
             self.params,
             tokens,

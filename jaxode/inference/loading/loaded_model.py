@@ -11,13 +11,14 @@ from jaxode.calibration import Calibration, load_all, with_calibrations
 from jaxode.calibration import Origin as CalibrationOrigin
 from jaxode.calibration import save as save_calibration
 from jaxode.checkpoint import TrainedModel, load_run
-from jaxode.config import require
+from jaxode.config import InferMeshConfig, require
 from jaxode.config.places import cache_root
 from jaxode.data.checksums import read_checksums
 from jaxode.data.notices import notice
 from jaxode.inference.loading.card import model_card
 from jaxode.inference.loading.export import CARD, export, write
 from jaxode.inference.loading.names import ModelFolder, Origin, resolve
+from jaxode.inference.mesh import on_mesh
 from jaxode.interop import from_pretrained, save_pretrained
 from jaxode.model.parameters import fingerprint
 
@@ -52,6 +53,15 @@ class LoadedModel(TrainedModel):
         params = with_calibrations(self.params, found, origin)
         bound = self.architecture.bind(params)
         return dataclasses.replace(self, params=params, model=bound, calibrations=found)
+
+    def on_mesh(self, mesh: InferMeshConfig) -> LoadedModel:
+        """The same model on several devices: `generate` and `score_texts` run there.
+
+        Raises:
+            UserError: fewer devices, or heads or hidden units that the mesh does not divide.
+        """
+        params = on_mesh(self.params, self.config.model, mesh)
+        return dataclasses.replace(self, params=params, model=self.architecture.bind(params))
 
     @property
     def calibration_origin(self) -> CalibrationOrigin:

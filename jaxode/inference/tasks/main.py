@@ -9,7 +9,7 @@ from pathlib import Path
 
 from jaxode import plugins
 from jaxode.calibration import Fit, calibrate, calibration_batches, check_steps, save
-from jaxode.config import DepthConfig, InferConfig, require
+from jaxode.config import DepthConfig, InferConfig, InferMeshConfig, require
 from jaxode.data import Batch
 from jaxode.evaluation import (
     Method,
@@ -28,6 +28,7 @@ from jaxode.inference.generation.sampling import named_sampling
 from jaxode.inference.loading.export import export
 from jaxode.inference.loading.loaded_model import LoadedModel, load_folder
 from jaxode.inference.loading.names import LINE_TASKS, STATE_TASKS, check_task
+from jaxode.inference.mesh import check_mesh
 from jaxode.inference.programs import keep_compiled
 from jaxode.inference.tasks.comparison import bench, compare
 from jaxode.inference.tasks.depths import (
@@ -92,6 +93,9 @@ def run(config: InferConfig, write: Write, note: Write) -> None:
     model, labelled = folder.config, folder.task == "classifier"
     # what does not fit is refused before any weight is read
     check_start(model, config)
+    several = config.mesh != InferMeshConfig()
+    if several:
+        check_mesh(model, config.mesh)
     named = resolve(model, named_depth(config))
     plan(model, named)
     if task == "calibrate":
@@ -117,6 +121,7 @@ def run(config: InferConfig, write: Write, note: Write) -> None:
     keep_compiled(config.compiled, note)
     kind = None if config.dtype == "auto" else config.dtype
     loaded = load_folder(folder, calibrations=wants_calibrations(config), dtype=kind)
+    loaded = loaded.on_mesh(config.mesh) if several else loaded
     calibrations = loaded.calibrations
     depth = asked_depth(config, model, calibrations)
     depths = sweep_depths(model, depth, config, calibrations) if task == "sweep" else ()

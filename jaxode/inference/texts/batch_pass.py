@@ -17,6 +17,7 @@ from jaxode.config import DepthConfig, require
 from jaxode.depth import get_solver
 from jaxode.evaluation import diverged
 from jaxode.inference.memory import check_memory
+from jaxode.inference.mesh import deal_rows
 from jaxode.inference.texts.batching import RowBatch, bucketed
 from jaxode.model import Transformer, block_evaluations, plan
 from jaxode.model.parameters import Architecture, Parameters
@@ -130,7 +131,7 @@ class BatchPass:
         with bar:
             for batch in batches:
                 start = time.perf_counter()
-                given = inputs(batch)
+                given = deal_rows(self.params, inputs(batch))
                 out = program(self.params, *given, architecture=self.architecture, depth=depth)
                 found = np.asarray(jax.device_get(out))[: len(batch.rows)]
                 if not np.isfinite(found).all():
