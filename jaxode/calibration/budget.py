@@ -268,15 +268,16 @@ def _class_logits(
     """Of every sequence that holds a token."""
     logits = []
     for batch in batches:
-        segments = np.minimum(np.asarray(batch.segments), 1)
-        found = np.asarray(_classes(params, batch.tokens, segments, architecture=architecture, depth=depth))
-        logits.append(found[segments.any(axis=1)])
+        found = np.asarray(_classes(params, batch, architecture=architecture, depth=depth))
+        logits.append(found[np.asarray(batch.segments).any(axis=1)])
     return np.concatenate(logits)
 
 
 @partial(jax.jit, static_argnames=("architecture", "depth"))
-def _classes(params: Parameters, tokens: Any, segments: Any, *, architecture: Architecture, depth: DepthConfig) -> Any:
-    return architecture.bind(params)(jnp.asarray(tokens), depth, segments=jnp.asarray(segments)).logits
+def _classes(params: Parameters, batch: Batch, *, architecture: Architecture, depth: DepthConfig) -> Any:
+    # who pools has to know where padding begins, causal or not
+    inputs = batch_inputs(batch, "masked", False)
+    return architecture.bind(params)(jnp.asarray(batch.tokens), depth, **inputs).logits
 
 
 def _nats(logits: Float[np.ndarray, "S classes"], labels: Int[np.ndarray, " S"]) -> Float[np.ndarray, " S"]:

@@ -19,7 +19,7 @@ ROW_FLAGS = {"batch_size": None, "truncate": False, "frame": ""}
 COLUMNS = {"text": "", "pair": "", "label": "", "header": "auto"}
 """Where in a table a classifier's texts and labels stand, and what is there where nothing is said."""
 
-LABELLED = ("classify", "sweep", "calibrate")
+LABELLED = ("classify", "sweep", "report", "calibrate")
 """Tasks that read such a table; the last one no labels."""
 
 MOST_SLOTS = 10_000
@@ -62,15 +62,16 @@ class InferConfig:
     """The prompt is what a user says: it stands within the chat template of the model's tokenizer."""
     file: Place = ""
     """Text file for score, classify, encode, sweep, report and calibrate; the run's own text when empty (for the last
-    three). A classifier and an encoder read a text a line; sweep of a classifier a table of labelled texts."""
+    three). A classifier and an encoder read a text a line; sweep and report of a classifier a table of labelled texts,
+    of one of words a word and its label a line."""
     text: str = ""
-    """classify, and sweep and calibrate of a classifier, of a table (.tsv, .csv) or JSON lines: the column of texts, by
-    name or by number from 1; when empty one of a common name (text, sentence, sentence1, premise, ..)."""
+    """classify, and sweep, report and calibrate of a classifier, of a table (.tsv, .csv) or JSON lines: the column of
+    texts, by name or by number from 1; when empty one of a common name (text, sentence, sentence1, premise, ..)."""
     pair: str = ""
     """The column of second texts, where the model reads pairs; when empty one of a common name (sentence2, ..)."""
     label: str = ""
-    """The column of labels, to say how often the model finds them; when empty labels are not looked at, but for sweep,
-    which then reads one of a common name (label, class, ..)."""
+    """The column of labels, to say how often the model finds them; when empty labels are not looked at, but for sweep
+    and report, which then read one of a common name (label, class, ..)."""
     header: Literal["auto", "yes", "no"] = "auto"
     """Whether the table's first line names its columns; auto: where it holds a name that is looked for."""
     lines: bool = False
@@ -173,7 +174,7 @@ class InferConfig:
     """report: also what k of the N applications give when later ones are left out, repeated or alone, or when the
     read-out is refitted on other text; k are the steps that the report compares."""
     tuned: Place = ""
-    """report, of a model that is measured by its states: a run that was trained on from it; its states, in every number
+    """report, of an encoder or a classifier: a run that was trained on from it; its states or labels, in every number
     of steps, beside this model's own at full depth."""
     out: Place = ""
     """Folder for the CSV and PNG files of a sweep or a report; the run folder when empty. Where to export, or to
@@ -273,7 +274,7 @@ class InferConfig:
         for name, plain in COLUMNS.items():
             value = getattr(self, name)
             require(
-                value == plain or self.task in ("auto", *(LABELLED if name != "label" else LABELLED[:2])),
+                value == plain or self.task in ("auto", *(LABELLED if name != "label" else LABELLED[:-1])),
                 f"{name} = {value} with task = {self.task}: names a column of what a classifier reads; leave it out",
             )
         at_least("stride", self.stride, 0)

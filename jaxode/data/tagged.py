@@ -68,6 +68,19 @@ def read_tagged(file: str, columns: Columns, *, labelled: bool) -> Table:
     return Table(file, examples)
 
 
+def has_tags(file: str) -> bool:
+    """Whether a file says by its name, or by lists of a common name in its first line of JSON, that words have labels.
+
+    Raises:
+        UserError: JSON lines that cannot be read.
+    """
+    path = Path(file).expanduser()
+    if documents.suffix(path) not in (".jsonl", ".ndjson"):
+        return documents.suffix(path) in WORD_A_LINE
+    first = next((record for _, record in documents.json_records(path) if record), {})
+    return any(isinstance(first.get(name), list) for name in TAGS)
+
+
 def tagged_of(
     file: str,
     rows: Iterable[tuple[int, Mapping[str, Any] | None]],

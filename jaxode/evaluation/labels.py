@@ -80,9 +80,10 @@ def row_weights(batch: Batch) -> Float[Array, " B"]:
 
 
 @partial(jax.jit, static_argnames=("architecture", "depth"))
-def _predicted(
+def label_step(
     params: Parameters, batch: Batch, *, architecture: Architecture, depth: DepthConfig
 ) -> tuple[Float[Array, "B *words classes"], Any]:
+    """The compiled forward pass that is measured and timed: logits, and the block evaluations made."""
     model = architecture.bind(params)
     out = model(jnp.asarray(batch.tokens), depth, **batch_inputs(batch, model.config.kind, True))
     return out.logits.astype(jnp.float32), out.block_evaluations
@@ -147,7 +148,7 @@ def predict_labels(
         # of words at the first token of each, of texts a row
         real = np.asarray(batch.weights) > 0 if by_word else np.asarray(batch.weights)[:, 0] > 0
         targets = np.asarray(batch.targets, np.float32)[..., None] if by_word else np.asarray(batch.wanted)
-        found, used = jax.device_get(_predicted(params, batch, architecture=architecture, depth=depth))
+        found, used = jax.device_get(label_step(params, batch, architecture=architecture, depth=depth))
         if not np.isfinite(found).all():
             inputs = batch_inputs(batch, model.config.kind, True)
             raise diverged("a prediction", architecture, params, batch.tokens, inputs, depth)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import jax
 import numpy as np
 
 from jaxode.config import DepthConfig, ModelConfig, require
 from jaxode.depth import get_solver
-from jaxode.evaluation.sweep import default_steps, fits
-from jaxode.model.parameters import Parameters
+from jaxode.evaluation.sweep import default_steps, fits, resolved
+from jaxode.model import plan
+from jaxode.model.parameters import CALIBRATION, Architecture, Parameters
 
 DIVISORS = (1, 2, 3, 4, 6)
 FULL_DEPTH = "full depth"
@@ -76,6 +79,56 @@ def evaluation_counts(model: ModelConfig, asked: int | None = None) -> tuple[int
     check_shared(model)
     counts = set(default_steps(model, DIVISORS))
     return tuple(sorted(counts if asked is None else counts | {asked}, reverse=True))
+
+
+@dataclass(frozen=True)
+class ReadyMethods:
+    """Methods of one model, made ready to be measured; the full depth stands first."""
+
+    methods: tuple[Method, ...]
+    """Their depths resolved, their parameters on the device: a calibration of their own, or those of the model."""
+    numbers: tuple[int, ...]
+    """What each brings beside the weights."""
+    weights: Parameters
+    """Without any calibration."""
+
+
+def full_depth(model: ModelConfig) -> Method:
+    """N steps of size 1, by the name that profiles are told by."""
+    return Method(FULL_DEPTH, DepthConfig(steps=model.steps, solver="euler", schedule="even"))
+
+
+def ready(architecture: Architecture, params: Parameters, methods: Sequence[Method]) -> ReadyMethods:
+    """The full depth and `methods`, without those that are the full depth by another name.
+
+    Raises:
+        UserError: an unshared model, or a method that does not fit the layout.
+    """
+    model: ModelConfig = architecture.bind(params).config
+    check_shared(model)
+    full = full_depth(model)
+    others = [
+        dataclasses.replace(method, depth=architecture.bind(params | method.parameters).resolve(method.depth))
+        for method in methods
+    ]
+    chosen = [full, *(method for method in others if resolved(model, method.depth) != full.depth)]
+    for method in chosen:
+        plan(model, method.depth)
+    held = {name: value for name, value in params.items() if name.startswith(CALIBRATION)}
+    return ReadyMethods(
+        # a method's own calibration takes the place of one that the model came with
+        tuple(dataclasses.replace(one, parameters=jax.device_put(one.parameters or held)) for one in chosen),
+        tuple(_numbers(model, method, held) for method in chosen),
+        {name: value for name, value in params.items() if name not in held},
+    )
+
+
+def _numbers(model: ModelConfig, method: Method, held: Parameters) -> int:
+    """What a method brings beside the weights: its own coefficients, or those that the model holds for its steps."""
+    if method.parameters or method.depth.solver != "calibrated":
+        return method.numbers
+    prefix = f"{CALIBRATION}{method.depth.steps or model.steps}."
+    return sum(int(np.size(value)) for name, value in held.items() if name.startswith(prefix))
 
 
 def comparators(model: ModelConfig, counts: Sequence[int]) -> tuple[Method, ...]:

@@ -24,12 +24,11 @@ from jaxode.depth import get_solver
 from jaxode.evaluation.divergence import diverged
 from jaxode.evaluation.figures import Panel, line_figure, panel_figure, table, write_csv, writing
 from jaxode.evaluation.loss import batch_inputs
-from jaxode.evaluation.methods import FULL_DEPTH, Method, check_shared
+from jaxode.evaluation.methods import Method, full_depth, ready
 from jaxode.evaluation.profiles import DepthProfile, depth_profile, profile_panels, profile_rows
-from jaxode.evaluation.sweep import resolved
 from jaxode.evaluation.timing import median_times
-from jaxode.model import block_evaluations, normalised, plan
-from jaxode.model.parameters import CALIBRATION, Architecture, Parameters
+from jaxode.model import block_evaluations, normalised
+from jaxode.model.parameters import Architecture, Parameters
 from jaxode.types import State
 
 
@@ -149,25 +148,8 @@ def compare_states(
         UserError: an unshared model, a method that does not fit the layout, or no token.
         Diverged: the states at full depth are not finite.
     """
-    bound = architecture.bind(params)
-    check_shared(bound.config)
-    weights = {name: value for name, value in params.items() if not name.startswith(CALIBRATION)}
-    own_full = _full(architecture, params)
-    full = own_full.depth
-    others = [
-        dataclasses.replace(method, depth=architecture.bind(params | method.parameters).resolve(method.depth))
-        for method in methods
-    ]
-    # the full depth under another name is no other method
-    measured = [own_full, *(one for one in others if resolved(bound.config, one.depth) != full)]
-    for method in measured:
-        plan(bound.config, method.depth)
-    held = {name: value for name, value in params.items() if name.startswith(CALIBRATION)}
-    brought = [_numbers(bound.config, method, held) for method in measured]
-    # a method's own calibration takes the place of one that the model came with
-    measured = [
-        dataclasses.replace(method, parameters=jax.device_put(method.parameters or held)) for method in measured
-    ]
+    model, chosen = architecture.bind(params).config, ready(architecture, params, methods)
+    measured, weights = chosen.methods, chosen.weights
     batches = list(batches)
     solve = partial(_solve, architecture, weights)
     sums = [_Sums() for _ in measured]
@@ -178,7 +160,7 @@ def compare_states(
         for batch in batches:
             if teacher is None:
                 reference = solve(measured[0], batch)
-                _check_finite(reference, architecture, params, batch, full)
+                _check_finite(reference, architecture, params, batch, measured[0].depth)
             else:
                 reference = _solve(*teacher, _full(*teacher), batch)
                 _check_finite(reference, *teacher, batch, _full(*teacher).depth)
@@ -192,7 +174,7 @@ def compare_states(
             {number: partial(solve, method, first) for number, method in enumerate(measured)}, rounds, bar.update
         )
     rows = tuple(
-        _row(bound.config, method, found, times[number], times[0], brought[number])
+        _row(model, method, found, times[number], times[0], chosen.numbers[number])
         for number, (method, found) in enumerate(zip(measured, sums, strict=True))
     )
     return StateReport(rows, traces, round(sums[0].states.count))
@@ -222,8 +204,7 @@ def solve_step(params: Parameters, batch: Batch, *, architecture: Architecture, 
 
 def _full(architecture: Architecture, params: Parameters) -> Method:
     """A model at full depth."""
-    steps = architecture.bind(params).config.steps
-    return Method(FULL_DEPTH, DepthConfig(steps=steps, solver="euler", schedule="even"))
+    return full_depth(architecture.bind(params).config)
 
 
 def _check_finite(
@@ -297,14 +278,6 @@ def _compared(
         jnp.sum(kept(reference), axis=rows),
         jnp.sum(kept(cosine)),
     )
-
-
-def _numbers(model: Any, method: Method, held: Parameters) -> int:
-    """What a method brings beside the weights: its own coefficients, or those that the model holds for its steps."""
-    if method.parameters or method.depth.solver != "calibrated":
-        return method.numbers
-    prefix = f"{CALIBRATION}{method.depth.steps or model.steps}."
-    return sum(int(np.size(value)) for name, value in held.items() if name.startswith(prefix))
 
 
 def _row(model: Any, method: Method, found: _Sums, time: float, full_time: float, numbers: int) -> StateRow:

@@ -2,17 +2,19 @@
 
 import csv
 
+import jax
 import numpy as np
 import pytest
 
 import jaxode
 from jaxode import DepthConfig
+from jaxode.calibration.budget import _class_logits
 from jaxode.config import Config, DataConfig, InferConfig, ModelConfig, OptimizerConfig, TrainConfig
-from jaxode.data.labelled import labelled_batches
+from jaxode.data.labelled import labelled_batches, prepare_labelled
 from jaxode.data.tables import Columns, read_table
 from jaxode.evaluation.labels import evaluate_labels
 from jaxode.inference.tasks.line_tables import read_labelled
-from jaxode.inference.tasks.line_text import line_batches
+from jaxode.inference.tasks.line_text import bound_batches, line_batches
 from jaxode.training import train
 
 
@@ -120,9 +122,78 @@ def test_pairs_are_calibrated_on_as_they_are_read(infer, pairs, tmp_path):
     assert len(lines) > 3
 
 
+def test_a_report_sets_methods_side_by_side(infer, texts, tmp_path, rescaled_alone):
+    saved = jaxode.load(texts / "run").save(tmp_path / "exported")
+    rows = [(f"{'ab'[i % 2]} word {i}" + " and" * (i % 5), ("yes", "no")[i % 2]) for i in range(12)]
+    file = write(tmp_path / "test.csv", [("text", "label"), *rows])
+    ran = infer(
+        "--checkpoint",
+        saved,
+        "--task",
+        "report",
+        "--file",
+        file,
+        "--batch-size",
+        4,
+        "--out",
+        tmp_path,
+        "--tuned",
+        saved,
+    )
+    lines = swept(ran)
+    assert "12 texts labelled" in ran.err
+    found = list(csv.DictReader((tmp_path / "report.csv").open()))
+    # the full depth, steps of other sizes, and the same of a model that was trained on from it
+    assert list(dict.fromkeys(row["method"] for row in found)) == ["full depth", "step rescaling", "tuned"]
+    assert len(lines) == 2 + len(found)
+    assert {path.name for path in tmp_path.glob("*.png")} == {"report.png", "trace.png"}
+    loaded = jaxode.load(saved)
+    batches, _ = labelled_batches(
+        read_table(file, Columns(), labelled=True), loaded.own_tokenizer, loaded.config.model, loaded.labels
+    )
+    batches = list(batches)
+    for row in found:
+        expected = evaluate_labels(loaded, batches, DepthConfig(steps=int(row["steps"]), solver="euler"))
+        assert float(row["loss"]) == pytest.approx(expected.loss, rel=1e-4, abs=1e-6)
+        assert float(row["accuracy"]) == expected.metrics["accuracy"]
+        assert float(row["Matthews correlation"]) == pytest.approx(expected.metrics["Matthews correlation"])
+    full, tuned = (next(row for row in found if row["method"] == name) for name in ("full depth", "tuned"))
+    assert (full["agreement"], full["divergence"], full["numbers"]) == ("1.0", "0.0", "0")
+    assert (tuned["agreement"], tuned["numbers"]) == ("1.0", str(loaded.model.num_parameters))
+
+
+def test_a_report_of_pairs_reads_the_second_text(infer, pairs, tmp_path, rescaled_alone):
+    ran = infer("--checkpoint", pairs / "run", "--task", "report", "--out", tmp_path)
+    swept(ran)
+    assert "24 texts labelled" in ran.err
+    found = list(csv.DictReader((tmp_path / "report.csv").open()))
+    loaded = jaxode.load(pairs / "run")
+    data = prepare_labelled(loaded.config.data, loaded.config.model, loaded.own_tokenizer)
+    expected = evaluate_labels(loaded, data.validation(8, None), DepthConfig(steps=2, solver="euler"))
+    (row,) = (row for row in found if row["steps"] == "2" and row["method"] == "step rescaling")
+    assert float(row["loss"]) == pytest.approx(expected.loss, rel=1e-4)
+
+
+def test_a_bound_is_tested_on_pairs(pairs, tmp_path):
+    file = write(tmp_path / "more.csv", [("sentence1", "sentence2"), *((f"{i}", f"{-i} b") for i in range(24))])
+    loaded = jaxode.load(pairs / "run")
+    batches = bound_batches(loaded, InferConfig(task="classify", file="t.csv", max_label_flips=0.5, bound_file=file))
+    kinds = [np.asarray(batch.kinds) for batch in batches]
+    assert all(kind.max() == 1 for kind in kinds)
+    logits = _class_logits(loaded.architecture, loaded.params, batches, DepthConfig())
+    expected = jaxode.classify_texts(loaded, [f"{i}" for i in range(24)], pairs=[f"{-i} b" for i in range(24)])
+    found = sorted(tuple(map(float, row)) for row in np.asarray(jax.nn.softmax(logits)))
+    np.testing.assert_allclose(found, sorted(one.probabilities for one in expected.classes), rtol=1e-4)
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
+        (
+            ("--task", "report", "--controls"),
+            "controls: compare predictions of tokens; this model is of kind classifier",
+        ),
+        (("--task", "report", "--tuned", "books-masked"), "tuned = books-masked: has model.head = 'vocabulary', this"),
         (("--task", "sweep", "--label", "kind"), "none that is called kind"),
         (("--task", "calibrate", "--steps", "2", "--label", "label"), "label = label with task = calibrate: names a"),
         (("--task", "encode", "--out", "a.npz", "--text", "text"), "text = text with task = encode: names a column"),

@@ -10,7 +10,9 @@ import pytest
 import jaxode
 from jaxode import DepthConfig, UserError, classify_words
 from jaxode.checkpoint import RunFolder
-from jaxode.config import Config, DataConfig, ModelConfig, ObjectiveConfig, OptimizerConfig, TrainConfig
+from jaxode.config import Config, DataConfig, InferConfig, ModelConfig, ObjectiveConfig, OptimizerConfig, TrainConfig
+from jaxode.inference.tasks import main
+from jaxode.inference.tasks.line_text import measured_by_labels
 from jaxode.training import train
 from jaxode.training.selection import Selection
 from jaxode.training.summary import sweep, write_summary
@@ -94,6 +96,47 @@ def test_infer_labels_words_and_says_how_often_it_is_right(infer, run, folder, t
     )
     assert ran.code == 2
     assert 'line 1: label "MAYBE" is none of the model\'s: B-X, O' in ran.err
+
+
+def test_a_report_measures_the_labels_of_words(infer, run, folder, tmp_path, rescaled_alone):
+    flags = ("--checkpoint", run[0].run.path, "--task", "report", "--out", tmp_path)
+    ran = infer(*flags)
+    assert ran.code == 0, ran.err
+    assert "96 words labelled" in ran.err
+    rows = list(csv.DictReader((tmp_path / "report.csv").open()))
+    metrics = run[0].validation.metrics
+    assert float(rows[0]["entity F1"]) == pytest.approx(metrics["entity F1"])
+    assert {row["method"] for row in rows} == {"full depth", "step rescaling"}
+    assert ran.out.splitlines()[0].split()[5:7] == ["entity", "F1"]
+
+
+def test_what_is_measured_on_is_known_before_anything_is_compiled(tmp_path):
+    def by_labels(model="token_classifier", **flags):
+        return measured_by_labels(model, InferConfig(**{"task": "report"} | flags))
+
+    (tmp_path / "lists.jsonl").write_text('{"tokens": ["a"], "ner_tags": ["O"]}')
+    (tmp_path / "texts.jsonl").write_text('{"text": "a b"}')
+    assert by_labels()
+    assert by_labels(file="a.conll")
+    assert by_labels(file=str(tmp_path / "lists.jsonl"))
+    assert by_labels(file="a.txt", label="2")
+    assert not by_labels(file="a.txt")
+    assert not by_labels(file=str(tmp_path / "texts.jsonl"))
+    assert not by_labels(task="calibrate", file="a.conll", steps=2)
+    assert by_labels("classifier", file="a.txt")
+    assert not by_labels("encoder")
+
+
+def test_a_fit_reads_the_words_of_a_file_alone(infer, run, folder, monkeypatch):
+    seen = []
+    monkeypatch.setattr(main, "_calibrate", lambda loaded, config, batches, *rest: seen.extend(batches))
+    flags = ("--checkpoint", run[0].run.path, "--task", "calibrate", "--steps", 2)
+    ran = infer(*flags, "--file", folder / "train.conll")
+    assert ran.code == 0, ran.err
+    tokens = np.concatenate([batch.tokens.ravel() for batch in seen])
+    tags, words = run[0].data.tokenizer.encode_batch(["BO-X", "abx "])
+    assert not np.isin(tags, tokens).any()
+    assert np.isin(words, tokens).all()
 
 
 def test_it_goes_on_from_itself_and_from_other_labels(run, folder, tmp_path):

@@ -122,7 +122,7 @@ def _folder(name: Path | str) -> Path:
 TASKS: dict[Task, tuple[str, ...]] = {
     "causal": ("generate", "score", "encode", "sweep", "report", "calibrate", "export", "bench"),
     "masked": ("fill", "score", "encode", "sweep", "report", "calibrate", "export"),
-    "classifier": ("classify", "encode", "sweep", "calibrate", "export"),
+    "classifier": ("classify", "encode", "sweep", "report", "calibrate", "export"),
     "token_classifier": ("classify", "encode", "sweep", "report", "calibrate", "export", "bench"),
     "question_answering": ("encode", "sweep", "report", "calibrate", "bench"),
     "encoder": ("encode", "sweep", "report", "calibrate", "export", "bench"),

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 from itertools import islice
 
 import numpy as np
 
-from jaxode.checkpoint import TrainedModel
+from jaxode.checkpoint import Task, TrainedModel
 from jaxode.config import InferConfig, require
 from jaxode.data import Batch, BatchSpec, ValidationBatches
 from jaxode.data.packing import pack_texts
 from jaxode.data.tables import Columns, read_table
+from jaxode.data.tagged import has_tags, read_tagged
 from jaxode.data.tokenizers import Frame
 from jaxode.inference.loading.names import LINE_TASKS
-from jaxode.inference.tasks.line_tables import BATCH_SIZE, Lines, read_lines
+from jaxode.inference.tasks.line_tables import BATCH_SIZE, Lines, read_labelled, read_lines, read_words
 from jaxode.inference.tasks.measured_text import Text, file_text, validation_text
 from jaxode.inference.texts.batching import bucketed, padded, real_tokens
 from jaxode.inference.texts.token_ids import pair_rows, token_rows
@@ -51,6 +53,17 @@ def line_batches(trained: TrainedModel, lines: Lines, config: InferConfig) -> li
     return [found[i] for i in np.random.default_rng(config.seed).permutation(len(found))]
 
 
+def measured_by_labels(task: Task, config: InferConfig) -> bool:
+    """Whether a sweep or a report measures a model by the labels that it gives.
+
+    A classifier of texts always; one of words where there are labels: in the run's own data, in a file that is called
+    as one with a word a line, in lists of JSON lines, or where `config.label` says so. Else by its states.
+    """
+    if config.task not in ("sweep", "report") or task not in ("classifier", "token_classifier"):
+        return False
+    return task == "classifier" or not config.file or bool(config.label) or has_tags(config.file)
+
+
 def labelled_text(trained: TrainedModel, config: InferConfig) -> Text:
     """The labelled texts that a classifier is measured on: a file's, or those that it was validated on.
 
@@ -62,8 +75,9 @@ def labelled_text(trained: TrainedModel, config: InferConfig) -> Text:
     from jaxode.data.labelled import labelled_batches
 
     columns = Columns(config.text, config.pair, config.label, config.header)
+    read = read_tagged if trained.task == "token_classifier" else read_table
     batches, stats = labelled_batches(
-        read_table(config.file, columns, labelled=True),
+        read(config.file, columns, labelled=True),
         trained.own_tokenizer,
         trained.config.model,
         trained.labels,
@@ -107,9 +121,16 @@ def _frame(trained: TrainedModel, config: InferConfig) -> Frame:
 def bound_batches(trained: TrainedModel, config: InferConfig) -> list[Batch]:
     """The text that a bound on the loss or on changed labels is tested on."""
     if trained.task in LINE_TASKS and config.bound_file:
-        return line_batches(
-            trained, read_lines(config.bound_file, trained.config.data.text_key, classified=True), config
-        )
+        # its labels are not looked at
+        named = dataclasses.replace(config, file=config.bound_file, label="")
+        text_key = trained.config.data.text_key
+        if trained.task == "classifier":
+            lines = read_labelled(named, text_key)
+        elif trained.task == "token_classifier" and config.task != "encode":
+            lines = read_words(named)
+        else:
+            lines = read_lines(config.bound_file, text_key, classified=True)
+        return line_batches(trained, lines, config)
     if config.bound_file:
         return list(file_text(trained, config.bound_file, config.batches).batches)
     remedy = "name one with --bound-file, or choose the depth with --steps or --budget"

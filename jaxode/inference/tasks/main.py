@@ -58,9 +58,16 @@ from jaxode.inference.tasks.line_tables import (
     read_words,
     score_lines,
 )
-from jaxode.inference.tasks.line_text import labelled_text, line_batches, packed_batches
+from jaxode.inference.tasks.line_text import labelled_text, line_batches, measured_by_labels, packed_batches
 from jaxode.inference.tasks.measured_text import Text, file_text, needed_corpus, validation_text
-from jaxode.inference.tasks.report import control_counts, report_methods, tuned_model, tuned_rows, write_report
+from jaxode.inference.tasks.report import (
+    control_counts,
+    report_methods,
+    tuned_model,
+    with_tuned,
+    write_label_report,
+    write_report,
+)
 from jaxode.inference.tasks.requested_model import check_places, check_rows, requested_model, wants_calibrations
 from jaxode.inference.tasks.vectors import encode_lines, encoder_bench
 from jaxode.inference.texts.fill_mask import fill
@@ -105,18 +112,18 @@ def run(config: InferConfig, write: Write, note: Write) -> None:
         if config.controls:
             control_counts(model, config)
         require(
-            not config.tuned or folder.task in STATE_TASKS,
+            not config.tuned or folder.task in LINE_TASKS,
             f"tuned = {config.tuned}: {folder.path} is a {folder.task.replace('_', ' ')} model, and is measured by its "
-            "loss; a tuned one is set beside an encoder, or a classifier of tokens",
+            "loss; a tuned one is set beside an encoder or a classifier",
         )
     by_line = config.by_line or (folder.task in LINE_TASKS and bool(config.file))
+    by_labels, by_word = measured_by_labels(folder.task, config), folder.task == "token_classifier"
     lines = None
-    by_word = folder.task == "token_classifier"
-    if by_word and task == "classify":
+    if by_line and by_word and task != "encode" and not by_labels:
         lines = read_words(config)
     elif by_line and labelled and task in ("classify", "calibrate"):
         lines = read_labelled(config, folder.text_key)
-    elif by_line and not (labelled and task == "sweep"):
+    elif by_line and not by_labels:
         lines = read_lines(config.file, folder.text_key, classified=labelled)
     keep_compiled(config.compiled, note)
     kind = None if config.dtype == "auto" else config.dtype
@@ -156,8 +163,10 @@ def run(config: InferConfig, write: Write, note: Write) -> None:
     elif task == "encode":
         assert lines is not None  # InferConfig refuses it
         note(cost(model, depth, encode_lines(loaded, lines, config, depth, note).block_evaluations))
-    elif labelled and task == "sweep":
+    elif by_labels and task == "sweep":
         _sweep_labels(loaded, config, depths, write, note)
+    elif by_labels:
+        write_label_report(loaded, config, methods, write, note)
     elif folder.task in STATE_TASKS and task in ("sweep", "report"):
         _compare_states(loaded, lines, config, depths, methods, write, note)
     elif compared:
@@ -266,9 +275,10 @@ def _sweep_labels(
     text = labelled_text(loaded, config)
     _tell(text, note)
     rows = label_sweep(loaded.architecture, loaded.params, text.batches, depths)
+    unit = "words" if loaded.task == "token_classifier" else "texts"
     folder = Path(config.out) if config.out else loaded.run.path
     write(save_label_sweep(folder, rows) + "\n")
-    note(f"{rows[0]['texts']} texts labelled; written: {folder / 'sweep.csv'}, {folder / 'sweep.png'}")
+    note(f"{rows[0][unit]} {unit} labelled; written: {folder / 'sweep.csv'}, {folder / 'sweep.png'}")
 
 
 def _compare_states(
@@ -283,14 +293,14 @@ def _compare_states(
     """Sweep or report of an encoder: errors of its states in the place of losses."""
     folder, reports = Path(config.out) if config.out else loaded.run.path, bool(methods)
     compared = methods or tuple(Method(f"{one.solver}, {one.schedule}", one) for one in depths)
-    tuned = tuned_model(loaded, config.tuned) if config.tuned else None
+    tuned = tuned_model(loaded, config.tuned, by_labels=False) if config.tuned else None
     if lines is None:
         batches = list(validation_text(loaded, config.batches).batches)
     else:
         batches = line_batches(loaded, lines, config)
     found = compare_states(loaded, batches, compared, profiles=reports, progress="report" if reports else "sweep")
     if tuned is not None:
-        found = dataclasses.replace(found, rows=(*found.rows, *tuned_rows(loaded, tuned, batches, config, found)))
+        found = with_tuned(loaded, tuned, batches, config, found)
     write((save_state_report if reports else save_state_sweep)(folder, found) + "\n")
     names = ("report.csv", "report.png", "trace.csv", "trace.png") if reports else ("sweep.csv", "sweep.png")
     note(f"{found.tokens} tokens compared; written: {', '.join(str(folder / name) for name in names)}")

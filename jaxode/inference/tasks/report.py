@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from jaxode.calibration import Calibration, calibration_batches, magnitude_matching
 from jaxode.checkpoint import TrainedModel
@@ -14,7 +15,6 @@ from jaxode.data import Batch
 from jaxode.evaluation import (
     Method,
     StateReport,
-    StateRow,
     comparators,
     compare_states,
     evaluation_counts,
@@ -24,12 +24,16 @@ from jaxode.evaluation import (
     work_precision,
 )
 from jaxode.evaluation.controls import check_controls, depth_controls, save_controls
+from jaxode.evaluation.label_report import LabelReport, compare_labels, save_label_report
 from jaxode.evaluation.methods import FULL_DEPTH
 from jaxode.inference.loading.loaded_model import LoadedModel, load
 from jaxode.inference.loading.names import STATE_TASKS
+from jaxode.inference.tasks.line_text import labelled_text
 from jaxode.inference.tasks.measured_text import Text, corpus, file_text, validation_text
 from jaxode.interop import is_pretrained
 from jaxode.model.parameters import calibration_parameters, without_calibrations
+
+Comparison = TypeVar("Comparison", StateReport, LabelReport)
 
 CALIBRATION_BATCHES = 10
 TUNED = "tuned"
@@ -66,19 +70,20 @@ def _fitted(whose: str, steps: int, one: Calibration) -> Method:
     )
 
 
-def tuned_rows(
-    trained: TrainedModel, tuned: LoadedModel, batches: Sequence[Batch], config: InferConfig, report: StateReport
-) -> tuple[StateRow, ...]:
-    """Of a model that was trained on from this one: its states, in every number of steps, against this one's at full
-    depth; times are relative to this one's.
+def with_tuned(
+    trained: TrainedModel, tuned: LoadedModel, batches: Sequence[Batch], config: InferConfig, report: Comparison
+) -> Comparison:
+    """The report, and of a model that was trained on from this one, in every number of steps, the same: its states or
+    labels against this one's at full depth; times are relative to this one's.
     """
     model, run = tuned.config.model, tuned.config.train
     methods = [Method(TUNED, DepthConfig(steps=n, solver="euler")) for n in evaluation_counts(model, config.steps)]
     methods += [_fitted(f"{TUNED}, ", steps, one) for steps, one in tuned.calibrations.items()]
     read = tuned.step * run.batch_size * model.length
     teacher = (trained.architecture, without_calibrations(trained.params))
-    found = compare_states(tuned, batches, methods, teacher=teacher, progress="report: tuned")
-    return tuple(
+    compare = compare_labels if isinstance(report, LabelReport) else compare_states
+    found = compare(tuned, batches, methods, teacher=teacher, progress="report: tuned")
+    rows = tuple(
         dataclasses.replace(
             row,
             method=TUNED if row.method == FULL_DEPTH else row.method,
@@ -88,20 +93,21 @@ def tuned_rows(
         )
         for row in found.rows
     )
+    return dataclasses.replace(report, rows=(*report.rows, *rows))  # pyright: ignore[reportArgumentType]
 
 
-def tuned_model(trained: TrainedModel, name: str) -> LoadedModel:
+def tuned_model(trained: TrainedModel, name: str, by_labels: bool) -> LoadedModel:
     """The model that `tuned` names.
 
     Raises:
-        UserError: none, one that is not measured by its states, or one with another vocabulary.
+        UserError: none, one that is not measured as this one is, or one with another vocabulary or other labels.
     """
     tuned = load(name)
     require(
-        tuned.task in STATE_TASKS,
+        by_labels or tuned.task in STATE_TASKS,
         f"tuned = {name}: is a {tuned.task} model; name one that is measured by its states, as this one is",
     )
-    for name_of in ("width", "head"):
+    for name_of in ("head", "problem_type", "labels") if by_labels else ("width", "head"):
         own, theirs = (getattr(one.config.model, name_of) for one in (trained, tuned))
         require(
             own == theirs,
@@ -128,11 +134,7 @@ def write_report(
     Raises:
         UserError: a text that cannot be measured on, or a folder that cannot be written.
     """
-    folder = Path(config.out) if config.out else trained.run.path
-    try:  # now, not after minutes of measuring
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{folder}: the report cannot be written there: {error.strerror or error}") from None
+    folder = _made_folder(trained, config)
     text = file_text(trained, config.file, config.batches) if config.file else validation_text(trained, config.batches)
     if text.note is not None:
         note(text.note)
@@ -151,6 +153,40 @@ def write_report(
         rows = depth_controls(trained, measured, counts, other, progress=True)
         write("\n" + save_controls(folder, rows) + "\n")
         note(f"controls: read-out refitted on {source}; written: {folder / 'controls.csv'}, {folder / 'controls.png'}")
+
+
+def write_label_report(
+    trained: TrainedModel,
+    config: InferConfig,
+    methods: tuple[Method, ...],
+    write: Callable[[str], None],
+    note: Callable[[str], None],
+) -> None:
+    """Measure a classifier on labelled texts or words by every method, write the table and the files.
+
+    Raises:
+        UserError: labelled texts that cannot be measured on, or a folder that cannot be written.
+    """
+    folder, text = _made_folder(trained, config), labelled_text(trained, config)
+    if text.note is not None:
+        note(text.note)
+    tuned = tuned_model(trained, config.tuned, by_labels=True) if config.tuned else None
+    batches = list(text.batches)
+    report = compare_labels(trained, batches, methods, profiles=True, progress="report")
+    if tuned is not None:
+        report = with_tuned(trained, tuned, batches, config, report)
+    write(save_label_report(folder, report) + "\n")
+    files = ", ".join(str(folder / name) for name in ("report.csv", "report.png", "trace.csv", "trace.png"))
+    note(f"{report.texts} {report.unit}s labelled; written: {files}")
+
+
+def _made_folder(trained: TrainedModel, config: InferConfig) -> Path:
+    folder = Path(config.out) if config.out else trained.run.path
+    try:  # now, not after minutes of measuring
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder}: the report cannot be written there: {error.strerror or error}") from None
+    return folder
 
 
 def control_counts(model: ModelConfig, config: InferConfig) -> list[int]:

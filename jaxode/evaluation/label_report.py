@@ -1,0 +1,245 @@
+"""Classifiers in fewer steps: how well each method labels, how often as the full depth does, and at what cost."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from tqdm import tqdm
+
+from jaxode.checkpoint import takes_params
+from jaxode.config import ModelConfig, UserError
+from jaxode.data import Batch
+from jaxode.depth import get_solver
+from jaxode.evaluation.divergence import Diverged
+from jaxode.evaluation.figures import Panel, panel_figure, table, write_csv
+from jaxode.evaluation.labels import LabelPredictions, class_divergence, label_step, predict_labels
+from jaxode.evaluation.methods import Method, full_depth, ready
+from jaxode.evaluation.profiles import DepthProfile, depth_profile, profile_panels, profile_rows
+from jaxode.evaluation.timing import median_times
+from jaxode.model import block_evaluations
+from jaxode.model.parameters import Architecture, Parameters
+
+
+@dataclass(frozen=True)
+class LabelRow:
+    """One way to solve a classifier, measured. A solve that diverged has an infinite loss, and no metrics."""
+
+    method: str
+    solver: str
+    schedule: str
+    steps: int | None
+    """Solver steps; None for an adaptive solver, which chooses them."""
+    block_evaluations: int | float
+    """Applications of a block in one forward pass, prelude and coda included; a mean for an adaptive solver."""
+    metrics: Mapping[str, float]
+    """Of the labels against those of the file; the first is the task's."""
+    loss: float
+    """Nats per text or word, or of a regression the mean square error."""
+    agreement: float | None
+    """Share of texts or words labelled as the full depth labels them; None of a regression, which gives numbers."""
+    divergence: float
+    """KL(full depth || method) of the predictions, nats per text or word; of a regression the mean square distance."""
+    milliseconds: float
+    """Median latency of the forward pass of one batch, compiled and warmed up."""
+    relative_time: float
+    """milliseconds over the full depth's."""
+    numbers: int
+    """That were fitted, beside the model's own weights; of another model all of its weights."""
+    fit_tokens: int | None
+    """That they were fitted on."""
+    fit_minutes: float | None
+    """That it took, where they are known."""
+
+
+@dataclass(frozen=True)
+class LabelReport:
+    """Rows and profiles in the order asked for; the full depth stands first."""
+
+    rows: tuple[LabelRow, ...]
+    profiles: tuple[DepthProfile, ...]
+    texts: int
+    """Texts, or words, behind every figure."""
+    unit: str
+    """What has a label: "text" or "word"."""
+
+
+Teacher = tuple[Architecture, Parameters]
+"""The model whose labels, at its full depth, others are to agree with."""
+
+
+@takes_params
+def compare_labels(
+    architecture: Architecture,
+    params: Parameters,
+    batches: Iterable[Batch],
+    methods: Sequence[Method],
+    *,
+    teacher: Teacher | None = None,
+    profiles: bool = False,
+    rounds: int = 7,
+    progress: str | None = None,
+) -> LabelReport:
+    """Measure the full depth and `methods` on the same labelled texts, then time them side by side on the first batch.
+
+    Args:
+        architecture: a classifier of texts, pairs or words without its numbers.
+        params: its numbers.
+        batches: with their labels; all are padded to the longest.
+        methods: what to compare; several of one name make one line of a figure.
+        teacher: whose labels those of the methods are compared with; None: the model's own at full depth.
+        profiles: also follow every even solve by Euler's method along depth.
+        rounds: timings of each method, of which the median counts.
+        progress: name of a bar, shown where standard error is a terminal; None shows none.
+
+    Raises:
+        UserError: an unshared model, a method that does not fit the layout, or no text.
+        Diverged: predictions at full depth that are not finite.
+    """
+    model, chosen = architecture.bind(params).config, ready(architecture, params, methods)
+    batches = same_length(list(batches))
+    followed = [
+        one for one in chosen.methods if profiles and (one.depth.solver, one.depth.schedule) == ("euler", "even")
+    ]
+    total = len(batches) * (len(chosen.methods) + len(followed)) + rounds * len(chosen.methods)
+    bar = tqdm(total=total, desc=progress, unit="solve", leave=False, disable=True if progress is None else None)
+
+    def predicted(method: Method) -> LabelPredictions | None:
+        try:
+            return predict_labels(
+                architecture, chosen.weights | method.parameters, batches, method.depth, tick=bar.update
+            )
+        except Diverged:
+            if method is chosen.methods[0]:
+                raise
+            return None
+
+    with bar:
+        found = [predicted(method) for method in chosen.methods]
+        first = found[0]
+        assert first is not None  # the full depth raises
+        reference = first
+        if teacher is not None:
+            reference = predict_labels(*teacher, batches, full_depth(teacher[0].bind(teacher[1]).config).depth)
+        traces = tuple(depth_profile(architecture, chosen.weights, batches, one, False, bar.update) for one in followed)
+        batch = jax.device_put(batches[0])
+
+        def solve(method: Method) -> Any:
+            own = chosen.weights | method.parameters
+            return label_step(own, batch, architecture=architecture, depth=method.depth)
+
+        times = median_times(
+            {number: partial(solve, method) for number, method in enumerate(chosen.methods)}, rounds, bar.update
+        )
+    nothing = dict.fromkeys(first.evaluation.metrics, math.nan)
+    rows = tuple(
+        _row(model, method, predictions, reference, nothing, (times[number], times[0]), chosen.numbers[number])
+        for number, (method, predictions) in enumerate(zip(chosen.methods, found, strict=True))
+    )
+    return LabelReport(rows, traces, first.evaluation.texts, first.evaluation.unit)
+
+
+def same_length(batches: Sequence[Batch]) -> list[Batch]:
+    """Padded to the longest of them: a method then compiles once, and dozens of methods are compared."""
+    longest = max((batch.tokens.shape[1] for batch in batches), default=0)
+
+    def padded(name: str, value: Any, size: int) -> Any:
+        # of words what is wanted is in `targets`; `wanted` has no length
+        return value if value is None or name == "wanted" else np.pad(np.asarray(value), ((0, 0), (0, size)))
+
+    return [
+        Batch(**{name: padded(name, value, longest - batch.tokens.shape[1]) for name, value in vars(batch).items()})
+        for batch in batches
+    ]
+
+
+def _row(
+    model: ModelConfig,
+    method: Method,
+    found: LabelPredictions | None,
+    reference: LabelPredictions,
+    nothing: Mapping[str, float],
+    times: tuple[float, float],
+    numbers: int,
+) -> LabelRow:
+    depth, adaptive = method.depth, get_solver(method.depth.solver).adaptive
+    quality: dict[str, Any] = {"metrics": nothing, "loss": math.inf, "agreement": None, "divergence": math.inf}
+    if found is not None:
+        evaluation = found.evaluation
+        quality = {"metrics": evaluation.metrics, "loss": evaluation.loss, **_against(reference, found)}
+    return LabelRow(
+        method=method.name,
+        solver=depth.solver,
+        schedule=depth.schedule,
+        steps=None if adaptive else depth.steps or model.steps,
+        block_evaluations=found.block_evaluations if adaptive and found else block_evaluations(model, depth),
+        milliseconds=times[0],
+        relative_time=times[0] / times[1],
+        numbers=numbers,
+        fit_tokens=method.tokens,
+        fit_minutes=method.minutes,
+        **quality,
+    )
+
+
+def _against(reference: LabelPredictions, found: LabelPredictions) -> dict[str, float | None]:
+    same = [one == other for one, other in zip(reference.decided, found.decided, strict=True)]
+    apart = class_divergence(jnp.asarray(reference.logits), jnp.asarray(found.logits), found.problem_type)
+    counted = found.problem_type != "regression"
+    return {"agreement": sum(same) / len(same) if counted else None, "divergence": float(jnp.mean(apart))}
+
+
+def save_label_report(folder: Path | str, report: LabelReport) -> str:
+    """Write report.csv, report.png, trace.csv and trace.png into `folder`; return the table for the terminal, which
+    shows the first metric.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    folder = Path(folder)
+    metric = next(iter(report.rows[0].metrics))
+    other = "divergence" if report.rows[0].agreement is None else "agreement"
+    try:
+        write_csv(folder / "report.csv", [_cells(row, row.metrics) for row in report.rows])
+        write_csv(folder / "trace.csv", [row for profile in report.profiles for row in profile_rows(profile)])
+        panels = [
+            _panel(report, "block_evaluations", "block evaluations", metric, metric),
+            _panel(report, "milliseconds", "milliseconds a batch", metric, metric),
+            _panel(report, "block_evaluations", "block evaluations", other, f"{other} with the full depth"),
+        ]
+        # a correlation of what does not vary is nowhere
+        panels = [panel for panel in panels if panel.series]
+        panel_figure(folder / "report.png", panels, f"Labels of {report.texts} {report.unit}s, against work")
+        panel_figure(folder / "trace.png", profile_panels(report.profiles), "Along depth")
+    except OSError as error:
+        raise UserError(f"{folder}: the report cannot be written there: {error.strerror or error}") from None
+    rows = [_cells(row, {metric: row.metrics[metric]}) for row in report.rows]
+    return table(rows, [name for name in rows[0] if any(row[name] is not None for row in rows)])
+
+
+def _cells(row: LabelRow, metrics: Mapping[str, float]) -> dict[str, Any]:
+    cells = {field.name: getattr(row, field.name) for field in dataclasses.fields(row)}
+    return {
+        column: cell
+        for name, value in cells.items()
+        for column, cell in (metrics.items() if name == "metrics" else [(name, value)])
+    }
+
+
+def _panel(report: LabelReport, work: str, xlabel: str, column: str, ylabel: str) -> Panel:
+    """A column against another, one line a method; what diverged or is not defined has no place."""
+    lines: dict[str, list[tuple[Any, float]]] = {}
+    for row in report.rows:
+        cells = _cells(row, row.metrics)
+        if cells[column] is not None and math.isfinite(cells[column]):
+            lines.setdefault(row.method, []).append((cells[work], cells[column]))
+    series = {name: ([x for x, _ in sorted(points)], [y for _, y in sorted(points)]) for name, points in lines.items()}
+    return Panel(series, xlabel, ylabel, logx=True)
