@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from jaxode.config import DataConfig, UserError
 from jaxode.config.mixture import Share, parse_mixture
-from jaxode.data.corpora import NAMED
+from jaxode.data.corpora import CORPORA
 from jaxode.data.files import exists
 from jaxode.data.registered import is_registered
 
@@ -26,12 +26,12 @@ def corpora_of(data: DataConfig) -> list[tuple[Share, DataConfig]]:
 
 
 def _alone(name: str, data: DataConfig) -> DataConfig:
-    files = name not in NAMED and exists(name)
-    if not files and name not in NAMED and not is_registered(name):
-        near = difflib.get_close_matches(name, NAMED, n=1, cutoff=0.5)
+    files = name not in CORPORA and exists(name)
+    if not files and name not in CORPORA and not is_registered(name):
+        near = difflib.get_close_matches(name, list(CORPORA), n=1, cutoff=0.5)
         raise UserError(
             f'data.mixture: "{name}" is no file, folder or glob that names a file, and no corpus: those are '
-            f"{', '.join(corpus for corpus in NAMED if corpus != 'files')} and TFDS text sets"
+            f"{', '.join(corpus for corpus in CORPORA if corpus != 'files')} and TFDS text sets"
             f"{f'; did you mean {near[0]!r}?' if near else ''}"
         )
     corpus, lines = ("files", data.lines) if files else (name, False)

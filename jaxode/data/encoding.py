@@ -17,7 +17,7 @@ from jaxode.data.stats import SplitStats
 from jaxode.data.tokenizers import Tokenizer
 
 LONG = 2_000_000
-"""Characters of a text above which it is encoded in parts; a tokenizer takes some 50 bytes of memory a character."""
+"""Characters of a text above which it is encoded in parts: what a tokenizer makes of a text is many times its size."""
 
 _CHUNK_CHARACTERS = 1_000_000
 _TRIES = 100

@@ -12,7 +12,7 @@ import pytest
 from small_runs import change, kill_after, stop_after
 
 from jaxode.checkpoint import Checkpoints, RunFolder, load_run
-from jaxode.config import Config, DepthConfig, UserError
+from jaxode.config import Config, DataConfig, DepthConfig, UserError
 from jaxode.training import loop, train
 from jaxode.training.__main__ import main
 from jaxode.training.continuation import check_same
@@ -48,6 +48,11 @@ def test_settings_that_only_one_side_has_are_compared(begun, now, message):
     with pytest.raises(UserError, match=message):
         check_same(stored, config)
     check_same(stored, stored)
+
+
+def test_where_a_mixture_lies_is_free_since_the_data_position_knows_its_text():
+    stored = Config(data=DataConfig(mixture=("here/*.txt=1",)))
+    check_same(stored, Config(data=DataConfig(mixture=("there/*.txt=1",))))
 
 
 def test_another_depth_is_refused_and_nothing_is_written(config):
