@@ -9,6 +9,7 @@ import shutil
 import sys
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -27,12 +28,15 @@ from jaxode.config import (
     UserError,
 )
 from jaxode.data import Batch, open_corpus
+from jaxode.data.components import corpora_of
 from jaxode.depth import Schedule, integrate
 from jaxode.inference.generation.sampling import named_sampling
 from jaxode.inference.loading.names import resolve
 from jaxode.inference.tasks.main import run
 from jaxode.model import ModelOutput, plan
 from jaxode.training import train
+from jaxode.training.curriculum import Solves
+from jaxode.training.objectives import count, objective_terms
 from jaxode.training.terms import TERMS, term_mean
 
 EXAMPLES = Path(__file__).parents[1] / "examples/plugins"
@@ -101,6 +105,20 @@ def test_the_term_is_added_with_its_weight(trained):
     first = json.loads(trained.run.metrics.read_text(encoding="utf-8").splitlines()[0])
     # fresh predictions are nearly flat over a vocabulary of 259
     assert first["z_loss"] == pytest.approx(np.log(259) ** 2, rel=0.2)
+
+
+def test_the_objective_is_the_loss_and_the_weighted_mean_over_predicted_tokens():
+    plugins.load(TRAINING[1])
+    model = jaxode.make_model(ModelConfig(vocab_size=7, width=4, heads=1, length=4, steps=1))
+    ids = np.asarray([[1, 2, 3, 4], [4, 3, 2, 0]], np.int32)
+    weights = np.asarray([[1, 1, 1, 1], [1, 1, 0, 0]], np.float32)
+    batch = Batch(ids, ids, weights, (ids > 0).astype(np.int32))
+    options = {"document_mask": False, "key": None, "schedule_key": jax.random.key(0)}
+    objective = ObjectiveConfig(terms="z_loss:0.25")
+    terms = objective_terms(model, batch, Solves(1), objective, DepthConfig(), count(batch), **options)
+    squares = np.square(jax.nn.logsumexp(model(jnp.asarray(ids)).logits, axis=-1))
+    np.testing.assert_allclose(terms.others["z_loss"], np.sum(squares * weights) / 6, rtol=1e-5)
+    np.testing.assert_allclose(terms.total, terms.loss + 0.25 * terms.others["z_loss"], rtol=1e-6)
 
 
 def test_the_block_adds_both_increments_of_one_state(trained):
@@ -281,6 +299,17 @@ def test_the_corpus_is_dealt_out_and_has_balanced_brackets(trained):
         while "()" in left or "[]" in left:
             left = left.replace("()", "").replace("[]", "")
         assert left == "" != text
+
+
+def test_the_corpus_may_be_a_part_of_a_mixture_and_is_recorded_there():
+    data = DataConfig(mixture=("brackets=1", "stdlib=2"), tokenizer="bytes")
+    with pytest.raises(UserError, match=r'^data.mixture: "brackets" is no file, folder or glob'):
+        corpora_of(data)
+    (plugin,) = plugins.load(TRAINING[2])
+    (_, alone), _ = corpora_of(data)
+    assert (alone.corpus, alone.files) == ("brackets", "")
+    assert made_by.plugins_of(Config(data=data)) == (plugin,)
+    assert made_by.plugins_of(Config()) == ()
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from jaxode.config import Config, UserError
+from jaxode.config.mixture import parse_mixture
 from jaxode.config.parsing import parse_json
 from jaxode.data.notices import notice
 from jaxode.plugins import Plugin, loaded
@@ -19,7 +20,9 @@ _SAID: set[str] = set()
 
 def plugins_of(config: Config) -> tuple[Plugin, ...]:
     """Those loaded plug-ins of which the settings name a part."""
-    named = {("block", config.model.block), ("solver", config.depth.solver), ("corpus", config.data.corpus)}
+    data = config.data
+    named = {("block", config.model.block), ("solver", config.depth.solver), ("corpus", data.corpus)}
+    named |= {("corpus", share.corpus) for share in parse_mixture("data.mixture", data.mixture)}
     named |= {("objective", name) for name, _ in config.objective.weighted_terms}
     return tuple(plugin for plugin in loaded() if named & set(plugin.parts))
 

@@ -141,7 +141,7 @@ def _fit(name: str, part: Any) -> Opener:
     return open_texts
 
 
-CORPORA = Table[Opener]("corpus", "data.corpus", dict.fromkeys(NAMED, _open_files), _fit)
+CORPORA = Table[Opener]("corpus", "data.corpus", dict.fromkeys(NAMED, _open_files), _fit, reserved=("mixture",))
 """By name; tasks/NAME and the sets that TFDS knows have names of their own."""
 
 
