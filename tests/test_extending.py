@@ -182,6 +182,7 @@ def test_a_changed_file_is_told(copied, tmp_path, capsys):
 
 
 def test_a_record_that_cannot_be_read_is_refused(copied):
+    (copied / "checksums.json").unlink()
     (copied / "plugins.json").write_text('[{"source": "a.py"}]', encoding="utf-8")
     with pytest.raises(UserError, match=r"plugins.json: cannot be read \('sha256'\); copy it again"):
         RunFolder(copied).config()
@@ -194,6 +195,7 @@ def test_a_config_in_a_run_folder_that_names_a_file_does_not_run_it(copied, tmp_
     file = copied / "config.toml"
     text = re.sub(r"^plugins = \[\]$", f'plugins = ["{evil}"]', file.read_text(encoding="utf-8"), flags=re.M)
     assert str(evil) in text
+    (copied / "checksums.json").unlink()
     file.write_text(text, encoding="utf-8")
     assert load_run(copied).config.plugins == (str(evil),)
     assert "evil" not in " ".join(sys.modules)
@@ -204,6 +206,7 @@ def test_an_exported_model_keeps_the_record_without_places_on_disk(trained, tmp_
     saved = jaxode.load(trained.run.path).save(tmp_path / "exported")
     recorded = json.loads((saved / "plugins.json").read_text(encoding="utf-8"))
     assert {one["source"] for one in recorded} == {"parallel_block.py", "z_loss.py", "brackets.py"}
+    assert jaxode.load(saved).config.model.block == "parallel"
 
 
 def test_solver_and_sampling_method_in_one_command(trained):
