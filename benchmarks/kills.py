@@ -78,11 +78,13 @@ def saving(run: Path) -> bool:
 
 
 def disturbed(arguments: list[str], run: Path, rng: random.Random, bar: Any) -> dict[str, Any]:
-    """One run, killed as often as it takes."""
+    """One run, killed until it ends, or until the bar is full."""
     row: dict[str, Any] = {"kills": 0, "while_saving": 0, "updates_again": 0, "failed_starts": 0}
     while True:
         begun = ["--resume", "--out", str(run)] if (run / "config.toml").exists() else [*arguments, "--out", str(run)]
         process, before = start(begun), logged(run)
+        if bar.n >= bar.total:
+            process.wait()
         # every second moment lies within what a start takes, the others among updates and their saves
         deadline, since = rng.uniform(2.0, 20.0), time.monotonic()
         if rng.random() < 0.5:
@@ -117,7 +119,7 @@ def kept() -> list[dict[str, Any]]:
         return []
     with file.open(encoding="utf-8", newline="") as lines:
         return [
-            {name: value == "True" if name == "same" else int(value) for name, value in row.items()}
+            {name: value == "True" if name == "same" else int(value) if value else None for name, value in row.items()}
             for row in csv.DictReader(lines)
         ]
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import os
 import sys
+import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import jax
@@ -22,8 +25,16 @@ HEARTBEAT = 30
 OWN = ("RESOURCE_EXHAUSTED", "INVALID_ARGUMENT", "UNIMPLEMENTED")
 """How errors of JAX begin that say nothing about another process."""
 DONE = "done"
+FAILED, HEARD = "jaxode/failed", "jaxode/heard"
+LOOK = 1.0
+"""Seconds between two looks at whether another process has failed."""
+LINGER, LAST = 20.0, 5.0
+"""Seconds at most until all have heard of a failure, and that process 0 stays for the others to end: when it goes, JAX
+aborts whoever is left.
+"""
 # all processes meet in the same order, so that the same number means the same meeting
 _MEETINGS = itertools.count()
+_MET, _ENDING = threading.Event(), threading.Event()
 
 
 def join(config: HostsConfig) -> None:
@@ -48,6 +59,74 @@ def join(config: HostsConfig) -> None:
         raise UserError(
             f'train.hosts.coordinator = "{config.coordinator}": the processes do not meet ({line})'
         ) from None
+    _MET.set()
+    threading.Thread(target=_watch, name="hosts", daemon=True).start()
+
+
+def met() -> bool:
+    """Whether `join` has met others: JAX then waits for them when Python ends, and whoever fails ends by itself."""
+    return _MET.is_set()
+
+
+@contextmanager
+def ending_together(agreed: type[BaseException]) -> Iterator[None]:
+    """What ends this process ends the others as well, wherever they wait: each says what failed, and where; but for
+    what all have `agreed` on.
+    """
+    try:
+        yield
+    except BaseException as error:
+        if met() and not isinstance(error, agreed):
+            _tell(f"process {jax.process_index()}: {str(error) or type(error).__name__}")
+        raise
+
+
+def _tell(line: str) -> None:
+    """Leave a line to the others, and wait until they have read it."""
+    if _ENDING.is_set():
+        time.sleep(2 * LINGER)  # this process ends already, by what another one has said
+    _ENDING.set()
+    with suppress(jax.errors.JaxRuntimeError):  # another one was first, or the coordinator is gone
+        _client().key_value_set(FAILED, line)
+    _hear()
+    _stay()
+
+
+def _watch() -> None:
+    """End this process when another one has failed: its main thread may wait for that one, and hears nothing."""
+    while not _ENDING.wait(LOOK):
+        line = _failure()
+        if line is not None and not _ENDING.is_set():
+            _ENDING.set()
+            sys.stderr.write(f"\nerror: {line}; the run ends: start all processes again with --resume\n")
+            sys.stderr.flush()
+            _hear()
+            if first():
+                _stay()
+            os._exit(2)
+
+
+def _failure() -> str | None:
+    """What another process said that it failed by; None where none has."""
+    try:
+        return _client().key_value_try_get(FAILED)
+    except jax.errors.JaxRuntimeError:  # there is no such key
+        return None
+
+
+def _stay() -> None:
+    """Until all have heard."""
+    until = time.monotonic() + LINGER
+    with suppress(jax.errors.JaxRuntimeError):
+        while len(_client().key_value_dir_get(HEARD)) < jax.process_count() and time.monotonic() < until:
+            time.sleep(LOOK / 10)
+    if first():
+        time.sleep(LAST)
+
+
+def _hear() -> None:
+    with suppress(jax.errors.JaxRuntimeError):
+        _client().key_value_set(f"{HEARD}/{jax.process_index()}", DONE)
 
 
 class Gone(UserError):

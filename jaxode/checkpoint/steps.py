@@ -78,8 +78,8 @@ class Checkpoints:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._writer.shutdown()
-        if kind is not None and issubclass(kind, hosts.Gone):
-            return  # Orbax waits for all processes
+        if kind is not None and hosts.several():
+            return  # Orbax would wait for all processes
         if kind is not None or self._failed:
             with suppress(Exception):  # it raises again what was said already
                 self._manager.close()
@@ -146,8 +146,9 @@ class Checkpoints:
             if hosts.several() and isinstance(error, jax.errors.JaxRuntimeError):
                 raise
             self._failed = True
-            with suppress(Exception):  # the step before this one may still be on its way
-                self._manager.wait_until_finished()
+            if not hosts.several():  # who are not asked to wait here
+                with suppress(Exception):  # the step before this one may still be on its way
+                    self._manager.wait_until_finished()
             kept = f"the checkpoint of update {self.latest} is kept" if self.latest else "none was written yet"
             raise UserError(
                 f"{self.run.checkpoints}: a checkpoint cannot be written ({_first_line(error)}); {kept}; "

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from jaxode.config import Config, entry, parse
+from jaxode.config import Config, UserError, entry, parse
 
 if TYPE_CHECKING:
     from jaxode.training.loop import TrainResult
@@ -22,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         config = parse(Config, argv, base=Path(config.out) / "config.toml")
 
     # after parsing, so that --help and a wrong flag cost no import of jax
-    from jaxode.hosts import Gone, barrier, first
+    from jaxode.hosts import barrier, first, met
     from jaxode.inference.programs import keep_compiled
     from jaxode.training.loop import train
     from jaxode.training.signals import Stopped
@@ -30,11 +31,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     keep_compiled("", lambda line: print(line, file=sys.stderr))
     try:
         result = train(config)
-    except Gone as error:
-        sys.stderr.write(f"error: {error}\n")
-        _leave(2)  # at its exit JAX would wait for the one that is gone
     except Stopped as stopped:
         return _stopped(str(stopped), stopped.signal)
+    except Exception as error:
+        if not met():
+            raise
+        # at its exit JAX would wait for the others, who are gone
+        if isinstance(error, UserError):
+            sys.stderr.write(f"error: {error}\n")
+            _leave(2)
+        traceback.print_exc()
+        _leave(1)
     folder = result.run.path
     if result.validation is None:
         again = _command("train.py", "jaxode.training")

@@ -79,6 +79,11 @@ def train(config: Config) -> TrainResult:
         Stopped: a signal came before the first update of a new run, of which nothing is kept.
     """
     hosts.join(config.train.hosts)
+    with hosts.ending_together(agreed=Stopped):
+        return _train(config)
+
+
+def _train(config: Config) -> TrainResult:
     plugins.load(*config.plugins)
     run = RunFolder(Path(config.out) if config.out else RUNS / datetime.now().strftime("%Y-%m-%d-%H%M%S"))
     if config.resume:

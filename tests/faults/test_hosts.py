@@ -6,11 +6,14 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
+from jaxode import hosts
 from jaxode.checkpoint import load_run
 from jaxode.config import HostsConfig, TrainConfig, UserError
 from jaxode.data import BatchSpec, byte_tokenizer
@@ -27,6 +30,21 @@ def dying(self, metrics, step):
     if step == 12:
         os.kill(os.getpid(), signal.SIGKILL)
 loop._Loop._check = dying
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+FAILS = """
+import sys
+from jaxode.config import UserError
+from jaxode.training import loop
+from jaxode.training.__main__ import main
+check = loop._Loop._check
+def failing(self, metrics, step):
+    check(self, metrics, step)
+    if step == 6:
+        raise UserError("/disk: cannot be written: No space left on device")
+loop._Loop._check = failing
 sys.exit(main(sys.argv[1:]))
 """
 
@@ -54,7 +72,7 @@ def start(arguments, devices, code=None):
     return subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
 
 
-def together(arguments, processes, devices, dies=None):
+def together(arguments, processes, devices, dies=None, how=DIES):
     with socket.socket() as free:
         free.bind(("localhost", 0))
         address = f"localhost:{free.getsockname()[1]}"
@@ -63,7 +81,7 @@ def together(arguments, processes, devices, dies=None):
         start(
             [*arguments, *meeting, "--train.hosts.process", number],
             devices,
-            DIES if number == dies else None,
+            how if number == dies else None,
         )
         for number in range(processes)
     ]
@@ -99,6 +117,101 @@ def test_one_of_two_is_killed_and_one_alone_goes_on(flags, tmp_path):
     assert found.keys() == want.keys() == set(range(1, 21))
     np.testing.assert_allclose(list(found.values()), list(want.values()), atol=1e-5)
     assert load_run(shared).step == 20
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fails", [0, 1])
+def test_what_fails_in_one_process_alone_ends_the_other_with_one_line(flags, tmp_path, fails):
+    processes = together([*flags, "--out", tmp_path / "run"], 2, 1, dies=fails, how=FAILS)
+    code, said = ended(processes[fails])
+    reason = "/disk: cannot be written: No space left on device"
+    assert (code, said.splitlines()[-1]) == (2, f"error: {reason}"), said
+    code, said = ended(processes[1 - fails], seconds=60)  # it has ended before, or while the other one lingered
+    line = f"error: process {fails}: {reason}; the run ends: start all processes again with --resume"
+    assert (code, said.splitlines()[-1]) == (2, line), said
+    assert "Traceback" not in said
+    assert max(int(path.name) for path in (tmp_path / "run" / "checkpoints").iterdir() if path.name.isdigit()) == 5
+
+
+class Board:
+    """Where processes leave each other lines, as JAX's client of the coordination service."""
+
+    def __init__(self, heard=0):
+        self.lines = {f"{hosts.HEARD}/{number}": "done" for number in range(heard)}
+
+    def key_value_set(self, key, value):
+        if key in self.lines:
+            raise jax.errors.JaxRuntimeError(f"ALREADY_EXISTS: {key}")
+        self.lines[key] = value
+
+    def key_value_try_get(self, key):
+        if key not in self.lines:
+            raise jax.errors.JaxRuntimeError(f"NOT_FOUND: {key}")
+        return self.lines[key]
+
+    def key_value_dir_get(self, folder):
+        return [pair for pair in self.lines.items() if pair[0].startswith(f"{folder}/")]
+
+
+@pytest.fixture
+def board(monkeypatch):
+    """One process of two."""
+    board = Board(heard=1)
+    monkeypatch.setattr(hosts, "_client", lambda: board)
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(jax, "process_index", lambda: 1)
+    monkeypatch.setattr(hosts, "_MET", threading.Event())
+    monkeypatch.setattr(hosts, "_ENDING", threading.Event())
+    hosts._MET.set()
+    return board
+
+
+class Agreed(Exception):
+    """What all processes raise."""
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"), [(UserError("a: is full"), "a: is full"), (KeyboardInterrupt(), "KeyboardInterrupt")]
+)
+def test_what_fails_is_left_to_the_others(board, error, reason):
+    with pytest.raises(type(error)), hosts.ending_together(Agreed):
+        raise error
+    assert board.lines[hosts.FAILED] == f"process 1: {reason}"
+    assert f"{hosts.HEARD}/1" in board.lines, "so that all have"
+
+
+def test_what_all_agree_on_is_not(board):
+    with pytest.raises(Agreed), hosts.ending_together(Agreed):
+        raise Agreed
+    assert hosts.FAILED not in board.lines
+
+
+def test_the_first_failure_counts_and_whoever_was_first_hears_of_the_next(board):
+    board.lines |= {hosts.FAILED: "process 0: first"}
+    with pytest.raises(UserError), hosts.ending_together(Agreed):
+        raise UserError("second")
+    assert board.lines[hosts.FAILED] == "process 0: first"
+    assert f"{hosts.HEARD}/1" in board.lines
+
+
+def test_a_process_that_hears_of_a_failure_ends(board, monkeypatch, capsys):
+    class Ended(BaseException):
+        pass
+
+    def end(code):
+        raise Ended(code)
+
+    monkeypatch.setattr(os, "_exit", end)
+    monkeypatch.setattr(hosts, "LOOK", 0.0)
+    assert hosts._failure() is None
+    board.lines = {hosts.FAILED: "process 0: a: is full"}
+    with pytest.raises(Ended, match="2"):
+        hosts._watch()
+    assert capsys.readouterr().err == (
+        "\nerror: process 0: a: is full; the run ends: start all processes again with --resume\n"
+    )
+    assert board.lines[f"{hosts.HEARD}/1"] == "done"
+    hosts._watch()  # of a process that ends already
 
 
 @pytest.mark.parametrize("kind", ["causal", "masked"])
