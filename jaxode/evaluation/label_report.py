@@ -16,11 +16,11 @@ import numpy as np
 from tqdm import tqdm
 
 from jaxode.checkpoint import takes_params
-from jaxode.config import ModelConfig, UserError
+from jaxode.config import ModelConfig
 from jaxode.data import Batch
 from jaxode.depth import get_solver
 from jaxode.evaluation.divergence import Diverged
-from jaxode.evaluation.figures import Panel, panel_figure, table, write_csv
+from jaxode.evaluation.figures import Panel, panel_figure, table, write_csv, writing
 from jaxode.evaluation.labels import LabelPredictions, class_divergence, label_step, predict_labels
 from jaxode.evaluation.methods import Method, full_depth, ready
 from jaxode.evaluation.profiles import DepthProfile, depth_profile, profile_panels, profile_rows
@@ -83,6 +83,7 @@ def compare_labels(
     batches: Iterable[Batch],
     methods: Sequence[Method],
     *,
+    labels: Sequence[str] = (),
     teacher: Teacher | None = None,
     profiles: bool = False,
     rounds: int = 7,
@@ -95,6 +96,7 @@ def compare_labels(
         params: its numbers.
         batches: with their labels; all are padded to the longest.
         methods: what to compare; several of one name make one line of a figure.
+        labels: their names, where the model's own settings hold none.
         teacher: whose labels those of the methods are compared with; None: the model's own at full depth.
         profiles: also follow every even solve by Euler's method along depth.
         rounds: timings of each method, of which the median counts.
@@ -114,9 +116,8 @@ def compare_labels(
 
     def predicted(method: Method) -> LabelPredictions | None:
         try:
-            return predict_labels(
-                architecture, chosen.weights | method.parameters, batches, method.depth, tick=bar.update
-            )
+            own = chosen.weights | method.parameters
+            return predict_labels(architecture, own, batches, method.depth, labels=labels, tick=bar.update)
         except Diverged:
             if method is chosen.methods[0]:
                 raise
@@ -206,21 +207,21 @@ def save_label_report(folder: Path | str, report: LabelReport) -> str:
     """
     folder = Path(folder)
     metric = next(iter(report.rows[0].metrics))
-    other = "divergence" if report.rows[0].agreement is None else "agreement"
-    try:
+    other, called = "agreement", "agreement with the full depth"
+    if report.rows[0].agreement is None:
+        other, called = "divergence", "mean square distance from the full depth"
+    panels = [
+        _panel(report, "block_evaluations", "block evaluations", metric, metric),
+        _panel(report, "milliseconds", "milliseconds a batch", metric, metric),
+        _panel(report, "block_evaluations", "block evaluations", other, called),
+    ]
+    # a correlation of what does not vary is nowhere
+    panels = [panel for panel in panels if panel.series]
+    with writing(folder, "the report"):
         write_csv(folder / "report.csv", [_cells(row, row.metrics) for row in report.rows])
         write_csv(folder / "trace.csv", [row for profile in report.profiles for row in profile_rows(profile)])
-        panels = [
-            _panel(report, "block_evaluations", "block evaluations", metric, metric),
-            _panel(report, "milliseconds", "milliseconds a batch", metric, metric),
-            _panel(report, "block_evaluations", "block evaluations", other, f"{other} with the full depth"),
-        ]
-        # a correlation of what does not vary is nowhere
-        panels = [panel for panel in panels if panel.series]
         panel_figure(folder / "report.png", panels, f"Labels of {report.texts} {report.unit}s, against work")
         panel_figure(folder / "trace.png", profile_panels(report.profiles), "Along depth")
-    except OSError as error:
-        raise UserError(f"{folder}: the report cannot be written there: {error.strerror or error}") from None
     rows = [_cells(row, {metric: row.metrics[metric]}) for row in report.rows]
     return table(rows, [name for name in rows[0] if any(row[name] is not None for row in rows)])
 

@@ -19,9 +19,14 @@ from jaxode.model.parameters import Architecture, Parameters
 
 
 def label_sweep(
-    architecture: Architecture, params: Parameters, batches: Iterable[Batch], depths: Sequence[DepthConfig] = ()
+    architecture: Architecture,
+    params: Parameters,
+    batches: Iterable[Batch],
+    depths: Sequence[DepthConfig] = (),
+    labels: Sequence[str] = (),
 ) -> list[dict[str, Any]]:
-    """Loss and metrics at several depths, a row each: at N, N/2, N/3 and N/4 steps where none are named.
+    """Loss and metrics at several depths, a row each: at N, N/2, N/3 and N/4 steps where none are named; `labels` as of
+    `predict_labels`.
 
     Raises:
         Diverged: outputs that are not finite at full depth.
@@ -31,7 +36,7 @@ def label_sweep(
     batches = list(batches)
     for depth in depths or default_configs(model.config):
         try:
-            found = evaluate_labels(architecture, params, batches, depth)
+            found = evaluate_labels(architecture, params, batches, depth, labels=labels)
         except Diverged:
             if full is None:  # the full depth comes first
                 raise

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -132,9 +132,13 @@ def predict_labels(
     params: Parameters,
     batches: Iterable[Batch],
     depth: DepthConfig,
+    *,
+    labels: Sequence[str] = (),
     tick: Callable[[], Any] | None = None,
 ) -> LabelPredictions:
     """The logits of labelled texts, or of words at their first tokens; `tick` is called after every batch.
+
+    `labels` are their names where the model's own settings hold none, as those of a Hugging Face model.
 
     Raises:
         Diverged: outputs that are not finite.
@@ -166,7 +170,7 @@ def predict_labels(
         np.concatenate(wanted),
         np.concatenate(words) if by_word else None,
         "single_label_classification" if by_word else model.problem_type,
-        model.config.labels,
+        tuple(labels) or model.config.labels,
         round(blocks) if blocks == round(blocks) else blocks,
         depth.solver,
     )
@@ -178,14 +182,16 @@ def evaluate_labels(
     params: Parameters,
     batches: Iterable[Batch],
     depth: DepthConfig,
+    *,
+    labels: Sequence[str] = (),
 ) -> LabelEvaluation:
-    """Loss and metrics over labelled texts, each of which counts once.
+    """Loss and metrics over labelled texts, each of which counts once; `labels` as of `predict_labels`.
 
     Raises:
         Diverged: outputs that are not finite.
         UserError: no text.
     """
-    return predict_labels(architecture, params, batches, depth).evaluation
+    return predict_labels(architecture, params, batches, depth, labels=labels).evaluation
 
 
 def _decided(values: np.ndarray, problem_type: ProblemType, above: float) -> list[tuple[float | int, ...]]:

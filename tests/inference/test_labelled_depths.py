@@ -193,7 +193,10 @@ def test_a_bound_is_tested_on_pairs(pairs, tmp_path):
             ("--task", "report", "--controls"),
             "controls: compare predictions of tokens; this model is of kind classifier",
         ),
-        (("--task", "report", "--tuned", "books-masked"), "tuned = books-masked: has model.head = 'vocabulary', this"),
+        (
+            ("--task", "report", "--tuned", "books-masked"),
+            "tuned = books-masked: has task = 'masked', this model 'classifier'; name",
+        ),
         (("--task", "sweep", "--label", "kind"), "none that is called kind"),
         (("--task", "calibrate", "--steps", "2", "--label", "label"), "label = label with task = calibrate: names a"),
         (("--task", "encode", "--out", "a.npz", "--text", "text"), "text = text with task = encode: names a column"),

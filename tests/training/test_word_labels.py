@@ -11,8 +11,9 @@ import jaxode
 from jaxode import DepthConfig, UserError, classify_words
 from jaxode.checkpoint import RunFolder
 from jaxode.config import Config, DataConfig, InferConfig, ModelConfig, ObjectiveConfig, OptimizerConfig, TrainConfig
+from jaxode.evaluation.labels import evaluate_labels
 from jaxode.inference.tasks import main
-from jaxode.inference.tasks.line_text import measured_by_labels
+from jaxode.inference.tasks.line_text import labelled_text, measured_by_labels
 from jaxode.training import train
 from jaxode.training.selection import Selection
 from jaxode.training.summary import sweep, write_summary
@@ -158,6 +159,11 @@ def test_an_albert_of_words_is_written_for_transformers(folder, tmp_path):
     found, expected = (classify_words(one, words, frame=False) for one in (theirs, loaded))
     assert found.labels == expected.labels
     np.testing.assert_allclose(np.concatenate(found.probabilities), np.concatenate(expected.probabilities), rtol=1e-5)
+    # its labels do not stand in its settings, and are measured by their names all the same
+    file = str(folder / "train.conll")
+    text = labelled_text(theirs, InferConfig(task="report", file=file, frame="none", batch_size=8, batches=1))
+    measured = evaluate_labels(theirs, text.batches, DepthConfig(), labels=theirs.labels)
+    assert (measured.unit, next(iter(measured.metrics))) == ("word", "entity F1")
 
 
 def test_the_best_checkpoint_by_entities_needs_labels_that_mark_them(folder, tmp_path):

@@ -76,10 +76,17 @@ def labelled_text(trained: TrainedModel, config: InferConfig) -> Text:
 
     columns = Columns(config.text, config.pair, config.label, config.header)
     read = read_tagged if trained.task == "token_classifier" else read_table
+    # of a Hugging Face model these stand beside its settings
+    model = dataclasses.replace(
+        trained.config.model,
+        head=trained.task,  # pyright: ignore[reportArgumentType]
+        labels=trained.labels,
+        problem_type=getattr(trained.model, "problem_type", trained.config.model.problem_type),
+    )
     batches, stats = labelled_batches(
         read(config.file, columns, labelled=True),
         trained.own_tokenizer,
-        trained.config.model,
+        model,
         trained.labels,
         frame=_frame(trained, config),
         batch_size=config.batch_size or BATCH_SIZE,

@@ -274,7 +274,7 @@ def _sweep_labels(
     """Loss and metrics of a classifier's labels in the place of a text's loss."""
     text = labelled_text(loaded, config)
     _tell(text, note)
-    rows = label_sweep(loaded.architecture, loaded.params, text.batches, depths)
+    rows = label_sweep(loaded.architecture, loaded.params, text.batches, depths, loaded.labels)
     unit = "words" if loaded.task == "token_classifier" else "texts"
     folder = Path(config.out) if config.out else loaded.run.path
     write(save_label_sweep(folder, rows) + "\n")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -81,7 +82,8 @@ def with_tuned(
     methods += [_fitted(f"{TUNED}, ", steps, one) for steps, one in tuned.calibrations.items()]
     read = tuned.step * run.batch_size * model.length
     teacher = (trained.architecture, without_calibrations(trained.params))
-    compare = compare_labels if isinstance(report, LabelReport) else compare_states
+    named = partial(compare_labels, labels=trained.labels)
+    compare = named if isinstance(report, LabelReport) else compare_states
     found = compare(tuned, batches, methods, teacher=teacher, progress="report: tuned")
     rows = tuple(
         dataclasses.replace(
@@ -96,6 +98,15 @@ def with_tuned(
     return dataclasses.replace(report, rows=(*report.rows, *rows))  # pyright: ignore[reportArgumentType]
 
 
+_SAME_STATES = {"model.width": lambda one: one.config.model.width, "model.head": lambda one: one.config.model.head}
+# of a Hugging Face model these stand beside its settings
+_SAME_LABELS = {
+    "task": lambda one: one.task,
+    "labels": lambda one: one.labels,
+    "problem_type": lambda one: getattr(one.model, "problem_type", None),
+}
+
+
 def tuned_model(trained: TrainedModel, name: str, by_labels: bool) -> LoadedModel:
     """The model that `tuned` names.
 
@@ -107,12 +118,11 @@ def tuned_model(trained: TrainedModel, name: str, by_labels: bool) -> LoadedMode
         by_labels or tuned.task in STATE_TASKS,
         f"tuned = {name}: is a {tuned.task} model; name one that is measured by its states, as this one is",
     )
-    for name_of in ("head", "problem_type", "labels") if by_labels else ("width", "head"):
-        own, theirs = (getattr(one.config.model, name_of) for one in (trained, tuned))
+    for what, value in _SAME_LABELS.items() if by_labels else _SAME_STATES.items():
+        own, theirs = value(trained), value(tuned)
         require(
             own == theirs,
-            f"tuned = {name}: has model.{name_of} = {theirs!r}, this model {own!r}; name one that was trained on from "
-            "it",
+            f"tuned = {name}: has {what} = {theirs!r}, this model {own!r}; name one that was trained on from it",
         )
     require(
         tuned.own_tokenizer.fingerprint == trained.own_tokenizer.fingerprint,
@@ -172,7 +182,7 @@ def write_label_report(
         note(text.note)
     tuned = tuned_model(trained, config.tuned, by_labels=True) if config.tuned else None
     batches = list(text.batches)
-    report = compare_labels(trained, batches, methods, profiles=True, progress="report")
+    report = compare_labels(trained, batches, methods, labels=trained.labels, profiles=True, progress="report")
     if tuned is not None:
         report = with_tuned(trained, tuned, batches, config, report)
     write(save_label_report(folder, report) + "\n")
