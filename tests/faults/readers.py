@@ -199,7 +199,13 @@ def read_words(name):
 def read_calibrations(folder):
     """All that decides what calibrated solves compute."""
     return {
-        steps: (one.schedule, one.kl, one.rise, one.origin, [np.asarray(x).tobytes() for x in jax.tree.leaves(one)])
+        steps: (
+            one.schedule,
+            one.kl,
+            one.rise,
+            one.origin,
+            [np.asarray(x).tobytes() for x in jax.tree.leaves(one.coefficients)],
+        )
         for steps, one in load_all(folder).items()
     }
 
