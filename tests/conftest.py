@@ -55,7 +55,9 @@ def pytest_addoption(parser):
     parser.addoption(
         "--whole", action="store_true", help="also tests marked `deep`, and every case of those marked `broad`"
     )
-    parser.addoption("--inputs", type=int, default=0, help="how many damaged inputs tests/faults/test_inputs.py tries")
+    parser.addoption(
+        "--inputs", type=int, default=0, help="how many damaged inputs tests/faults/test_damaged_inputs.py tries"
+    )
 
 
 def pytest_collection_modifyitems(config, items):

@@ -109,7 +109,7 @@ def from_toml(kind: type[T], path: Path) -> T:
     return from_dict(kind, raw, source=str(path))
 
 
-def from_dict(kind: type[T], raw: Mapping[str, Any], source: str, prefix: str = "") -> T:
+def from_dict(kind: type[T], raw: Any, source: str, prefix: str = "") -> T:
     """Build the dataclass `kind` from nested mappings, naming `source` and the nearest right key on an error."""
     require(isinstance(raw, Mapping), f"{source}: must be a table of {', '.join(hints(kind))}")
     known = hints(kind)

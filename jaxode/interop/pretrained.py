@@ -310,7 +310,9 @@ def _tokenizer(folder: Path, config: ModelConfig) -> Tokenizer | None:
     try:
         tokenizer = load_tokenizer(str(folder), framed=True)
     except UserError as error:
-        reason = str(error).removeprefix(f'data.tokenizer = "{folder}": ').split("; give ")[0]
+        # as the error escapes it
+        prefix = str(UserError(f'data.tokenizer = "{folder}": '))
+        reason = str(error).removeprefix(prefix).split("; give ")[0]
         raise UserError(f"{folder}: its tokenizer {reason}; repair it, {without}") from None
     _check_size(tokenizer, config, str(folder))
     return tokenizer

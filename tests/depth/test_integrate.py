@@ -236,7 +236,7 @@ def test_an_error_of_the_field_stays_what_it_is(problem):
         ((mixing, pulling), {"solver": "euler"}, 'solver "euler" needs one field, not a tuple'),
         (whole, {"solver": "lie"}, 'solver "lie" needs a tuple of fields, one a part'),
         (whole, {"solver": "tsit5", "trace": True}, 'solver "tsit5" chooses its own steps: a trace needs a fixed-step'),
-        (whole, {"adjoint": "direct"}, 'depth.adjoint = "direct": allowed are recursive, remat, unroll'),
+        (whole, {"adjoint": "direct"}, 'depth.adjoint = "direct": allowed are recursive, remat, nested, unroll'),
     ],
 )
 def test_refusals(field, kwargs, message, problem):

@@ -116,10 +116,13 @@ def test_a_checkpoint_without_room_leaves_the_older_one(tmp_path):
     run = RunFolder(tmp_path / "run")
     run.create(CONFIG, byte_tokenizer())
     state = params(), {"count": jnp.zeros(())}, {"step": 3}
-    with Checkpoints(run) as checkpoints:
+    with contextlib.ExitStack() as stack:
+        checkpoints = stack.enter_context(Checkpoints(run))
         save_and_wait(checkpoints, 3, *state)
-        with full(), pytest.raises(UserError, match=r"cannot be written .*; the checkpoint of update 3 is kept; make"):
-            save_and_wait(checkpoints, 5, *state)
+        with full():
+            with pytest.raises(UserError, match=r"cannot be written .*; the checkpoint of update 3 is kept; make"):
+                save_and_wait(checkpoints, 5, *state)
+            stack.close()  # threads that still write would find room afterwards
     with Checkpoints(run) as checkpoints:
         assert checkpoints.restore(*state[:2]).step == 3
         save_and_wait(checkpoints, 7, *state)

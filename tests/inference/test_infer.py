@@ -16,6 +16,7 @@ from tiny_runs import TOKENIZER, fails, model_config, write_run
 from jaxode.checkpoint.folder import newest_run
 from jaxode.config import DepthConfig
 from jaxode.data import BatchSpec, text_batches
+from jaxode.data.checksums import sealed
 from jaxode.evaluation import evaluate
 from jaxode.evaluation.figures import read_csv
 from jaxode.inference import Temperature, generate, make_sampling
@@ -289,8 +290,9 @@ def test_a_run_is_calibrated_once_and_then_runs_calibrated(infer, tmp_path):
     calibration = run / "calibration-2.json"
     moved = calibration.read_text()
     raw = json.loads(moved)
+    del raw["checksum"]
     raw["origin"]["weights"] = "of another run"
-    calibration.write_text(json.dumps(raw))
+    calibration.write_text(json.dumps(sealed(raw)))
     assert "made for other weights (fingerprint of another run" in fails(infer(*text, "--steps", 2))
     assert infer(*text).code == 0  # it is not asked for
     calibration.write_text("{")

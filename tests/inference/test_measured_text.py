@@ -66,7 +66,7 @@ def test_a_validation_file_scores_as_it_did_in_training(tmp_path):
     [
         ("a.tsv", b"0\tgood film\n", "a.tsv: is a table (.tsv), which only classify reads"),
         ("a.CSV.gz", gzip.compress(b"0,good film\n", mtime=0), "a.CSV.gz: is a table (.csv)"),
-        ("a.txt", b"good\0film\n", "a.txt: not UTF-8 text (it holds NUL bytes)"),
+        ("a.txt", b"good\0film\n", "not UTF-8 text (it holds NUL bytes)"),
         ("a.json", b'["good film"]\n', "a.json: its first line is no JSON object"),
     ],
 )

@@ -70,7 +70,6 @@ CANNOT = [
     ("classifier", ("--task", "fill", "--prompt", "a"), "cannot fill in [MASK]; it is a classifier: use task classify"),
     ("classifier", ("--task", "bench"), "cannot continue text; it is a classifier"),
     ("classifier", ("--task", "generate", "--prompt", "a"), "cannot continue text; it is a classifier"),
-    ("classifier", ("--task", "report", "--file", "a"), "has no head over the vocabulary; it is a classifier"),
     ("classifier", ("--task", "score", "--file", "a"), "has no head over the vocabulary; it is a classifier"),
     ("classifier", (), "task = classify needs --file"),
     ("encoder", (), "task = encode needs --file"),

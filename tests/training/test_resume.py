@@ -68,6 +68,7 @@ def test_a_config_written_before_a_field_was_there(config):
     path = Path(config.out) / "config.toml"
     lines = path.read_text().splitlines(keepends=True)
     path.write_text("".join(line for line in lines if not line.startswith(("branch_rate", "conditioning", "adjoint"))))
+    (path.parent / "checksums.json").unlink()  # there were none either
     assert train(resumed(change(config, updates=2))).step == 2
 
 

@@ -1,6 +1,6 @@
 """No file breaks jaxode: it is accepted, or refused in one line; and nothing is written where it does not belong.
 
-`pytest -n 0 tests/faults/test_inputs.py --inputs 100000` tries that many, without it each reader some.
+`pytest -n 0 tests/faults/test_damaged_inputs.py --inputs 100000` tries that many, without it each reader some.
 """
 
 import faulthandler
