@@ -43,6 +43,7 @@ check = loop._Loop._check
 def failing(self, metrics, step):
     check(self, metrics, step)
     if step == 6:
+        self.checkpoints.wait()  # that of update 5, which is written meanwhile
         raise UserError("/disk: cannot be written: No space left on device")
 loop._Loop._check = failing
 sys.exit(main(sys.argv[1:]))
