@@ -5,6 +5,7 @@ So every link works where the site is opened from a disk, without the repository
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import re
@@ -16,16 +17,18 @@ from mkdocs.structure.files import File, Files
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = {"README.md": "index.md", "CHANGELOG.md": "changelog.md", "CONTRIBUTING.md": "contributing.md"}
 """What has a page of its own; other files are shown as they are."""
+NOTEBOOKS = ROOT / "docs/notebooks"
 LINK = re.compile(r"(?<=\]\()(?!https?:|#)([^)\s#]+)(#[^)\s]*)?(?=\))")
 FIGURE = re.compile(r'(<img [^>]*src="([^"]+\.png)"[^>]*>)')
 LANGUAGES = {".py": "python", ".toml": "toml", ".cff": "yaml", ".jsonl": "json"}
 
 
 def on_files(files: Files, config: Any) -> Files:
-    """Add the front page, the notebook, and a page for each file of the repository that any page links."""
+    """Add the front page, the notebooks, and a page for each file of the repository that any page links."""
     for source, page in PAGES.items():
         _add(files, config, page, (ROOT / source).read_text(encoding="utf-8"))
-    _add(files, config, "notebook.md", _notebook(ROOT / "docs/notebook.ipynb"))
+    for path in sorted(NOTEBOOKS.glob("*.ipynb")):
+        _add_notebook(files, config, path)
     waiting = [(_repository_path(file.src_uri), file.content_string) for file in files.documentation_pages()]
     while waiting:
         source, text = waiting.pop()
@@ -59,7 +62,7 @@ def on_page_content(html: str, page: Any, config: Any, files: Files) -> str:
     return FIGURE.sub(r'<a href="\2">\1</a>', html)
 
 
-def _add(files: Files, config: Any, path: str, content: str) -> None:
+def _add(files: Files, config: Any, path: str, content: str | bytes) -> None:
     files.append(File.generated(config, path, content=content))
 
 
@@ -77,8 +80,8 @@ def _page(target: str) -> str:
     """The page, or the file of the site, that stands for a file of the repository."""
     if target in PAGES:
         return PAGES[target]
-    if target == "docs/notebook.ipynb":
-        return "notebook.md"
+    if target.endswith(".ipynb"):
+        target = target.removesuffix(".ipynb") + ".md"
     if target.startswith("docs/"):
         return target.removeprefix("docs/") + ("/README.md" if (ROOT / target).is_dir() else "")
     return f"repository/{target}.md"
@@ -104,10 +107,10 @@ def _shown(path: Path) -> str:
     return title + "".join(f"- [{name}]({path.name}/{name})\n" for name in names)
 
 
-def _notebook(path: Path) -> str:
-    """The cells of a notebook and what they printed; its figures are drawn where it is run."""
-    parts = ["*This page is [a notebook](notebook.ipynb) as it was run; its figure is drawn where you run it.*"]
-    for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+def _add_notebook(files: Files, config: Any, path: Path) -> None:
+    """A page with the cells of a notebook, what they printed and the figures they drew, which are files beside it."""
+    parts = [f"*This page is `docs/notebooks/{path.name}` as it was run.*"]
+    for number, cell in enumerate(json.loads(path.read_text(encoding="utf-8"))["cells"]):
         text = "".join(cell["source"])
         if cell["cell_type"] == "markdown":
             parts.append(text)
@@ -116,4 +119,9 @@ def _notebook(path: Path) -> str:
         printed = "".join("".join(out.get("text", ())) for out in cell["outputs"] if out["output_type"] == "stream")
         if printed:
             parts.append(f"```text\n{printed.rstrip()}\n```")
-    return "\n\n".join(parts)
+        drawn = [out["data"]["image/png"] for out in cell["outputs"] if "image/png" in out.get("data", {})]
+        for place, picture in enumerate(drawn):
+            name = f"{path.stem}-{number}-{place}.png"
+            _add(files, config, f"notebooks/{name}", base64.b64decode("".join(picture)))
+            parts.append(f"![What the cell above draws]({name})")
+    _add(files, config, f"notebooks/{path.stem}.md", "\n\n".join(parts))

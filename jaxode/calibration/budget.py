@@ -96,7 +96,7 @@ def within_increase(
         confidence,
         measure=lambda depth: losses(depth) - full,
         name="max_loss_increase",
-        told=lambda mean: f"loss +{mean:.4f} nats per {unit}",
+        told=lambda mean: f"loss {mean:+.4f} nats per {unit}",
     )
 
 
