@@ -9,7 +9,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from jaxode.data.registered import first_line, is_registered, registered_names, 
 from jaxode.data.splitting import EqualTexts, HeldOut, score
 from jaxode.data.stdlib import stdlib_documents, stdlib_files, stdlib_folder
 from jaxode.data.stores import FORMAT, SPLITS, make_folder, read, write_documents
-from jaxode.data.tasks import find_task, task_documents
+from jaxode.data.tasks import find_task, task_documents, task_examples
 from jaxode.plugins import HOW, Table
 
 NAMED = ("stdlib", "files", "wikitext-2", "books", "tinyshakespeare")
@@ -149,7 +149,10 @@ def _open_task(data: DataConfig, cache: Path) -> Corpus:
     """Questions drawn for training, and a share of them for validation."""
     task, told = find_task(data.corpus.removeprefix(TASKS_PREFIX), "data.corpus"), data.task
     difficulties = task.difficulties(told.difficulty, "data.task.difficulty")
-    fingerprint = _hash(json.dumps([FORMAT, task.name, difficulties, told.examples, told.seed, data.valid_fraction]))
+    drawn = [asdict(question) for d in difficulties for question in task_examples(task, d, 2, 0, 0.5, held_out=False)]
+    # some questions as well: a task that draws others than it did has other texts
+    options = [FORMAT, task.name, drawn, difficulties, told.examples, told.seed, data.valid_fraction]
+    fingerprint = _hash(json.dumps(options))
 
     def make(held_out: bool) -> Iterator[Document]:
         count = max(1, round(told.examples * data.valid_fraction)) if held_out else told.examples

@@ -1,5 +1,6 @@
 """Questions made by the program: answers against solvers that know nothing of how they were drawn; what is held out."""
 
+import dataclasses
 import itertools
 import re
 from collections import deque
@@ -14,12 +15,12 @@ from jaxode.data.tasks import TASKS, find_task, task_documents, task_examples
 
 
 def follow(text, answer):
-    pairs, start, count = re.fullmatch(r"(\w+)\|(\w)(\d+)", text).groups()
+    pairs, count, starts = re.fullmatch(r"(\w+)\|(\d+)(\w{4})", text).groups()
     leads = {pairs[i]: pairs[i + 1] for i in range(0, len(pairs), 2)}
-    assert len(leads) == 24
-    here = start
+    assert len(leads) == 16
+    here = starts
     for _ in range(int(count)):
-        here = leads[here]
+        here = "".join(leads[node] for node in here)
     return here
 
 
@@ -144,13 +145,13 @@ def test_a_task_is_a_corpus_whose_answers_are_predicted(tmp_path):
     ("corpus", "task", "message"),
     [
         ("tasks/rule30", {}, r'data.corpus = "tasks/rule30": unknown; tasks are .*did you mean \'rule-30\''),
-        ("tasks/p-hop", {"difficulty": "1-30"}, r'data.task.difficulty = "1-30": p-hop has difficulties from 1 to 23'),
+        ("tasks/p-hop", {"difficulty": "1-30"}, r'data.task.difficulty = "1-30": p-hop has difficulties from 1 to 15'),
         ("tasks/p-hop", {"difficulty": "8-1"}, "the lower one first"),
         ("tasks/p-hop", {"difficulty": "easy"}, 'data.task.difficulty = "easy": must be a number or a range'),
         (
             "tasks/p-hop",
             {},
-            r"data.task, difficulty 2: a question with its answer has 53 tokens, the model reads model.l",
+            r"data.task, difficulty 2: a question with its answer has 43 tokens, the model reads model.l",
         ),
         ("tasks/s3", {"beyond": "40"}, "difficulty 40: a question with its answer has 44 tokens"),
         ("tasks/s3", {"beyond": "4-5"}, r'data.task.beyond = "4-5": 4 is trained on'),
@@ -166,3 +167,10 @@ def test_settings_that_contradict():
         DataConfig(corpus="tasks/s3")
     with pytest.raises(UserError, match=r'data.task with data.corpus = "stdlib": it belongs to a corpus "tasks/NAME"'):
         DataConfig(task=TaskConfig(difficulty="3"))
+
+
+def test_a_task_that_draws_other_questions_is_prepared_anew(tmp_path, monkeypatch):
+    before = prepare(settings(tmp_path), 16, "causal")
+    monkeypatch.setitem(TASKS, "s3", dataclasses.replace(TASKS["s3"], draw=TASKS["parity"].draw))
+    after = prepare(settings(tmp_path), 16, "causal")
+    assert after.identity["train"] != before.identity["train"]

@@ -11,22 +11,25 @@ from jaxode.config import UserError
 from jaxode.data.tasks.examples import Question, Task
 
 NODES = string.ascii_lowercase[:24]
-"""Of p-hop."""
+"""Of reachable."""
+CIRCLE, STARTS = NODES[:16], 4
+"""Nodes of p-hop, and how many of them a question asks about: one answer is too little to learn from."""
 CELLS = 11
 """Width of the automaton, whose ends touch."""
 
 
 def hops(rng: np.random.Generator, difficulty: int) -> Question:
-    """Follow `difficulty` pointers. All pointers are one circle, so none leads back early.
+    """Follow `difficulty` pointers from each of some nodes. All pointers are one circle, so none leads back early.
 
-    abcabdca..|c3=: pairs say that a points to b and c to a; three pointers from c lead where? After the induction of
-    p hops that Sanford et al. 2024 (arXiv 2402.09268) show to need depth in log p.
+    abcabdca..|3cadb=: pairs say that a points to b and c to a; three pointers from c lead where, from a, d and b? After
+    the induction of p hops that Sanford et al. 2024 (arXiv 2402.09268) show to need depth in log p.
     """
-    circle = [NODES[i] for i in rng.permutation(len(NODES))]
+    circle = [CIRCLE[i] for i in rng.permutation(len(CIRCLE))]
     pairs = [circle[i] + circle[(i + 1) % len(circle)] for i in range(len(circle))]
-    start = int(rng.integers(len(circle)))
+    starts = rng.permutation(len(circle))[:STARTS]
     text = "".join(pairs[i] for i in rng.permutation(len(pairs)))
-    return Question(f"{text}|{circle[start]}{difficulty}", circle[(start + difficulty) % len(circle)])
+    asked, answers = ("".join(circle[(start + hop) % len(circle)] for start in starts) for hop in (0, difficulty))
+    return Question(f"{text}|{difficulty}{asked}", answers)
 
 
 def swaps(objects: int) -> Task:
@@ -85,7 +88,7 @@ def reachable(rng: np.random.Generator, difficulty: int) -> Question:
 TASKS = {
     task.name: task
     for task in (
-        Task("p-hop", hops, 1, 8, most=len(NODES) - 1),
+        Task("p-hop", hops, 1, 8, most=len(CIRCLE) - 1),
         swaps(3),
         swaps(5),
         Task("parity", parity, 1, 16),
