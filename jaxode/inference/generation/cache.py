@@ -17,7 +17,7 @@ from flax import struct
 from jaxtyping import Array, Float, Int
 
 from jaxode.config import DepthConfig, ModelConfig, require
-from jaxode.config.inference import cache_rule
+from jaxode.config.decoding import cache_rule
 from jaxode.depth import get_solver
 from jaxode.inference.texts.batching import bucket
 from jaxode.model import plan, resolve

@@ -14,8 +14,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxode.config import require
+from jaxode.config.decoding import check_penalty
 from jaxode.config.fields import fit, hints
-from jaxode.config.inference import check_penalty
 from jaxode.config.named_numbers import named_numbers
 from jaxode.plugins import Table
 from jaxode.types import Key

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from jaxode.config import DepthConfig, ModelConfig, require
-from jaxode.config.inference import cache_rule
+from jaxode.config.decoding import cache_rule
 from jaxode.data import Tokenizer
 from jaxode.inference.generation.cache import Layout, applications, resolved_cache
 from jaxode.inference.generation.decoding import Decoder

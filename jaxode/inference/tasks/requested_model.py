@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from jaxode.checkpoint import RUNS, newest_run
 from jaxode.config import InferConfig, require
-from jaxode.config.inference import COLUMNS, ROW_FLAGS
+from jaxode.config.inference_rules import COLUMNS, ROW_FLAGS
 from jaxode.data.tokenizers import MASK
 from jaxode.inference.loading.names import DEFAULTS, LINE_TASKS, ModelFolder, resolve, shipped
 
