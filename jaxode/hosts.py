@@ -25,16 +25,19 @@ HEARTBEAT = 30
 OWN = ("RESOURCE_EXHAUSTED", "INVALID_ARGUMENT", "UNIMPLEMENTED")
 """How errors of JAX begin that say nothing about another process."""
 DONE = "done"
-FAILED, HEARD = "jaxode/failed", "jaxode/heard"
+FAILED, HEARD, ALIVE = "jaxode/failed", "jaxode/heard", "jaxode/alive"
 LOOK = 1.0
 """Seconds between two looks at whether another process has failed."""
+SILENT = 20.0
+"""Seconds without a sign of life after which a process counts as gone here, with a line, before JAX aborts others."""
 LINGER, LAST = 20.0, 5.0
 """Seconds at most until all have heard of a failure, and that process 0 stays for the others to end: when it goes, JAX
 aborts whoever is left.
 """
 # all processes meet in the same order, so that the same number means the same meeting
 _MEETINGS = itertools.count()
-_MET, _ENDING = threading.Event(), threading.Event()
+_MET, _ENDING, _AT_WORK = threading.Event(), threading.Event(), threading.Event()
+_SIGNING = threading.Lock()
 
 
 def join(config: HostsConfig) -> None:
@@ -73,12 +76,17 @@ def ending_together(agreed: type[BaseException]) -> Iterator[None]:
     """What ends this process ends the others as well, wherever they wait: each says what failed, and where; but for
     what all have `agreed` on.
     """
+    _AT_WORK.set()
     try:
         yield
     except BaseException as error:
         if met() and not isinstance(error, agreed):
             _tell(f"process {jax.process_index()}: {str(error) or type(error).__name__}")
         raise
+    finally:
+        _AT_WORK.clear()
+        if met():
+            _sign(0)
 
 
 def _tell(line: str) -> None:
@@ -94,8 +102,12 @@ def _tell(line: str) -> None:
 
 def _watch() -> None:
     """End this process when another one has failed: its main thread may wait for that one, and hears nothing."""
-    while not _ENDING.wait(LOOK):
-        line = _failure()
+    after = _Silence((jax.process_index() + 1) % jax.process_count())
+    for number in itertools.count(1):
+        if _ENDING.wait(LOOK):
+            return
+        _sign(number)
+        line = _read(FAILED) or after.line()
         if line is not None and not _ENDING.is_set():
             _ENDING.set()
             sys.stderr.write(f"\nerror: {line}; the run ends: start all processes again with --resume\n")
@@ -106,12 +118,40 @@ def _watch() -> None:
             os._exit(2)
 
 
-def _failure() -> str | None:
-    """What another process said that it failed by; None where none has."""
+def _read(key: str) -> str | None:
+    """What a process has left there; None where none has."""
     try:
-        return _client().key_value_try_get(FAILED)
+        return _client().key_value_try_get(key)
     except jax.errors.JaxRuntimeError:  # there is no such key
         return None
+
+
+def _sign(number: int) -> None:
+    """A sign of life, another one each time; or that this process is at work no more."""
+    with _SIGNING, suppress(jax.errors.JaxRuntimeError):
+        sign = str(number) if _AT_WORK.is_set() else DONE
+        _client().key_value_set(f"{ALIVE}/{jax.process_index()}", sign, allow_overwrite=True)
+
+
+class _Silence:
+    """Of the process after this one: each looks at one other, so that all are looked at."""
+
+    def __init__(self, process: int):
+        self._process, self._sign, self._since = process, DONE, time.monotonic()
+
+    def line(self) -> str | None:
+        """That it is gone, for all to read; None while it gives signs, and before and after its work."""
+        sign = _read(f"{ALIVE}/{self._process}")
+        if sign not in (None, self._sign):
+            self._sign, self._since = sign, time.monotonic()
+            return None
+        if self._sign == DONE or time.monotonic() - self._since <= SILENT:
+            return None
+        line = f"process {self._process} has given no sign of life for {SILENT:.0f} s: it was killed, or hangs"
+        with suppress(jax.errors.JaxRuntimeError):
+            _hear(self._process)  # it never will: nobody is to wait for it
+            _client().key_value_set(FAILED, line)
+        return line
 
 
 def _stay() -> None:
@@ -124,9 +164,9 @@ def _stay() -> None:
         time.sleep(LAST)
 
 
-def _hear() -> None:
+def _hear(process: int | None = None) -> None:
     with suppress(jax.errors.JaxRuntimeError):
-        _client().key_value_set(f"{HEARD}/{jax.process_index()}", DONE)
+        _client().key_value_set(f"{HEARD}/{jax.process_index() if process is None else process}", DONE)
 
 
 class Gone(UserError):

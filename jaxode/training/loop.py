@@ -219,10 +219,11 @@ def _train(config: Config) -> TrainResult:
             chosen = selection.best.step
             selection.end()
             params = params if chosen == done else checkpoints.restore_params(chosen, params)
-        params = merged(hosts.whole(params))
         if profile is not None:
             hosts.say(profile.line())
+    params = loop.laid_out(params)
     final = loop.validate(params, limit=config.train.final_batches or None) if finished else None
+    params = hosts.whole(params)
     return TrainResult(run, done, chosen, loop.signal, final, architecture, params, data, config, taught_by)
 
 
@@ -326,7 +327,7 @@ class _Loop:
 
     def _validated(self, done: int, state: TrainState) -> bool:
         """Validate on the way; whether the run is to end with that, its state saved."""
-        params, limit = merged(hosts.whole(state.params)), self.config.train.validation_batches or None
+        params, limit = self.laid_out(state.params), self.config.train.validation_batches or None
         try:
             if hosts.several() or done == self.config.train.updates:
                 found = self.validate(params, limit)
@@ -360,6 +361,15 @@ class _Loop:
             f"updates {start + 1} to {self.config.train.updates} of {self.tokens_per_update:,} tokens"
         )
 
+    @property
+    def spread(self) -> bool:
+        """Whether validation runs on all devices. What looks at single rows needs them in one process."""
+        return not hosts.several() or self.config.model.learns in ("causal", "masked")
+
+    def laid_out(self, params: Parameters) -> Parameters:
+        """To validate with: as they lie on the devices, or whole; low-rank changes merged."""
+        return merged(params if self.spread else hosts.whole(params))
+
     def validate(self, params: Parameters, limit: int | None, *, stops: bool = False) -> AnyEvaluation:
         """Validation loss, with a classifier's metrics, or an encoder's distance from its teacher, at full depth.
 
@@ -369,6 +379,7 @@ class _Loop:
         data = self.data
         batches = data.validation(self.config.train.batch_size, limit)
         batches = self.stop.until(batches) if stops else batches
+        batches = map(self.parallel.deal_batch, batches) if self.spread else batches
         if self.config.model.labels_texts:
             return evaluate_labels(self.architecture, params, batches, self.config.depth)
         if self.config.model.head != "vocabulary":

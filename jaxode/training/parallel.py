@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxode import hosts
@@ -33,6 +34,8 @@ class Parallel:
     place_state: Callable[[TrainState], TrainState]
     place_batch: Callable[[Batch], Any]
     """Of several processes each brings its `part`."""
+    deal_batch: Callable[[Batch], Any] = lambda batch: batch
+    """A batch of which every process holds all rows, dealt out to validate on; as it is where one device validates."""
     key: Callable[[int], Key] = jax.random.key
     """From a seed to the key of a run, on all devices."""
     part: tuple[int, int] = (0, 1)
@@ -96,9 +99,14 @@ def _mesh(mesh: Mesh, devices: tuple[Device, ...], by_hand: bool) -> Parallel:
         place_batch=partial(jax.tree.map, partial(jax.make_array_from_process_local_data, rows))
         if hosts.several()
         else lambda batch: jax.device_put(batch, rows),
+        deal_batch=partial(jax.tree.map, partial(_dealt, rows)) if mesh.size > 1 else lambda batch: batch,
         key=lambda seed: jax.jit(partial(jax.random.key, seed), out_shardings=whole)(),
         part=_part(rows),
     )
+
+
+def _dealt(rows: NamedSharding, x: np.ndarray) -> jax.Array:
+    return jax.make_array_from_callback(x.shape, rows, x.__getitem__)
 
 
 def _put(x: jax.Array, where: NamedSharding) -> jax.Array:

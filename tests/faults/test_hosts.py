@@ -73,11 +73,14 @@ def start(arguments, devices, code=None):
     return subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
 
 
-def together(arguments, processes, devices, dies=None, how=DIES):
+def address():
     with socket.socket() as free:
         free.bind(("localhost", 0))
-        address = f"localhost:{free.getsockname()[1]}"
-    meeting = ["--train.hosts.coordinator", address, "--train.hosts.processes", processes]
+        return f"localhost:{free.getsockname()[1]}"
+
+
+def together(arguments, processes, devices, dies=None, how=DIES):
+    meeting = ["--train.hosts.coordinator", address(), "--train.hosts.processes", processes]
     return [
         start(
             [*arguments, *meeting, "--train.hosts.process", number],
@@ -134,14 +137,38 @@ def test_what_fails_in_one_process_alone_ends_the_other_with_one_line(flags, tmp
     assert max(int(path.name) for path in (tmp_path / "run" / "checkpoints").iterdir() if path.name.isdigit()) == 5
 
 
+WAITS = """
+import os, signal, sys, time
+from jaxode import hosts
+from jaxode.config import HostsConfig
+with hosts.ending_together(()):
+    process = int(sys.argv[2])
+    hosts.join(HostsConfig(sys.argv[1], 2, process))
+    if process:
+        time.sleep(5)
+        os.kill(os.getpid(), signal.SIGKILL)
+    hosts.barrier("the other one")
+"""
+
+
+@pytest.mark.slow
+def test_one_that_waits_for_a_killed_one_says_so():
+    meeting = address()
+    waits, dies = (start([meeting, process], 1, WAITS) for process in (0, 1))
+    assert ended(dies)[0] == -signal.SIGKILL
+    code, said = ended(waits, seconds=60)
+    line = "process 1 has given no sign of life for 20 s: it was killed, or hangs"
+    assert (code, said.splitlines()[-1]) == (2, f"error: {line}; the run ends: start all processes again with --resume")
+
+
 class Board:
     """Where processes leave each other lines, as JAX's client of the coordination service."""
 
     def __init__(self, heard=0):
         self.lines = {f"{hosts.HEARD}/{number}": "done" for number in range(heard)}
 
-    def key_value_set(self, key, value):
-        if key in self.lines:
+    def key_value_set(self, key, value, allow_overwrite=False):
+        if key in self.lines and not allow_overwrite:
             raise jax.errors.JaxRuntimeError(f"ALREADY_EXISTS: {key}")
         self.lines[key] = value
 
@@ -163,6 +190,7 @@ def board(monkeypatch):
     monkeypatch.setattr(jax, "process_index", lambda: 1)
     monkeypatch.setattr(hosts, "_MET", threading.Event())
     monkeypatch.setattr(hosts, "_ENDING", threading.Event())
+    monkeypatch.setattr(hosts, "_AT_WORK", threading.Event())
     hosts._MET.set()
     return board
 
@@ -195,16 +223,21 @@ def test_the_first_failure_counts_and_whoever_was_first_hears_of_the_next(board)
     assert f"{hosts.HEARD}/1" in board.lines
 
 
-def test_a_process_that_hears_of_a_failure_ends(board, monkeypatch, capsys):
-    class Ended(BaseException):
-        pass
+class Ended(BaseException):
+    """In the place of the end of a process."""
 
+
+@pytest.fixture
+def ends(monkeypatch):
     def end(code):
         raise Ended(code)
 
     monkeypatch.setattr(os, "_exit", end)
     monkeypatch.setattr(hosts, "LOOK", 0.0)
-    assert hosts._failure() is None
+
+
+def test_a_process_that_hears_of_a_failure_ends(board, ends, capsys):
+    assert hosts._read(hosts.FAILED) is None
     board.lines = {hosts.FAILED: "process 0: a: is full"}
     with pytest.raises(Ended, match="2"):
         hosts._watch()
@@ -213,6 +246,32 @@ def test_a_process_that_hears_of_a_failure_ends(board, monkeypatch, capsys):
     )
     assert board.lines[f"{hosts.HEARD}/1"] == "done"
     hosts._watch()  # of a process that ends already
+
+
+def test_a_process_that_falls_silent_ends_the_others(board, ends, monkeypatch, capsys):
+    monkeypatch.setattr(hosts, "SILENT", 0.0)
+    board.lines = {f"{hosts.ALIVE}/0": "17"}
+    with pytest.raises(Ended, match="2"):
+        hosts._watch()
+    line = "process 0 has given no sign of life for 0 s: it was killed, or hangs"
+    assert board.lines[hosts.FAILED] == line, "for all to read"
+    assert f"{hosts.HEARD}/0" in board.lines, "so that nobody waits until it has heard"
+    assert capsys.readouterr().err == f"\nerror: {line}; the run ends: start all processes again with --resume\n"
+
+
+def test_one_that_gives_signs_or_is_done_is_not_gone(board, monkeypatch):
+    monkeypatch.setattr(hosts, "SILENT", 0.0)
+    after = hosts._Silence(0)
+    assert after.line() is None, "it has not begun"
+    for sign in ("1", "2", "done", "done"):
+        board.lines[f"{hosts.ALIVE}/0"] = sign
+        assert after.line() is None
+    with hosts.ending_together(Agreed):
+        hosts._sign(5)
+        assert board.lines[f"{hosts.ALIVE}/1"] == "5"
+    assert board.lines[f"{hosts.ALIVE}/1"] == "done"
+    hosts._sign(6)
+    assert board.lines[f"{hosts.ALIVE}/1"] == "done"
 
 
 @pytest.mark.parametrize("kind", ["causal", "masked"])

@@ -17,7 +17,7 @@ from jaxode.config import Config, DepthConfig, MeshConfig, ModelConfig, Optimize
 from jaxode.model import make_model
 from jaxode.model.parameters import split
 from jaxode.model.partition import partition
-from jaxode.training import init_state, make_optimizer, make_parallel, make_train_step, train
+from jaxode.training import init_state, loop, make_optimizer, make_parallel, make_train_step, train
 from jaxode.training.collectives import collectives
 from jaxode.training.parallel import _part
 
@@ -216,6 +216,28 @@ def test_a_checkpoint_of_any_mesh_is_read_on_any_other(config):
     with pytest.raises(UserError, match="4 rows, which 8 devices do not divide"):
         train(longer)
     assert train(change(longer, mesh=MeshConfig(2, 1, 1), devices=2)).step == first.step
+
+
+def test_validation_runs_on_all_devices(config, monkeypatch):
+    mesh, seen = MeshConfig(data=2, fsdp=2, tensor=2), []
+    evaluate = loop.evaluate
+
+    def watched(architecture, params, batches, *args, **kwargs):
+        batches = list(batches)
+        alone = evaluate(architecture, jax.device_get(params), jax.device_get(batches), *args, **kwargs)
+        spread = evaluate(architecture, params, batches, *args, **kwargs)
+        seen.append((alone.nats_per_token, spread.nats_per_token))
+        cut = [len({str(shard.index) for shard in x.addressable_shards}) for x in params.values() if x.ndim == 2]
+        assert max(cut) == 4
+        assert len({str(shard.index) for shard in batches[0].tokens.addressable_shards}) == 4
+        return spread
+
+    monkeypatch.setattr(loop, "evaluate", watched)
+    wide = dataclasses.replace(config, model=ModelConfig(width=32, heads=4, length=16, steps=3))
+    result = train(change(wide, mesh=mesh, devices=8, updates=2, validate_every=1, sweep=False))
+    assert len(seen) == 2  # after the first update, and at the end
+    np.testing.assert_allclose(*np.transpose(seen), rtol=1e-5)
+    assert all(isinstance(x, np.ndarray) for x in result.params.values())
 
 
 def logged(run):
