@@ -62,8 +62,8 @@ def pytest_addoption(parser):
 
 def pytest_collection_modifyitems(config, items):
     """Without --whole no test marked `deep`, whose parts other tests hold one by one, and of a test marked `broad`,
-    which makes one claim about many combinations, a third of the cases, from one test to the next other ones: each
-    costs seconds of tracing and compilation.
+    which makes one claim about many combinations, a fifth of the cases (of five or fewer one), from one test to the
+    next other ones: each costs seconds of tracing and compilation.
     """
     if config.getoption("--whole"):
         return
@@ -73,9 +73,8 @@ def pytest_collection_modifyitems(config, items):
             cases.setdefault((item.path, item.originalname), []).append(item)
     passed_over = {item for item in items if "deep" in item.keywords}
     for (_, name), mine in cases.items():
-        first = zlib.crc32(name.encode()) % 3
-        if len(mine) >= 3:
-            passed_over |= {item for index, item in enumerate(mine) if index % 3 != first}
+        first = zlib.crc32(name.encode()) % min(5, len(mine))
+        passed_over |= {item for index, item in enumerate(mine) if index % 5 != first}
     items[:] = [item for item in items if item not in passed_over]
     config.hook.pytest_deselected(items=list(passed_over))
 
@@ -104,6 +103,7 @@ def _programs_of_their_own():
 
         jax.clear_caches()
         gc.collect()
+        gc.freeze()  # what is left are modules and collected tests: the next collection need not go through them again
 
 
 @pytest.fixture(scope="session")

@@ -132,12 +132,14 @@ def test_rows_are_continued_and_stand_where_they_stood():
     assert places == {(TINY.context, 0)}
 
 
+@pytest.mark.broad
 @pytest.mark.parametrize("tokens", CHECKS[1:])
 def test_all_rounds_of_a_call_are_made_whatever_is_accepted(tokens):
     made = Round(texts(TINY, TINY.causal(32), 1, DepthConfig()), DepthConfig(steps=1), tokens - 1)()
     assert int(made) == rounds(tokens - 1)
 
 
+@pytest.mark.deep
 @pytest.mark.slow
 def test_a_run_that_was_killed_goes_on_to_one_full_table(tmp_path):
     record = tmp_path / "record.jsonl"
@@ -148,7 +150,7 @@ def test_a_run_that_was_killed_goes_on_to_one_full_table(tmp_path):
     assert first.stdout is not None
     for text in first.stdout:
         # the second part has begun by now
-        if text.startswith("training"):
+        if text.startswith("chip"):
             first.send_signal(signal.SIGKILL)
             break
     first.wait()

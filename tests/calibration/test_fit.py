@@ -146,6 +146,7 @@ def test_an_encoder_that_a_short_solve_can_follow_is_recovered():
     assert (done.kl, done.rise) == (None, None)
 
 
+@pytest.mark.broad
 @pytest.mark.parametrize("layout", ["post", "sequence", "cycle"])
 def test_a_fit_can_begin_at_the_trained_block_itself(layout):
     architecture, params = model(**LAYOUTS[layout])
@@ -159,6 +160,7 @@ def test_a_fit_can_begin_at_the_trained_block_itself(layout):
     assert done.coefficients.down is None
 
 
+@pytest.mark.broad
 @pytest.mark.parametrize("per_pass", [False, True])
 def test_a_fit_of_a_block_that_is_told_begins_at_its_own_steps(per_pass):
     architecture, params = model(norm_position="post", conditioning="step", clock=ClockConfig(per_pass=per_pass))

@@ -226,13 +226,13 @@ configs = st.builds(
 )
 
 
-@settings(deadline=None, max_examples=40)  # a shared machine stalls
+@settings(deadline=None, max_examples=15)  # a shared machine stalls
 @given(configs)
 def test_to_dict_and_from_dict_are_inverse(config):
     assert from_dict(Config, to_dict(config), source="test") == config
 
 
-@settings(deadline=None, max_examples=40)  # a shared machine stalls
+@settings(deadline=None, max_examples=15)  # a shared machine stalls
 @given(configs)
 def test_a_config_survives_toml(tmp_path_factory, config):
     path = tmp_path_factory.mktemp("toml") / "config.toml"

@@ -144,6 +144,7 @@ def test_adaptive_solves_are_differentiable():
     np.testing.assert_allclose(jax.grad(lambda a: end(a).state[0])(-0.5), 2 * np.exp(-1.0), rtol=1e-3)
 
 
+@pytest.mark.broad
 @pytest.mark.parametrize("jitted", [True, False], ids=["jit", "eager"])
 @pytest.mark.parametrize("adjoint", ["recursive", "unroll"])
 def test_a_second_solve_compiles_nothing(adjoint, jitted, problem, compilations):

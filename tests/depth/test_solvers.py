@@ -57,6 +57,7 @@ def test_error_falls_with_the_order(solver):
     np.testing.assert_allclose(slopes, order, atol=0.2, err_msg=f"errors {measured} at {counts} steps")
 
 
+@pytest.mark.broad
 @pytest.mark.parametrize("solver", ADAPTIVE)
 def test_adaptive_solvers_meet_their_tolerance(solver):
     for tolerance in (1e-3, 1e-5):
@@ -129,6 +130,7 @@ def test_a_solver_object_is_taken_as_it_is(adjoint):
     np.testing.assert_allclose(end, ralston(5), rtol=1e-5)
 
 
+@pytest.mark.broad
 @pytest.mark.parametrize(
     ("solver", "name"), [(diffrax.Euler(), "euler"), (diffrax.Heun(), "heun"), (LieSplitting(), "lie")]
 )
@@ -139,6 +141,7 @@ def test_an_object_does_what_its_name_does(solver, name):
     assert own.evaluations == named.evaluations == field_evaluations(solver, 3)
 
 
+@pytest.mark.broad
 @pytest.mark.parametrize("adjoint", ["recursive", "remat", "unroll"])
 @pytest.mark.parametrize(
     ("solver", "count"),
@@ -205,6 +208,7 @@ def test_an_uneven_schedule_is_visited_exactly(solver, adjoint):
     assert sorted(times) == list(UNEVEN.times[:-1])
 
 
+@pytest.mark.broad
 @pytest.mark.parametrize("adjoint", ["recursive", "unroll"])
 @pytest.mark.parametrize(
     ("solver", "want"),

@@ -14,12 +14,12 @@ from jaxode.evaluation.controls import _fitted, depth_controls, save_controls
 from jaxode.evaluation.loss import token_loss
 from jaxode.model.parameters import split
 
-MODEL = ModelConfig(vocab_size=31, width=16, heads=2, length=8, steps=6, output_init=1.0)
+MODEL = ModelConfig(vocab_size=31, width=16, heads=2, length=8, steps=4, output_init=1.0)
 N = MODEL.steps
 VARIANTS = {
     "plain": {},
     "told": {"conditioning": "step"},
-    "cycle": {"sharing": "cycle", "groups": 2, "steps": 12, "conditioning": "time"},
+    "cycle": {"sharing": "cycle", "groups": 2, "steps": 8, "conditioning": "time"},
     "sandwich": {"prelude": 1, "coda": 1, "conditioning": "time", "clock": ClockConfig(rank=2)},
     "streams": {"loop": LoopConfig(streams=2), "conditioning": "time"},
     "masked": {"kind": "masked", "conditioning": "time"},
@@ -82,8 +82,8 @@ def test_a_block_that_is_told_nothing_repeats_the_full_depth(lively):
 @pytest.mark.deep
 def test_full_depth_and_prefix_are_what_evaluate_says(lively):
     parts, batches = split(built(lively, "told")), [batch(0), batch(1)]
-    rows = {row.control: row.nats_per_token for row in depth_controls(*parts, batches, [4])}
-    for control, steps in (("full", None), ("prefix", 4)):
+    rows = {row.control: row.nats_per_token for row in depth_controls(*parts, batches, [3])}
+    for control, steps in (("full", None), ("prefix", 3)):
         expected = evaluate(*parts, batches, DepthConfig(steps=steps, schedule="unit")).nats_per_token
         np.testing.assert_allclose(rows[control], expected, rtol=1e-5)
 
@@ -116,8 +116,8 @@ def test_a_refitted_read_out_helps_a_state_that_stopped_early(lively):
 
 def test_refuses_what_has_no_controls(lively):
     one = [batch(0)]
-    with pytest.raises(UserError, match=r"k = 6: must be from 1 to 5"):
-        depth_controls(*split(built(lively)), one, [6])
+    with pytest.raises(UserError, match=r"k = 4: must be from 1 to 3"):
+        depth_controls(*split(built(lively)), one, [4])
     grouped = make_model(dataclasses.replace(MODEL, sharing="sequence", groups=2))
     with pytest.raises(UserError, match=r'model.sharing = "sequence" has no loop'):
         depth_controls(*split(grouped), one, [2])

@@ -29,6 +29,7 @@ def planted(**changes):
     return architecture, params | biases
 
 
+@pytest.mark.broad
 @pytest.mark.parametrize(
     ("depth", "message"),
     [

@@ -195,6 +195,7 @@ def test_the_bar_counts_every_measurement(model, monkeypatch):
     assert bar.total == bar.count == 4 * 2 + 2 * 2 + 3 * 4
 
 
+@pytest.mark.broad
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "layout",

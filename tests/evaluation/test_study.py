@@ -253,13 +253,15 @@ def test_a_study_of_two_variants(place, monkeypatch, capsys):
 @pytest.mark.slow
 def test_a_study_is_stopped_goes_on_and_is_calibrated(place):
     corpus(place)
-    text = HEAD.replace("[3, 2]", "[2]") + "[settings]\ntrain.updates = 600\ntrain.checkpoint_every = 20\n"
+    text = (
+        HEAD.replace("[3, 2]", "[2]").replace("[0, 1]", "[0]")
+        + "[settings]\ntrain.updates = 600\ntrain.checkpoint_every = 20\n"
+    )
     path = write(place, text + VARIANTS)
-    command = [sys.executable, "-m", "jaxode.evaluation.study", str(path), "--jobs", "2", "--only", "fixed"]
+    command = [sys.executable, "-m", "jaxode.evaluation.study", str(path), "--only", "fixed"]
     process = subprocess.Popen(command)
     try:
-        checkpoints = [ROOT / f"fixed-s{seed}" / "checkpoints" for seed in (0, 1)]
-        while not all(any(path.glob("[0-9]*")) for path in checkpoints):
+        while not any((ROOT / "fixed-s0" / "checkpoints").glob("[0-9]*")):
             time.sleep(0.1)
             assert process.poll() is None
         process.send_signal(signal.SIGINT)
@@ -270,6 +272,5 @@ def test_a_study_is_stopped_goes_on_and_is_calibrated(place):
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "updates 1 to" not in (ROOT / "fixed-s0" / "log.txt").read_text().split("stopped at update")[1]
-    rows = {(row["seed"], row["solver"], row["n"]) for row in read_csv(ROOT / "small.csv")}
-    solves = (("euler", 4), ("euler", 2), ("calibrated", 2))
-    assert rows == {(seed, *solve) for seed in (0, 1) for solve in solves}
+    rows = {(row["solver"], row["n"]) for row in read_csv(ROOT / "small.csv")}
+    assert rows == {("euler", 4), ("euler", 2), ("calibrated", 2)}

@@ -142,6 +142,7 @@ def test_the_other_rules_at_their_limits(models, rule):
     assert (np.asarray(exit_early(model, TOKENS, rule(always)).steps) == earliest).all()
 
 
+@pytest.mark.broad
 @pytest.mark.parametrize("rule", [Divergence, Confidence])
 def test_rules_on_predictions_stop_where_the_read_outs_say(models, rule):
     """By sequence, so that no exit changes what a row's other tokens see; read-outs pass the coda."""
@@ -166,6 +167,7 @@ def test_rules_on_predictions_stop_where_the_read_outs_say(models, rule):
         np.testing.assert_array_equal(found.block_evaluations, 2 + 2 * want)
 
 
+@pytest.mark.broad
 @pytest.mark.parametrize("layout", ["masked, post-norm", "sequence, prelude and coda", "classifier"])
 def test_patience_counts_agreements_in_a_row(models, layout):
     """Of a sequence all real tokens agree; the count starts anew with a group."""
@@ -192,6 +194,7 @@ def test_patience_counts_agreements_in_a_row(models, layout):
     assert len(seen) > 1
 
 
+@pytest.mark.broad
 @pytest.mark.parametrize("rule", [Confidence, Patience, StateChange])
 def test_a_rule_hears_the_tokens_that_count(models, rule):
     """Rows of which the last two tokens alone are heard exit where those do."""

@@ -69,6 +69,7 @@ def test_outputs_that_are_no_choice_of_a_label(problem_type):
             assert found.labels == ((0,) if logit > 0 else ())
 
 
+@pytest.mark.broad
 @pytest.mark.parametrize("kind", ["causal", "masked"])
 def test_a_label_depends_on_its_text_alone(models, kind):
     alone = {}

@@ -46,6 +46,7 @@ def test_vectors_are_the_states_of_each_text_alone(made, steps):
     assert mean.of(1).shape == (1, mean.vectors.shape[1])
 
 
+@pytest.mark.broad
 def test_the_first_state_of_a_model_that_reads_both_ways(made):
     causal = made[0].bind(made[1]).config.kind == "causal"
     if causal:
@@ -56,6 +57,7 @@ def test_the_first_state_of_a_model_that_reads_both_ways(made):
     np.testing.assert_allclose(found.vectors, [states(made, text, DepthConfig())[0] for text in TEXTS], atol=1e-3)
 
 
+@pytest.mark.broad
 def test_a_frame_of_two_named_tokens(made):
     found = encode_texts(*made, TOKENIZER, ["a"], frame=("[MASK]", "<|endoftext|>"), pooling="none")
     model, ids = made[0].bind(made[1]), [TOKENIZER.mask_id, *TOKENIZER.encode("a"), TOKENIZER.end_id]

@@ -235,6 +235,7 @@ def test_sweep_of_a_file(infer, runs, text_file, tmp_path):
     assert rows[0]["bits_per_byte"] > 0
 
 
+@pytest.mark.deep
 def test_sweep_at_a_list_of_steps(infer, runs, text_file, tmp_path):
     flags = ("--checkpoint", runs["causal"], "--task", "sweep", "--file", text_file, "--out", tmp_path)
     assert infer(*flags, "--at", "3,1").code == 0

@@ -162,6 +162,7 @@ def test_a_report_sets_methods_side_by_side(infer, texts, tmp_path, rescaled_alo
     assert (tuned["agreement"], tuned["numbers"]) == ("1.0", str(loaded.model.num_parameters))
 
 
+@pytest.mark.deep
 def test_a_report_of_pairs_reads_the_second_text(infer, pairs, tmp_path, rescaled_alone):
     ran = infer("--checkpoint", pairs / "run", "--task", "report", "--out", tmp_path)
     swept(ran)

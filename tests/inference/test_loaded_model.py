@@ -98,6 +98,7 @@ def test_a_calibration_of_it_is_what_its_steps_run(loaded):
     assert within_increase(calibrated, batches(loaded), [TWO], 0.9, confidence=0.01).depth.solver == "calibrated"
 
 
+@pytest.mark.broad
 @pytest.mark.parametrize("again", [False, True])
 def test_saved_and_loaded_it_is_the_same(finished, tmp_path, again):
     loaded = jaxode.load(finished).calibrated(FITTED)

@@ -26,6 +26,7 @@ def groups_by_hand(model, solver):
     return model.stack.groups(DepthConfig(solver=solver), context, None), model.stack.enter(x, context), context
 
 
+@pytest.mark.broad
 @pytest.mark.parametrize("solver", ["euler", "ab2"])
 def test_read_outs_are_truncated_solves(model, solver):
     groups, x, context = groups_by_hand(model, solver)

@@ -138,6 +138,7 @@ def test_the_bar_ends_where_it_was_to_end(models, monkeypatch):
     assert done.throughput.texts_per_second == 3 / done.throughput.seconds
 
 
+@pytest.mark.broad
 @pytest.mark.parametrize("kind", ["causal", "masked"])
 def test_other_texts_compile_nothing(models, kind, compilations):
     """As many programs as bucket lengths, then none: whatever the texts, the order and the weights."""
@@ -175,6 +176,7 @@ def test_what_cannot_be_scored_is_refused(models):
         score_texts(*bare, TOKENIZER, ["a"])
 
 
+@pytest.mark.broad
 @pytest.mark.parametrize("kind", ["causal", "masked"])
 def test_a_solve_that_diverges_is_named(models, kind):
     architecture, params = models[kind]

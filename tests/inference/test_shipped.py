@@ -88,6 +88,7 @@ def test_a_shipped_model_of_a_task_needs_its_depth_as_the_question_does(name):
     assert exact(12, 12) > 0.9
 
 
+@pytest.mark.deep
 def test_the_swaps_of_five_are_answered_by_name(infer, no_runs):
     """Ten letters: the swaps (1 2), (1 3) .. (4 5)."""
     ran = infer("--checkpoint", "s5", "--prompt", "abcdefghij=", "--max-new-tokens", 5, "--temperature", 0)
@@ -108,6 +109,7 @@ def test_a_shipped_model_is_trained(name):
         assert plain > full + 0.2
 
 
+@pytest.mark.broad
 @pytest.mark.parametrize("name", sorted(BOOKS))
 def test_a_shipped_model_runs_by_its_name(infer, no_runs, name):
     ran = infer("--checkpoint", name, "--prompt", PROMPTS[KINDS[name]], "--budget", 0.33, "--max-new-tokens", 4)

@@ -32,7 +32,7 @@ def _checks_are_cheap():
         yield
 
 
-@settings(max_examples=6, deadline=None, derandomize=True)
+@settings(max_examples=4, deadline=None, derandomize=True)
 @given(
     prompts=st.lists(st.text("abcdefgh", min_size=1, max_size=LENGTH), min_size=2, max_size=2),
     drafts=st.sampled_from([Speculation((HALF,), (3,)), Speculation((ONE,), (1,)), Speculation((ONE, HALF), (2, 5))]),
@@ -186,6 +186,7 @@ def test_draws_follow_the_exact_distribution(tiny):
     assert chi_square(tiny, Speculation((ONE,), (2,))) < QUANTILE
 
 
+@pytest.mark.broad
 @pytest.mark.parametrize("wrong", ["accepts too much", "draws again from p"])
 def test_a_wrong_acceptance_rule_fails(tiny, monkeypatch, wrong):
     """What the test above would not notice is not tested."""

@@ -81,6 +81,7 @@ def test_no_task_named_gives_vectors(infer, encoder, lines, tmp_path):
     assert [path.name for path in out.parent.iterdir()] == ["vectors.npz"]
 
 
+@pytest.mark.broad
 @pytest.mark.parametrize("pooler", [True, False])
 def test_states_are_compared_over_real_tokens(run, batches, lively, pooler):
     model = lively(Encoder(run.config.model, pooler=pooler, rngs=nnx.Rngs(0)))
@@ -103,13 +104,18 @@ def test_states_are_compared_over_real_tokens(run, batches, lively, pooler):
         np.testing.assert_allclose(one.cosine, two.cosine, rtol=1e-3, atol=1e-5)
 
 
-def test_sweep_report_and_calibration_from_the_command_line(infer, encoder, lines, tmp_path, rescaled_alone):
+def test_sweep_from_the_command_line(infer, encoder, lines, tmp_path):
     about = ("--checkpoint", encoder, "--file", lines, "--out", tmp_path / "out", "--batch-size", 4)
     ran = infer(*about, "--task", "sweep", "--at", "4,2")
     assert ran.code == 0, ran.err
     rows = list(csv.DictReader((tmp_path / "out" / "sweep.csv").open()))
     assert [row["steps"] for row in rows] == ["4", "2"]
     assert float(rows[0]["error"]) == 0 < float(rows[1]["error"])
+
+
+@pytest.mark.deep
+def test_calibration_and_report_from_the_command_line(infer, encoder, lines, tmp_path, rescaled_alone):
+    about = ("--checkpoint", encoder, "--file", lines, "--out", tmp_path / "out", "--batch-size", 4)
     # beside no one else's weights
     ran = infer(
         "--checkpoint",
@@ -183,6 +189,7 @@ def labelled(request, run, exported, lively, tmp_path):
     return save_pretrained(Pretrained(model, *split(model), *parts), tmp_path / "labelled")
 
 
+@pytest.mark.broad
 def test_heads_that_read_every_token(infer, labelled, lines, tmp_path):
     loaded = jaxode.load(labelled)
     spans = loaded.task == "question_answering"

@@ -102,6 +102,7 @@ def test_stopped_tokens_keep_their_state_and_others_see_it(loaded, reference):
     assert len(set(steps.ravel())) > 1
 
 
+@pytest.mark.broad
 @pytest.mark.parametrize("granularity", ["token", "sequence"])
 def test_rows_leave_alone_as_in_a_batch(loaded, reference, granularity):
     rule = ExitGate(float(thresholds(reference)[1]), granularity)

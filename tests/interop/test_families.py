@@ -183,6 +183,7 @@ def test_other_looped_models_are_refused_by_name(tmp_path):
             model_config(tmp_path)
 
 
+@pytest.mark.broad
 def test_under_the_name_of_another_family_it_is_refused(case, tmp_path):
     own = case.config["model_type"]
     case.write(tmp_path)

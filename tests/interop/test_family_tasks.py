@@ -59,7 +59,7 @@ def test_text_is_continued_at_any_number_of_loops(run, full):
 
 
 @pytest.mark.broad
-def test_sweep_and_report(run, full, tmp_path, rescaled_alone):
+def test_it_is_swept_and_reported(run, full, tmp_path, rescaled_alone):
     run("--task", "sweep", "--file", run.text, "--at", f"{full},1", "--out", tmp_path / "out", "--batches", 2)
     rows = list(csv.DictReader((tmp_path / "out" / "sweep.csv").open()))
     assert {int(row["steps"]) for row in rows} == {1, full}
@@ -96,7 +96,8 @@ def test_training_goes_on_from_its_weights(folder, full, tmp_path):
     assert any(not np.array_equal(value, own.params[name]) for name, value in trained.params.items())
 
 
-def test_rows_with_exits_and_budgets_of_their_own(folder, full):
+@pytest.mark.broad
+def test_rows_exit_and_have_budgets_of_their_own(folder, full):
     loaded = jaxode.load(folder)
     ids = loaded.own_tokenizer.encode("the cat sat")
     tokens = jnp.asarray([ids, ids[::-1]], jnp.int32)

@@ -106,6 +106,7 @@ def test_drafts_in_fewer_loops_give_the_same_tokens(loaded):
     assert drafted.acceptance is not None
 
 
+@pytest.mark.broad
 @pytest.mark.parametrize("steps", [1, 2, 5])
 def test_steps_are_loops(infer, folder, loaded, steps):
     ids = [0, *loaded.own_tokenizer.encode("the cat")]
@@ -181,6 +182,7 @@ def test_texts_are_scored_behind_the_beginning_of_a_text(loaded):
         assert score.nats == pytest.approx(nats.sum(), abs=1e-3)
 
 
+@pytest.mark.deep
 def test_a_sweep_in_loops_and_beyond_those_of_training(infer, folder, text, tmp_path):
     common = ("--checkpoint", folder, "--task", "sweep", "--file", text, "--batches", 2)
     ran = infer(*common, "--at", "5,3,1", "--out", tmp_path / "sweep")
@@ -222,6 +224,7 @@ def test_bench_says_how_much_the_cache_takes(infer, folder):
     assert f"cache: {last} bytes a token (last, float32); loop {3 * last}, first {last}, modulo:2 {2 * last}" in ran.err
 
 
+@pytest.mark.deep
 def test_bench_without_a_depth_to_draft_in(infer, folder):
     ran = infer("--checkpoint", folder, "--task", "bench", "--max-new-tokens", 4, "--steps", 1)
     assert ran.code == 0, ran.err

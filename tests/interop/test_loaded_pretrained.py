@@ -171,8 +171,8 @@ def test_a_bound_counts_labels_and_losses_of_the_full_depth(classifier):
         within_flips(loaded, [batch], [three], 1.5)
 
 
-def test_other_weights_find_no_calibration_of_these(infer, classifier, lines, tmp_path):
-    """The cache tells models apart by their numbers, not by where they lie."""
+def test_a_calibration_goes_with_its_weights_and_with_no_others(infer, classifier, lines, tmp_path):
+    """The cache tells models apart by their numbers, not by where they lie; what is saved takes it along."""
     flags = ("--file", lines, "--task", "calibrate", "--steps", 2, "--batch-size", 8)
     assert infer("--checkpoint", classifier, *flags).code == 0
     moved = shutil.copytree(classifier, tmp_path / "moved")
@@ -182,13 +182,6 @@ def test_other_weights_find_no_calibration_of_these(infer, classifier, lines, tm
         loaded, params={name: 2 * value for name, value in loaded.params.items()}, calibrations={}
     )
     assert load(other.save(tmp_path / "other")).calibrations == {}
-
-
-def test_saved_with_its_calibrations(infer, classifier, lines, tmp_path):
-    assert (
-        infer("--checkpoint", classifier, "--file", lines, "--task", "calibrate", "--steps", 2, "--batch-size", 8).code
-        == 0
-    )
     found = load(load(classifier).save(tmp_path / "saved"))
     assert (found.labels, list(found.calibrations)) == (("bad", "so, so", "good"), [2])
     assert (tmp_path / "saved" / "calibration-2.json").is_file()

@@ -22,6 +22,7 @@ def golden(request):
     return from_pretrained(folder, dtype="float32"), dict(np.load(folder / "expected.npz"))
 
 
+@pytest.mark.broad
 def test_logits(golden):
     loaded, expected = golden
     np.testing.assert_allclose(loaded.model(jnp.asarray(expected["tokens"])).logits, expected["logits"], atol=1e-4)
@@ -44,6 +45,7 @@ def test_gradients(golden):
         np.testing.assert_allclose(theirs(loaded, found, name), want, atol=1e-3 * np.abs(want).max(), err_msg=name)
 
 
+@pytest.mark.broad
 def test_greedy_texts_token_for_token(golden):
     """With the cache; the PyTorch classes gave the same without theirs."""
     loaded, expected = golden
@@ -57,6 +59,7 @@ def test_the_cache_of_the_last_loop_alone_is_read_as_dory_was_trained():
     np.testing.assert_array_equal(ids, expected["last_loop"])
 
 
+@pytest.mark.deep
 def test_a_dory_that_says_so_is_decoded_with_the_cache_of_the_last_loop(tmp_path):
     expected = np.load(GOLDEN / "dory" / "expected.npz")
     raw = json.loads((GOLDEN / "dory" / "config.json").read_text()) | {"recurrent_kv_cache_mode": "last_loop"}

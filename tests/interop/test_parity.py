@@ -49,6 +49,7 @@ def compared(model, task, config, folder, length):
     return outputs, max(differences.values()), max(float(one.detach().abs().max()) for one in want), largest
 
 
+@pytest.mark.broad
 @pytest.mark.parametrize("task", CLASSES)
 @pytest.mark.parametrize("name", ODD)
 def test_odd_shapes(name, task, tmp_path):
@@ -59,6 +60,7 @@ def test_odd_shapes(name, task, tmp_path):
     assert gradients <= GRADIENTS
 
 
+@pytest.mark.broad
 @pytest.mark.parametrize("task", ["masked", "classifier"])
 @pytest.mark.parametrize("config", [BASE, LARGE], ids=["base", "large"])
 def test_the_shapes_of_base_and_large(config, task, tmp_path):
@@ -69,6 +71,7 @@ def test_the_shapes_of_base_and_large(config, task, tmp_path):
     assert gradients <= GRADIENTS
 
 
+@pytest.mark.broad
 @pytest.mark.parametrize("task", CLASSES)
 @pytest.mark.parametrize("name", ["groups", "untied"])
 def test_what_is_written_gives_the_same_logits_in_pytorch(name, task, tmp_path):

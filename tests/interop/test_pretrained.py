@@ -55,6 +55,7 @@ def refused(folder, *args):
     return str(caught.value)
 
 
+@pytest.mark.broad
 @pytest.mark.parametrize("name", NAMES)
 def test_logits_states_and_gradients_are_those_of_pytorch(name, read):
     """Padded rows included, and at padded positions too."""

@@ -121,6 +121,7 @@ def test_what_is_no_problem_type_is_refused(several, changes, message):
     assert f"{several / 'config.json'}: {message}" in str(caught.value)
 
 
+@pytest.mark.broad
 @pytest.mark.parametrize("problem_type", [SEVERAL, "regression", CHOICE])
 def test_the_problem_type_survives_saving(tmp_path, problem_type):
     folder = albert_folders.write(tmp_path / "made", 2, problem_type=problem_type)

@@ -56,6 +56,7 @@ def test_an_up_of_zeros_is_the_trained_block(parts):
     assert Gains.neutral(config, steps).adapters is None
 
 
+@pytest.mark.broad
 def test_the_same_changes_in_all_steps_are_those_of_the_weights(parts):
     architecture, params, config = parts
     rng, steps = np.random.default_rng(0), count(config)
@@ -110,6 +111,7 @@ def test_rows_by_their_own():
         np.testing.assert_allclose(found[row], x[row] @ pair.down[row] @ pair.up[row], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.broad
 @pytest.mark.parametrize("rank", [1, 3, 16, 17])
 def test_many_rows_are_changed_as_few_are(rank):
     rng = np.random.default_rng(0)

@@ -135,6 +135,7 @@ def test_rows_with_budgets_of_their_own(lively, told):
         np.testing.assert_allclose(found[row], model(TOKENS[row : row + 1], alone).logits[0], atol=1e-4)
 
 
+@pytest.mark.broad
 @pytest.mark.parametrize("rule", ["pre", "post"])
 def test_matrices_are_changed_as_the_clock_says(lively, rule):
     """As a block with weights W + A diag(s) B, whose own norms are scaled and shifted where they stand behind."""
@@ -176,6 +177,7 @@ def per_pass(lively, shared):
     )
 
 
+@pytest.mark.broad
 @pytest.mark.parametrize("shared", [False, True])
 def test_a_pass_that_is_divided_by_its_step_runs_in_full_whatever_the_step(lively, shared):
     """Its gates are divided by no size: x + gate * S((1 + scale) norm x), sublayer after sublayer."""

@@ -59,6 +59,7 @@ def test_group_steps_belong_to_sequence(tiny):
         tiny(group_steps="4")
 
 
+@pytest.mark.broad
 @pytest.mark.parametrize(
     ("changes", "order"),
     [
@@ -110,6 +111,7 @@ def test_padding_reads_the_last_document_of_a_masked_model_and_padding_of_a_caus
     assert document_mask(segments, causal=False)[:, 0].astype(int).tolist() == [reading, [[1] * 3] * 3]
 
 
+@pytest.mark.broad
 @pytest.mark.parametrize("activation", ["gelu", "relu", "silu", "tanh"])
 def test_activations_reach_block_and_head(activation, tiny, lively):
     config = tiny(kind="masked", steps=1)

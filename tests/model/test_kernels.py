@@ -122,6 +122,7 @@ def lowered(nvidia, config, segments=None):
     return nvidia(logits, params, tokens, segments)
 
 
+@pytest.mark.broad
 @pytest.mark.parametrize("changes", [{"kind": "causal"}, {"kind": "causal", "kv_heads": 2}, {"kind": "masked"}])
 def test_a_solve_calls_cudnn_and_holds_no_mask(changes, nvidia, tiny):
     text = lowered(nvidia, tiny(length=72, **changes))
@@ -130,6 +131,7 @@ def test_a_solve_calls_cudnn_and_holds_no_mask(changes, nvidia, tiny):
     assert "72x72" not in text
 
 
+@pytest.mark.broad
 @pytest.mark.parametrize("kind", ["causal", "masked"])
 def test_documents_are_read_as_a_mask_of_16_bits_beside_causality(kind, nvidia, tiny):
     text = lowered(nvidia, tiny(length=72, kind=kind), jnp.ones((3, 72), jnp.int32))
@@ -138,6 +140,7 @@ def test_documents_are_read_as_a_mask_of_16_bits_beside_causality(kind, nvidia, 
     assert "72x72xf32" not in text
 
 
+@pytest.mark.broad
 @pytest.mark.parametrize(
     ("changes", "masked"), [({"width": 1024, "heads": 4}, False), ({"length": 73}, True), ({"length": 16}, False)]
 )

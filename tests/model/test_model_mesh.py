@@ -15,7 +15,7 @@ def test_eight_devices_are_emulated():
     assert (len(jax.devices()), jax.default_backend()) == (8, "cpu")
 
 
-@pytest.mark.parametrize("adjoint", ["recursive", pytest.param("unroll", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("adjoint", ["recursive", pytest.param("unroll", marks=pytest.mark.deep)])
 def test_a_sharded_step_equals_a_local_one(adjoint, tiny):
     """Rows over "data", the feed-forward kernels over "model": values and gradients."""
     mesh = jax.make_mesh((4, 2), ("data", "model"), axis_types=(AxisType.Auto, AxisType.Auto))

@@ -44,6 +44,7 @@ def test_causality_by_gradient(kind, tiny, lively):
 SEGMENTS = jnp.array([[1, 1, 1, 2, 2, 2, 0, 0]])
 
 
+@pytest.mark.broad
 @pytest.mark.parametrize("kind", ["causal", "masked"])
 def test_segments_isolate_documents_and_padding(kind, tiny, lively):
     model = model_of(tiny(kind=kind), lively)
@@ -59,6 +60,7 @@ def test_segments_isolate_documents_and_padding(kind, tiny, lively):
     assert float(jnp.abs(unmasked - logits)[0, 3:6].max()) > 1e-3
 
 
+@pytest.mark.broad
 @pytest.mark.parametrize("kind", ["causal", "masked"])
 def test_a_packed_document_reads_as_if_alone(kind, tiny, lively):
     """Rotary positions are relative, so the second document may start anywhere."""
@@ -78,6 +80,7 @@ def test_one_segment_equals_no_segments(tiny, lively):
 # --- output, precision, dropout -------------------------------------------------------------------------------------
 
 
+@pytest.mark.broad
 @pytest.mark.parametrize("position", ["pre", "post"])
 @pytest.mark.parametrize("kind", ["causal", "masked"])
 def test_bfloat16_stays_close_with_float32_parameters_state_and_logits(kind, position, tiny):

@@ -36,6 +36,7 @@ def solved(stack, steps=None):
     return stack(X, DepthConfig(steps=steps, schedule="unit" if steps else "auto"), CONTEXT)
 
 
+@pytest.mark.broad
 @pytest.mark.parametrize("loops", [1, 3])
 def test_a_boundary_norm_ends_every_pass(loops, tiny, lively):
     config = tiny(steps=3, inner_blocks=2, loop=LoopConfig(boundary="norm"))
@@ -122,6 +123,7 @@ def test_a_shared_clock_is_one_for_all_blocks(tiny, lively):
         np.testing.assert_allclose(solved(stack, steps).state, solved(copied, steps).state, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.broad
 @pytest.mark.parametrize("kind", ["none", "step"])
 def test_streams_are_read_written_and_mixed_as_their_numbers_say(tiny, lively, kind):
     stack = stack_of(tiny(steps=3, loop=LoopConfig(streams=2), conditioning=kind), lively)

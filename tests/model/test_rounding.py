@@ -91,6 +91,7 @@ def test_float32_models_have_no_copies(tiny, lively):
     jax.tree.map(np.testing.assert_array_equal, after, before)
 
 
+@pytest.mark.broad
 @pytest.mark.parametrize("changes", [{}, {"tied": False}, {"embedding_width": 8}, {"kind": "masked"}])
 def test_a_model_for_a_loop_over_tokens_gives_the_same_logits(changes, tokens, tiny, lively, narrowed):
     model = model_of(tiny, lively, **changes)

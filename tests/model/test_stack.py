@@ -91,8 +91,8 @@ def agree(found, want):
         ("causal", "pre"),
         ("masked", "post"),
         # Each costs a compilation; kind and norm do not touch the solver.
-        pytest.param("causal", "post", marks=pytest.mark.slow),
-        pytest.param("masked", "pre", marks=pytest.mark.slow),
+        pytest.param("causal", "post", marks=pytest.mark.deep),
+        pytest.param("masked", "pre", marks=pytest.mark.deep),
     ],
 )
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -105,6 +105,7 @@ def test_unit_euler_steps_are_the_residual_network(layout, kind, position, input
         agree(value_and_gradients(stack, run, inputs, jitted=adjoint == "recursive" and layout != "none"), want)
 
 
+@pytest.mark.broad
 @pytest.mark.parametrize(("layout", "position"), [("full", "post"), ("sequence", "pre"), ("cycle", "pre")])
 def test_unit_lie_steps_are_euler_steps(layout, position, inputs, tiny, lively):
     x, context, _ = inputs
@@ -113,6 +114,7 @@ def test_unit_lie_steps_are_euler_steps(layout, position, inputs, tiny, lively):
     np.testing.assert_allclose(stack(x, DepthConfig(solver="lie"), context).state, want, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.broad
 @pytest.mark.parametrize("adjoint", ["recursive", "unroll"])
 @pytest.mark.parametrize("layout", ["full", "sequence", "cycle"])
 def test_a_longer_lie_step_scales_every_sublayer(layout, adjoint, inputs, tiny, lively):
@@ -142,6 +144,7 @@ def test_truncation_stops_every_group_early(inputs, tiny, lively):
     np.testing.assert_allclose(found, residual_network(short, x, context), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.broad
 @pytest.mark.parametrize("layout", ["full", "sequence", "cycle"])
 def test_more_unit_steps_go_on_with_the_loop(layout, inputs, tiny, lively):
     x, context, _ = inputs

@@ -103,6 +103,7 @@ def test_a_flipped_bit_is_noticed_or_changes_nothing(run, capfd, item):
     assert passed_over > 0 or not item
 
 
+@pytest.mark.broad
 @pytest.mark.parametrize("item", ["params", "optimizer"])
 def test_other_numbers_are_noticed(run, capfd, item):
     """In the file that holds most of the numbers nothing but the fingerprint shows a flipped bit."""

@@ -132,6 +132,7 @@ def test_it_begins_with_the_weights_of_a_language_model(language_model, file, tm
     assert np.abs(result.params["head.classifier.bias"]).max() > 0
 
 
+@pytest.mark.deep
 def test_low_rank_changes_are_merged(language_model, file, tmp_path):
     model = language_model.run.path
     result = train(settings(file, tmp_path / "run", init=model, train={"updates": 4, "trains": "lora"}))

@@ -66,6 +66,7 @@ def test_a_run_from_an_albert_goes_back_to_one(begun, folders, tmp_path):
     np.testing.assert_allclose(again.model(TOKENS).logits, trained.model(TOKENS).logits, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.deep
 def test_without_learning_nothing_changes(begun, folders):
     still = change(dataclasses.replace(begun, optimizer=OptimizerConfig(learning_rate=1e-30)), updates=2)
     result, own = train(still), from_pretrained(folders["masked"])
@@ -188,6 +189,7 @@ def test_it_is_continued_with_the_same_teacher_or_not_at_all(taught, folders, tm
         np.testing.assert_array_equal(second.params[name], value, err_msg=name)
 
 
+@pytest.mark.broad
 @pytest.mark.parametrize("of", ["taught", "encoding"])
 def test_a_teacher_that_is_not_finite_teaches_nothing(request, of, folders, tmp_path):
     run = request.getfixturevalue(of)

@@ -86,6 +86,7 @@ def test_random_depth_compiles_a_program_for_each_step_count(config, monkeypatch
     assert 20 * 64 * 1 < last["block_evaluations"] < 20 * 64 * 3
 
 
+@pytest.mark.deep
 def test_a_killed_run_continues_from_its_last_checkpoint(config, tmp_path, monkeypatch):
     whole = train(config)
     killed = dataclasses.replace(config, out=str(tmp_path / "killed"))

@@ -33,12 +33,14 @@ def products(text):
     return re.findall(r"stablehlo\.dot_general.*: \(tensor<([^>]*)>, tensor<([^>]*)>\)", text)
 
 
+@pytest.mark.broad
 @pytest.mark.parametrize("adjoint", ADJOINTS)
 def test_an_update_never_calls_back_to_python(adjoint):
     step, args = update(adjoint)
     assert "callback" not in step.lower(*args).as_text()
 
 
+@pytest.mark.broad
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_an_update_changes_every_parameter_and_moment_in_place(optimizer):
     step, args = update(optimizer=optimizer)
@@ -47,6 +49,7 @@ def test_an_update_changes_every_parameter_and_moment_in_place(optimizer):
     assert len(re.findall(r"(?:may|must)-alias", head)) == donated
 
 
+@pytest.mark.broad
 @pytest.mark.parametrize("adjoint", ADJOINTS)
 def test_each_weight_is_cast_once_an_update_however_many_steps(adjoint, narrowed):
     for steps in (3, 6):
@@ -55,6 +58,7 @@ def test_each_weight_is_cast_once_an_update_however_many_steps(adjoint, narrowed
             assert (casts[shape, False], casts[shape, True]) == (1, 0), shape
 
 
+@pytest.mark.broad
 @pytest.mark.parametrize("adjoint", ADJOINTS)
 @pytest.mark.parametrize("tied", [True, False])
 def test_only_attentions_scores_meet_float32_factors(tied, adjoint):
@@ -65,6 +69,7 @@ def test_only_attentions_scores_meet_float32_factors(tied, adjoint):
     assert not [pair for pair in products(step.lower(*args).as_text()) if any("bf16" in part for part in pair)]
 
 
+@pytest.mark.broad
 @pytest.mark.parametrize(("adjoint", "forward"), [("recursive", 2), ("remat", 1), ("unroll", 3)])
 def test_on_a_gpu_remat_runs_attention_forward_once(adjoint, forward, nvidia):
     step, args = update(adjoint)
@@ -75,6 +80,7 @@ def test_on_a_gpu_remat_runs_attention_forward_once(adjoint, forward, nvidia):
     assert not [pair for pair in products(text) if any("f32" in part for part in pair)]
 
 
+@pytest.mark.broad
 @pytest.mark.parametrize("adjoint", ADJOINTS)
 def test_on_a_gpu_documents_are_a_mask_and_no_scores(adjoint, nvidia):
     step, args = update(adjoint, document_mask=True)
@@ -83,6 +89,7 @@ def test_on_a_gpu_documents_are_a_mask_and_no_scores(adjoint, nvidia):
     assert "72x72xf32" not in text
 
 
+@pytest.mark.broad
 @pytest.mark.parametrize("length", [73, 16])
 def test_on_a_gpu_an_update_that_cudnn_does_not_take_is_lowered_all_the_same(length, nvidia):
     step, args = update("remat", model=dataclasses.replace(MODEL, length=length), document_mask=True)

@@ -64,6 +64,7 @@ class TestTerms:
             found = terms(model, ObjectiveConfig("random", spacing=spacing), Solves(4), batch)
             assert float(found.loss) == pytest.approx(float(sums.nats / sums.tokens), rel=1e-5)
 
+    @pytest.mark.broad
     @pytest.mark.parametrize("solver", ["euler", "secant"])
     def test_drawn_solves_are_those_of_some_schedule(self, model, solver):
         """Two steps over twelve units have 11 schedules: a drawn loss is that of one of them."""
@@ -230,7 +231,7 @@ class TestTeacher:
                 batch,
                 Solves(12, 4),
                 objective,
-                DepthConfig(adjoint="unroll"),
+                DepthConfig(adjoint="remat"),
                 count(batch),
                 document_mask=False,
                 key=None,
@@ -238,7 +239,7 @@ class TestTeacher:
                 teacher=architecture.bind(teacher),
             ).total
 
-        own, theirs = jax.grad(total, (0, 1))(params, params)
+        own, theirs = jax.jit(jax.grad(total, (0, 1)))(params, params)
         assert all(not np.any(value) for value in theirs.values())
         assert any(np.any(value) for value in own.values())
         # the full depth is its own teacher: half of the mean is of the short solve

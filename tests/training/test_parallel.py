@@ -69,6 +69,7 @@ def check_equal(model, updates, **kwargs):
         np.testing.assert_allclose(found[name], value, atol=2e-3, err_msg=name)
 
 
+@pytest.mark.broad
 @pytest.mark.parametrize(
     "fields",
     [
@@ -83,6 +84,7 @@ def test_many_devices_equal_one(fields):
     check_equal(WIDE, 12, **fields)
 
 
+@pytest.mark.broad
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "mesh"),

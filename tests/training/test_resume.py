@@ -55,21 +55,29 @@ def test_where_a_mixture_lies_is_free_since_the_data_position_knows_its_text():
     check_same(stored, Config(data=DataConfig(mixture=("there/*.txt=1",))))
 
 
-def test_another_depth_is_refused_and_nothing_is_written(config):
-    train(change(config, updates=2))
+@pytest.fixture
+def short(config, corpus):
+    """The settings of a finished run of two updates, which is made once and copied."""
+    made = corpus / "short"
+    if not made.exists():
+        train(dataclasses.replace(change(config, updates=2), out=str(made)))
+    shutil.copytree(made, config.out)
+    return change(config, updates=2)
+
+
+def test_another_depth_is_refused_and_nothing_is_written(config, short):
     before = sorted(Path(config.out).rglob("*"))
     with pytest.raises(UserError, match=r"depth\.steps = 2: the run in .* was started with full depth"):
-        train(resumed(change(config, updates=2), depth=DepthConfig(steps=2)))
+        train(resumed(short, depth=DepthConfig(steps=2)))
     assert sorted(Path(config.out).rglob("*")) == before
 
 
-def test_a_config_written_before_a_field_was_there(config):
-    train(change(config, updates=2))
+def test_a_config_written_before_a_field_was_there(config, short):
     path = Path(config.out) / "config.toml"
     lines = path.read_text().splitlines(keepends=True)
     path.write_text("".join(line for line in lines if not line.startswith(("branch_rate", "conditioning", "adjoint"))))
     (path.parent / "checksums.json").unlink()  # there were none either
-    assert train(resumed(change(config, updates=2))).step == 2
+    assert train(resumed(short)).step == 2
 
 
 @pytest.mark.deep
@@ -89,13 +97,12 @@ def test_the_text_may_have_moved(config, corpus, tmp_path, monkeypatch):
     assert_same(result, never_stopped)
 
 
-def test_another_text_is_refused(config, tmp_path):
-    train(change(config, updates=2))
+def test_another_text_is_refused(config, short, tmp_path):
     (tmp_path / "other.txt").write_text("another text " * 900)
     (tmp_path / "more.txt").write_text("and more of it " * 900)
     data = dataclasses.replace(config.data, files=f"{tmp_path}/*.txt")
     with pytest.raises(UserError, match=r"data position|corpus"):
-        train(resumed(change(config, updates=2), data=data))
+        train(resumed(short, data=data))
 
 
 def test_metrics_of_updates_that_a_kill_undid_are_cut_off(config):
@@ -153,20 +160,18 @@ def test_where_no_checkpoint_can_be_read_nothing_is_touched(config, monkeypatch)
     assert (run.metrics.read_bytes(), sorted(run.path.rglob("*"))) == before
 
 
-def test_two_processes_cannot_train_the_same_run(config):
-    train(change(config, updates=2))
+def test_two_processes_cannot_train_the_same_run(config, short):
     with (
         RunFolder(Path(config.out)).held(new=False),
         pytest.raises(UserError, match="another process trains this run; wait for it, or stop it first"),
     ):
-        train(resumed(change(config, updates=2)))
-    assert train(resumed(change(config, updates=2))).step == 2
+        train(resumed(short))
+    assert train(resumed(short)).step == 2
 
 
-def test_a_finished_run_says_on_how_many_tokens_its_loss_was_measured(config):
-    short = change(config, updates=2)
+def test_a_finished_run_says_on_how_many_tokens_its_loss_was_measured(config, short):
     summaries = []
-    for settings in (short, resumed(change(short, final_batches=1)), resumed(short)):
+    for settings in (resumed(short), resumed(change(short, final_batches=1)), resumed(short)):
         write_summary(train(settings))
         summaries.append(json.loads((Path(config.out) / "summary.json").read_text()))
     first, part, again = summaries

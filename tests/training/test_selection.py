@@ -50,21 +50,21 @@ def steps_on_disk(run):
 
 
 def test_the_best_checkpoint_is_kept_and_is_what_the_run_is_read_as(file, tmp_path, found):
-    found[:] = [0.5, 0.8, 0.8, 0.6, 0.7, 0.4]
-    result = train(asked(file, tmp_path / "run", checkpoint_every=1))
-    assert (result.step, result.chosen) == (12, 4)
-    assert steps_on_disk(result.run) == [4, 12]
+    found[:] = [0.5, 0.8, 0.8, 0.6]
+    result = train(asked(file, tmp_path / "run", updates=8, checkpoint_every=2))
+    assert (result.step, result.chosen) == (8, 4)
+    assert steps_on_disk(result.run) == [4, 8]
     loaded = load_run(result.run.path)
     assert loaded.step == 4
     for name, value in load_run(result.run.path, step=4).params.items():
         np.testing.assert_array_equal(value, result.params[name])
         np.testing.assert_array_equal(value, loaded.params[name])
-    newest = load_run(result.run.path, step=12).params
+    newest = load_run(result.run.path, step=8).params
     assert any((newest[name] != value).any() for name, value in loaded.params.items())
     assert read_best(result.run) == Best(4, "accuracy", 0.8, True)
     write_summary(result)
     summary = json.loads((result.run.path / "summary.json").read_text())
-    assert (summary["updates"], summary["best_update"]) == (12, 4)
+    assert (summary["updates"], summary["best_update"]) == (8, 4)
     assert jaxode.load(jaxode.load(result.run.path).save(tmp_path / "exported")).step == 4
 
 

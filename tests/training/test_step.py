@@ -49,6 +49,7 @@ def test_pinned_losses():
     )
 
 
+@pytest.mark.broad
 @pytest.mark.parametrize("accumulate", [2, 4])
 def test_micro_batches_give_the_large_batchs_update(accumulate):
     batches = [make_batch(8, seed, ragged=True) for seed in range(5)]

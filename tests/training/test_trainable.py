@@ -73,6 +73,7 @@ def test_low_rank_changes_are_continued_and_written_as_one(begun, tmp_path, monk
     np.testing.assert_allclose(exported.model(TOKENS).logits, trained.model(TOKENS).logits, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.deep
 def test_without_learning_low_rank_changes_are_nothing(begun, folders):
     still = trains(dataclasses.replace(begun, optimizer=OptimizerConfig(learning_rate=1e-30)), "lora", updates=2)
     result, own = train(still), from_pretrained(folders["masked"])
