@@ -17,8 +17,9 @@ from jaxode.data.tokenizers import Frame
 from jaxode.inference.loading.names import LINE_TASKS
 from jaxode.inference.tasks.line_tables import BATCH_SIZE, Lines, read_labelled, read_lines, read_words
 from jaxode.inference.tasks.measured_text import Text, file_text, validation_text
-from jaxode.inference.texts.batching import bucketed, padded, real_tokens
-from jaxode.inference.texts.token_ids import pair_rows, token_rows
+from jaxode.inference.texts.batching import bucketed
+from jaxode.inference.texts.text_pass import model_rows
+from jaxode.inference.texts.token_ids import token_rows
 
 PACKED_TOKENS = 1024
 """In a batch of a fit of states, where no batch size is given."""
@@ -38,18 +39,12 @@ def line_batches(trained: TrainedModel, lines: Lines, config: InferConfig) -> li
     size = config.batch_size or BATCH_SIZE
     texts, names = lines.texts[: config.batches * size], lines.names[: config.batches * size]
     options = {"frame": _frame(trained, config), "truncate": config.truncate, "names": names}
-    if lines.pairs is None:
-        encoded = token_rows(tokenizer, texts, length, **options)
-    else:
-        encoded = pair_rows(tokenizer, texts, lines.pairs[: len(texts)], length, **options)
-    # a model that tells no kinds apart has no table of them
-    kinds = encoded.kinds if trained.config.model.token_types > 1 else None
+    pairs = None if lines.pairs is None else lines.pairs[: len(texts)]
+    rows = model_rows(trained.config.model, tokenizer, texts, pairs, **options)
     found = []
-    for batch in bucketed(encoded.lengths, size, length, SHAPES):
-        rows = [encoded.ids[i] for i in batch.rows]
-        tokens, real = padded(rows, batch, tokenizer.pad_id), real_tokens(rows, batch)
-        told = None if kinds is None else padded([kinds[i] for i in batch.rows], batch, 0)
-        found.append(Batch(tokens, tokens, real.astype(np.float32), real, kinds=told))
+    for batch in bucketed(rows.lengths, size, length, SHAPES):
+        tokens, real, *kinds = rows.arrays(batch, tokenizer.pad_id)
+        found.append(Batch(tokens, tokens, real.astype(np.float32), real, kinds=kinds[0] if kinds else None))
     return [found[i] for i in np.random.default_rng(config.seed).permutation(len(found))]
 
 

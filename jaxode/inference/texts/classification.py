@@ -13,9 +13,9 @@ from jaxtyping import Array, Float
 from jaxode.checkpoint import takes_tokenizer
 from jaxode.config import DepthConfig, UserError
 from jaxode.data import Tokenizer
-from jaxode.inference.texts.batch_pass import BatchPass, Throughput
-from jaxode.inference.texts.batching import RowBatch, padded, real_tokens
-from jaxode.inference.texts.token_ids import Frame, check_vocabulary, pair_rows, token_rows
+from jaxode.inference.texts.batch_pass import Throughput
+from jaxode.inference.texts.text_pass import TextPass
+from jaxode.inference.texts.token_ids import Frame
 from jaxode.model import SequenceClassifier
 from jaxode.model.heads import ProblemType
 from jaxode.model.parameters import Architecture, Parameters
@@ -110,27 +110,14 @@ def classify_texts(
             does not fit into memory.
         Diverged: outputs that are not finite.
     """
-    solve = BatchPass(architecture, params, depth or DepthConfig(), batch_size, progress)
-    model = solve.check()
+    reading = TextPass(architecture, params, tokenizer, depth, batch_size, frame, truncate, names, progress)
+    model = reading.model
     if not isinstance(model, SequenceClassifier):
         raise UserError(f"{type(model).__name__} has no classifier head: give a SequenceClassifier")
-    check_vocabulary(model.config, tokenizer)
-    options = {"frame": frame, "truncate": truncate, "names": names}
-    if pairs is None:
-        encoded = token_rows(tokenizer, texts, model.config.length, **options)
-    else:
-        encoded = pair_rows(tokenizer, texts, pairs, model.config.length, **options)
-    # a model that tells no kinds apart has no table of them
-    kinds = encoded.kinds if model.config.token_types > 1 else None
-
-    def inputs(batch: RowBatch) -> tuple[np.ndarray, ...]:
-        rows = [encoded.ids[i] for i in batch.rows]
-        told = () if kinds is None else (padded([kinds[i] for i in batch.rows], batch, 0),)
-        return padded(rows, batch, tokenizer.pad_id), real_tokens(rows, batch), *told
-
-    solved = solve(class_outputs, inputs, encoded.lengths, texts=len(encoded.ids), predicted=0)
+    rows = reading.rows(texts, pairs)
+    solved = reading.solve(class_outputs, rows)
     classes = tuple(_text_class(row, model.problem_type) for row in solved.values)
-    return TextClasses(classes, model.problem_type, encoded.truncated, encoded.unknown, solved.throughput)
+    return TextClasses(classes, model.problem_type, rows.truncated, rows.unknown, solved.throughput)
 
 
 def _text_class(row: np.ndarray, problem_type: ProblemType) -> TextClass:

@@ -15,9 +15,9 @@ from jaxtyping import Array, Float, Int
 from jaxode.checkpoint import takes_tokenizer
 from jaxode.config import DepthConfig, require
 from jaxode.data import Tokenizer
-from jaxode.inference.texts.batch_pass import BatchPass, Throughput
-from jaxode.inference.texts.batching import RowBatch, padded, real_tokens
-from jaxode.inference.texts.token_ids import Frame, check_vocabulary, token_rows
+from jaxode.inference.texts.batch_pass import Throughput
+from jaxode.inference.texts.text_pass import TextPass
+from jaxode.inference.texts.token_ids import Frame
 from jaxode.model import normalised
 from jaxode.model.parameters import Architecture, Parameters
 from jaxode.types import Segments, Tokens
@@ -113,26 +113,12 @@ def encode_texts(
         Diverged: states that are not finite.
     """
     require(pooling in get_args(Pooling), f'pooling = "{pooling}": allowed are {", ".join(get_args(Pooling))}')
-    solve = BatchPass(architecture, params, depth or DepthConfig(), batch_size, progress)
-    model = solve.check()
+    reading = TextPass(architecture, params, tokenizer, depth, batch_size, frame, truncate, names, progress)
     require(
-        pooling != "first" or model.config.kind == "masked",
+        pooling != "first" or reading.model.config.kind == "masked",
         'pooling = "first": the first token of a causal model sees no other; use "mean" or "none"',
     )
-    check_vocabulary(model.config, tokenizer)
-    rows = token_rows(tokenizer, texts, model.config.length, frame=frame, truncate=truncate, names=names)
-
-    def inputs(batch: RowBatch) -> tuple[np.ndarray, ...]:
-        ids = [rows.ids[i] for i in batch.rows]
-        return padded(ids, batch, tokenizer.pad_id), real_tokens(ids, batch)
-
-    solved = solve(
-        partial(text_states, pooling=pooling),
-        inputs,
-        rows.lengths,
-        texts=len(rows.ids),
-        predicted=0,
-        by_token=pooling == "none",
-        dtype=np.float32,
-    )
+    rows = reading.rows(texts)
+    program = partial(text_states, pooling=pooling)
+    solved = reading.solve(program, rows, by_token=pooling == "none", dtype=np.float32)
     return TextVectors(solved.values, rows.lengths, rows.truncated, rows.unknown, solved.throughput)

@@ -17,7 +17,8 @@ from jaxode.data import Tokenizer
 from jaxode.evaluation.loss import row_loss
 from jaxode.inference.texts.batch_pass import BatchPass, Solved, Throughput
 from jaxode.inference.texts.batching import RowBatch, padded, real_tokens
-from jaxode.inference.texts.token_ids import Frame, TokenRows, check_vocabulary, token_rows
+from jaxode.inference.texts.text_pass import TextPass
+from jaxode.inference.texts.token_ids import Frame, TokenRows, text_names
 from jaxode.model import CausalLM, MaskedLM
 from jaxode.model.parameters import Architecture, Parameters
 from jaxode.types import Segments, Tokens
@@ -133,30 +134,28 @@ def score_texts(
             batch that does not fit into memory.
         Diverged: predictions that are not finite.
     """
-    solve = BatchPass(architecture, params, depth or DepthConfig(), batch_size, progress)
-    model = solve.check()
+    reading = TextPass(architecture, params, tokenizer, depth, batch_size, frame, truncate, names, progress)
+    model = reading.model
     require(
         isinstance(model, CausalLM | MaskedLM),
         f"{type(model).__name__} has no head over the vocabulary, so it gives no likelihood: give a language model",
     )
-    check_vocabulary(model.config, tokenizer)
     masked = isinstance(model, MaskedLM)
     require(
         masked or not frame,
         f"frame = {frame}: a causal model reads a text behind what its own tokenizer opens texts with; leave it out",
     )
-    opening = () if masked else tokenizer.opening or (tokenizer.end_id,)
-    # the first token takes the place of the last, which predicts nothing here
-    length = model.config.length - max(0, len(opening) - 1)
-    encoded = token_rows(tokenizer, texts, length, frame=frame if masked else False, truncate=truncate, names=names)
+    opening = tokenizer.opening or (tokenizer.end_id,)
+    encoded = reading.rows(texts) if masked else reading.opened_rows(texts, opening)
     given = 1 if document_mask and not masked else 0
     if given and encoded.own.min() == 1:
         first = int(encoded.own.argmin())
-        name = names[first] if names else f"text {first + 1}"
+        name = text_names(names, len(encoded.ids))[first]
         raise UserError(
             f"{name} has one token, which a model trained with data.document_mask is given and does not predict: "
             "remove it"
         )
+    solve = reading.batches
     solved = _pseudo(solve, encoded, tokenizer) if masked else _causal(solve, encoded, tokenizer, opening, given)
     both = zip(solved.values, encoded.own - given, strict=True)
     scores = tuple(TextScore(float(nats), int(count)) for nats, count in both)

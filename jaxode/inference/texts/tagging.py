@@ -14,9 +14,9 @@ from jaxode.checkpoint import takes_tokenizer
 from jaxode.config import DepthConfig, UserError, require
 from jaxode.data import Tokenizer
 from jaxode.data.tagged import word_tokens
-from jaxode.inference.texts.batch_pass import BatchPass, Throughput
-from jaxode.inference.texts.batching import RowBatch, padded, real_tokens
-from jaxode.inference.texts.token_ids import Frame, check_vocabulary
+from jaxode.inference.texts.batch_pass import Throughput
+from jaxode.inference.texts.text_pass import TextPass
+from jaxode.inference.texts.token_ids import Frame, TokenRows, check_vocabulary, count_long, text_names
 from jaxode.model import TokenClassifier
 from jaxode.model.parameters import Architecture, Parameters
 from jaxode.types import Segments, Tokens
@@ -82,37 +82,28 @@ def classify_words(
             chooses its own steps.
         Diverged: outputs that are not finite.
     """
-    solve = BatchPass(architecture, params, depth or DepthConfig(), batch_size, progress)
-    model = solve.check()
+    reading = TextPass(architecture, params, tokenizer, depth, batch_size, frame, truncate, names, progress)
+    model = reading.model
     if not isinstance(model, TokenClassifier) or model.spans:
         raise UserError(f"{type(model).__name__} labels no tokens: give a TokenClassifier")
     check_vocabulary(model.config, tokenizer)
     texts = _texts(sentences, names)
-    names = names or [f"text {i}" for i in range(1, len(texts) + 1)]
+    names = text_names(names, len(texts))
     before, after = tokenizer.around(frame)
     room = model.config.length - len(before) - len(after)
+    # not `reading.rows`: where words begin is known of a text's own tokens only
     encoded = word_tokens(tokenizer, texts, names)
-    long = [i for i, (ids, _) in enumerate(encoded) if len(ids) > room]
-    if long and not truncate:
-        raise UserError(
-            f"{names[long[0]]} has {len(encoded[long[0]][0])} tokens, the model reads at most {room} of a text "
-            f"(model.length = {model.config.length}); {len(long)} of {len(texts)} texts are too long: shorten them, or "
-            "cut them with --truncate"
-        )
-    rows = [(*before, *ids[:room], *after) for ids, _ in encoded]
-
-    def inputs(batch: RowBatch) -> tuple[np.ndarray, ...]:
-        chosen = [rows[i] for i in batch.rows]
-        return padded(chosen, batch, tokenizer.pad_id), real_tokens(chosen, batch)
-
-    lengths = np.asarray([len(row) for row in rows], np.int64)
-    solved = solve(word_outputs, inputs, lengths, texts=len(rows), predicted=0, by_token=True)
+    reads = f", the model reads at most {room} of a text (model.length = {model.config.length})"
+    cut = count_long([len(ids) for ids, _ in encoded], room, truncate, names, reads)
+    ids = tuple((*before, *ids[:room], *after) for ids, _ in encoded)
+    rows = TokenRows(ids, len(before), len(after), cut, unknown=0)
+    solved = reading.solve(word_outputs, rows, by_token=True)
     labels, probabilities = [], []
-    for begin, (_, firsts) in zip(np.cumsum(lengths) - lengths, encoded, strict=True):
-        found = solved.values[[begin + len(before) + place for place in firsts if place < room]]
+    for begin, (_, firsts) in zip(np.cumsum(rows.lengths) - rows.lengths, encoded, strict=True):
+        found = solved.values[[begin + rows.before + place for place in firsts if place < room]]
         labels.append(tuple(map(int, found.argmax(axis=1))))
         probabilities.append(tuple(map(float, found.max(axis=1))))
-    return WordLabels(tuple(labels), tuple(probabilities), len(long), solved.throughput)
+    return WordLabels(tuple(labels), tuple(probabilities), rows.truncated, solved.throughput)
 
 
 def _texts(sentences: Iterable[Sequence[str]], names: Sequence[str]) -> list[str]:
@@ -128,5 +119,4 @@ def _texts(sentences: Iterable[Sequence[str]], names: Sequence[str]) -> list[str
         require(bad is None, f"{name}: {bad!r} is no word: a text without white space")
         texts.append(" ".join(words))
     require(bool(texts), "no sentences: give at least one")
-    require(not names or len(names) == len(texts), f"names: {len(names)} of them for {len(texts)} texts; give one each")
     return texts

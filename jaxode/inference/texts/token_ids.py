@@ -11,6 +11,7 @@ from jaxtyping import Int
 from jaxode.config import ModelConfig, UserError, require
 from jaxode.data import Tokenizer
 from jaxode.data.tokenizers import Frame
+from jaxode.inference.texts.batching import RowBatch, padded, real_tokens
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,12 @@ class TokenRows:
     def own(self) -> Int[np.ndarray, " texts"]:
         """Tokens of every text itself."""
         return self.lengths - self.before - self.after
+
+    def arrays(self, batch: RowBatch, pad_id: int) -> tuple[Int[np.ndarray, "B L"], ...]:
+        """Tokens and segments of a batch, and of pairs the kinds."""
+        rows = [self.ids[i] for i in batch.rows]
+        arrays = padded(rows, batch, pad_id), real_tokens(rows, batch)
+        return arrays if self.kinds is None else (*arrays, padded([self.kinds[i] for i in batch.rows], batch, 0))
 
 
 def as_texts(texts: Iterable[str], names: Sequence[str] = ()) -> list[str]:
@@ -86,22 +93,17 @@ def token_rows(
     """
     texts = as_texts(texts, names)
     require(bool(texts), "no texts: give at least one")
-    require(not names or len(names) == len(texts), f"names: {len(names)} of them for {len(texts)} texts; give one each")
-    names = names or [f"text {i}" for i in range(1, len(texts) + 1)]
+    names = text_names(names, len(texts))
     before, after = tokenizer.around(frame)
     around = len(before) + len(after)
     own = tokenizer.encode_batch(texts)
     for name, ids in zip(names, own, strict=True):
         require(bool(ids), f"{name} holds no token that tokenizer {tokenizer.name} knows: remove it")
-    long = [i for i, ids in enumerate(own) if len(ids) + around > length]
-    if long and not truncate:
-        of_frame = f", {around} of them around every text" if around else ""
-        raise UserError(
-            f"{names[long[0]]} has {len(own[long[0]]) + around} tokens{of_frame}, the model reads at most model.length "
-            f"= {length}; {len(long)} of {len(own)} texts are too long: shorten them, or cut them with --truncate"
-        )
+    of_frame = f", {around} of them around every text" if around else ""
+    reads = f"{of_frame}, the model reads at most model.length = {length}"
+    cut = count_long([len(ids) + around for ids in own], length, truncate, names, reads)
     rows = tuple((*before, *ids[: length - around], *after) for ids in own)
-    return TokenRows(rows, len(before), len(after), len(long), tokenizer.count_unknown(texts, own))
+    return TokenRows(rows, len(before), len(after), cut, tokenizer.count_unknown(texts, own))
 
 
 def pair_rows(
@@ -124,25 +126,46 @@ def pair_rows(
     firsts, seconds = as_texts(texts, names), as_texts(pairs, names)
     require(bool(firsts), "no texts: give at least one")
     require(len(firsts) == len(seconds), f"pairs: {len(seconds)} of them for {len(firsts)} texts; give one each")
-    require(not names or len(names) == len(firsts), f"names: {len(names)} of them for {len(firsts)} texts")
-    names = names or [f"text {i}" for i in range(1, len(firsts) + 1)]
+    names = text_names(names, len(firsts))
     template = tokenizer.pair_template(frame)
     require(template.size + 2 <= length, f"model.length = {length}: no room for a pair of texts")
     one, two = tokenizer.encode_batch(firsts), tokenizer.encode_batch(seconds)
     for name, first, second in zip(names, one, two, strict=True):
         require(bool(first and second), f"{name} holds no token that tokenizer {tokenizer.name} knows: remove it")
     sizes = [len(first) + len(second) + template.size for first, second in zip(one, two, strict=True)]
-    long = [i for i, size in enumerate(sizes) if size > length]
-    if long and not truncate:
-        raise UserError(
-            f"{names[long[0]]} has {sizes[long[0]]} tokens, {template.size} of them around the pair, the model reads "
-            f"at most model.length = {length}; {len(long)} of {len(sizes)} pairs are too long: shorten them, or cut "
-            "them with --truncate"
-        )
+    reads = f", {template.size} of them around the pair, the model reads at most model.length = {length}"
+    cut = count_long(sizes, length, truncate, names, reads, "pairs")
     rows = [template.row(first, second, length) for first, second in zip(one, two, strict=True)]
     ids, kinds = tuple(tuple(row) for row, _ in rows), tuple(tuple(row) for _, row in rows)
     unknown = tokenizer.count_unknown(firsts, one) + tokenizer.count_unknown(seconds, two)
-    return TokenRows(ids, len(template.before), len(template.after), len(long), unknown, kinds)
+    return TokenRows(ids, len(template.before), len(template.after), cut, unknown, kinds)
+
+
+def text_names(names: Sequence[str], count: int) -> Sequence[str]:
+    """What errors call so many texts: `names`, or "text 1", "text 2", .. where they are empty.
+
+    Raises:
+        UserError: another number of names.
+    """
+    require(not names or len(names) == count, f"names: {len(names)} of them for {count} texts; give one each")
+    return names or [f"text {i}" for i in range(1, count + 1)]
+
+
+def count_long(
+    sizes: Sequence[int], limit: int, truncate: bool, names: Sequence[str], reads: str, unit: str = "texts"
+) -> int:
+    """How many of `sizes` are beyond `limit`, and so are cut.
+
+    Raises:
+        UserError: there are some, and no leave to cut them; the first is named, and `reads` tells the limit.
+    """
+    long = [i for i, size in enumerate(sizes) if size > limit]
+    if long and not truncate:
+        raise UserError(
+            f"{names[long[0]]} has {sizes[long[0]]} tokens{reads}; {len(long)} of {len(sizes)} {unit} are too long: "
+            "shorten them, or cut them with --truncate"
+        )
+    return len(long)
 
 
 def check_vocabulary(model: ModelConfig, tokenizer: Tokenizer) -> None:
