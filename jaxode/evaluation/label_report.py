@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,46 +17,29 @@ from tqdm import tqdm
 from jaxode.checkpoint import takes_params
 from jaxode.config import ModelConfig
 from jaxode.data import Batch
-from jaxode.depth import get_solver
 from jaxode.evaluation.divergence import Diverged
-from jaxode.evaluation.figures import Panel, panel_figure, table, write_csv, writing
 from jaxode.evaluation.labels import LabelPredictions, class_divergence, label_step, predict_labels
+from jaxode.evaluation.method_rows import MethodRow, filled_table, method_columns, method_panel, row_cells, save_methods
 from jaxode.evaluation.methods import Method, full_depth, ready
-from jaxode.evaluation.profiles import DepthProfile, depth_profile, profile_panels, profile_rows
+from jaxode.evaluation.profiles import DepthProfile, depth_profile
 from jaxode.evaluation.timing import median_times
-from jaxode.model import block_evaluations
 from jaxode.model.parameters import Architecture, Parameters
 
 
-@dataclass(frozen=True)
-class LabelRow:
+@dataclass(frozen=True, kw_only=True)
+class LabelRow(MethodRow):
     """One way to solve a classifier, measured. A solve that diverged has an infinite loss, and no metrics."""
 
-    method: str
-    solver: str
-    schedule: str
-    steps: int | None
-    """Solver steps; None for an adaptive solver, which chooses them."""
-    block_evaluations: int | float
-    """Applications of a block in one forward pass, prelude and coda included; a mean for an adaptive solver."""
     metrics: Mapping[str, float]
     """Of the labels against those of the file; the first is the task's."""
     loss: float
     """Nats per text or word, or of a regression the mean square error."""
     agreement: float | None
     """Share of texts or words labelled as the full depth labels them; None of a regression, which gives numbers."""
-    divergence: float
-    """KL(full depth || method) of the predictions, nats per text or word; of a regression the mean square distance."""
-    milliseconds: float
-    """Median latency of the forward pass of one batch, compiled and warmed up."""
-    relative_time: float
-    """milliseconds over the full depth's."""
-    numbers: int
-    """That were fitted, beside the model's own weights; of another model all of its weights."""
-    fit_tokens: int | None
-    """That they were fitted on."""
-    fit_minutes: float | None
-    """That it took, where they are known."""
+    divergence: float | None
+    """KL(full depth || method) of the predictions, nats per text or word; None of a regression."""
+    distance: float | None
+    """Root mean square distance from the full depth's numbers, in their unit; None of labels."""
 
 
 @dataclass(frozen=True)
@@ -171,76 +153,47 @@ def _row(
     times: tuple[float, float],
     numbers: int,
 ) -> LabelRow:
-    depth, adaptive = method.depth, get_solver(method.depth.solver).adaptive
-    quality: dict[str, Any] = {"metrics": nothing, "loss": math.inf, "agreement": None, "divergence": math.inf}
+    evaluations, quality = None, {"metrics": nothing, "loss": math.inf}
     if found is not None:
-        evaluation = found.evaluation
-        quality = {"metrics": evaluation.metrics, "loss": evaluation.loss, **_against(reference, found)}
-    return LabelRow(
-        method=method.name,
-        solver=depth.solver,
-        schedule=depth.schedule,
-        steps=None if adaptive else depth.steps or model.steps,
-        block_evaluations=found.block_evaluations if adaptive and found else block_evaluations(model, depth),
-        milliseconds=times[0],
-        relative_time=times[0] / times[1],
-        numbers=numbers,
-        fit_tokens=method.tokens,
-        fit_minutes=method.minutes,
-        **quality,
-    )
+        evaluations, evaluation = found.block_evaluations, found.evaluation
+        quality = {"metrics": evaluation.metrics, "loss": evaluation.loss}
+    cost = method_columns(model, method, evaluations, *times, numbers)
+    return LabelRow(**cost, **quality, **_against(reference, found))
 
 
-def _against(reference: LabelPredictions, found: LabelPredictions) -> dict[str, float | None]:
-    same = [one == other for one, other in zip(reference.decided, found.decided, strict=True)]
-    apart = class_divergence(jnp.asarray(reference.logits), jnp.asarray(found.logits), found.problem_type)
-    counted = found.problem_type != "regression"
-    return {"agreement": sum(same) / len(same) if counted else None, "divergence": float(jnp.mean(apart))}
+def _against(reference: LabelPredictions, found: LabelPredictions | None) -> dict[str, Any]:
+    """How far predictions are from the full depth's; those that diverged are infinitely far."""
+    agreement, apart = None, math.inf
+    if found is not None:
+        agreement = float(np.mean([one == other for one, other in zip(reference.decided, found.decided, strict=True)]))
+        logits = jnp.asarray(reference.logits), jnp.asarray(found.logits)
+        apart = float(jnp.mean(class_divergence(*logits, reference.problem_type)))
+    if reference.problem_type == "regression":
+        return {"agreement": None, "divergence": None, "distance": math.sqrt(apart)}
+    return {"agreement": agreement, "divergence": apart, "distance": None}
 
 
 def save_label_report(folder: Path | str, report: LabelReport) -> str:
     """Write report.csv, report.png, trace.csv and trace.png into `folder`; return the table for the terminal, which
-    shows the first metric.
+    shows the first metric, and of a regression all three.
 
     Raises:
         UserError: the folder cannot be written.
     """
-    folder = Path(folder)
-    metric = next(iter(report.rows[0].metrics))
+    first = report.rows[0]
+    metric, *others = first.metrics
     other, called = "agreement", "agreement with the full depth"
-    if report.rows[0].agreement is None:
-        other, called = "divergence", "mean square distance from the full depth"
+    if numbers := first.distance is not None:
+        other, called = "distance", "root mean square distance from the full depth"
     panels = [
-        _panel(report, "block_evaluations", "block evaluations", metric, metric),
-        _panel(report, "milliseconds", "milliseconds a batch", metric, metric),
-        _panel(report, "block_evaluations", "block evaluations", other, called),
+        method_panel(report.rows, "block_evaluations", "block evaluations", metric, metric),
+        method_panel(report.rows, "milliseconds", "milliseconds a batch", metric, metric),
+        method_panel(report.rows, "block_evaluations", "block evaluations", other, called),
     ]
     # a correlation of what does not vary is nowhere
     panels = [panel for panel in panels if panel.series]
-    with writing(folder, "the report"):
-        write_csv(folder / "report.csv", [_cells(row, row.metrics) for row in report.rows])
-        write_csv(folder / "trace.csv", [row for profile in report.profiles for row in profile_rows(profile)])
-        panel_figure(folder / "report.png", panels, f"Labels of {report.texts} {report.unit}s, against work")
-        panel_figure(folder / "trace.png", profile_panels(report.profiles), "Along depth")
-    rows = [_cells(row, {metric: row.metrics[metric]}) for row in report.rows]
-    return table(rows, [name for name in rows[0] if any(row[name] is not None for row in rows)])
-
-
-def _cells(row: LabelRow, metrics: Mapping[str, float]) -> dict[str, Any]:
-    cells = {field.name: getattr(row, field.name) for field in dataclasses.fields(row)}
-    return {
-        column: cell
-        for name, value in cells.items()
-        for column, cell in (metrics.items() if name == "metrics" else [(name, value)])
-    }
-
-
-def _panel(report: LabelReport, work: str, xlabel: str, column: str, ylabel: str) -> Panel:
-    """A column against another, one line a method; what diverged or is not defined has no place."""
-    lines: dict[str, list[tuple[Any, float]]] = {}
-    for row in report.rows:
-        cells = _cells(row, row.metrics)
-        if cells[column] is not None and math.isfinite(cells[column]):
-            lines.setdefault(row.method, []).append((cells[work], cells[column]))
-    series = {name: ([x for x, _ in sorted(points)], [y for _, y in sorted(points)]) for name, points in lines.items()}
-    return Panel(series, xlabel, ylabel, logx=True)
+    what = f"Numbers for {report.texts} texts" if numbers else f"Labels of {report.texts} {report.unit}s"
+    save_methods(Path(folder), report.rows, report.profiles, panels, f"{what}, against work")
+    hidden = () if numbers else others
+    cells = [row_cells(row) for row in report.rows]
+    return filled_table([{name: cell for name, cell in row.items() if name not in hidden} for row in cells])

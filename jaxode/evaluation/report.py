@@ -19,10 +19,11 @@ from jaxode.config import DepthConfig, ModelConfig, require
 from jaxode.data import Batch
 from jaxode.depth import get_solver
 from jaxode.evaluation.divergence import diverged
-from jaxode.evaluation.figures import Panel, panel_figure, table, write_csv, writing
+from jaxode.evaluation.figures import Panel
 from jaxode.evaluation.loss import LossSums, batch_inputs, forward, kl_divergence
+from jaxode.evaluation.method_rows import filled_table, method_panel, row_cells, save_methods
 from jaxode.evaluation.methods import FULL_DEPTH, Method, check_shared
-from jaxode.evaluation.profiles import DepthProfile, depth_profile, profile_panels, profile_rows
+from jaxode.evaluation.profiles import DepthProfile, depth_profile
 from jaxode.evaluation.timing import median_times
 from jaxode.model import block_evaluations, plan
 from jaxode.model.parameters import CALIBRATION, Architecture, Parameters
@@ -205,28 +206,15 @@ def save_report(folder: Path | str, report: Report) -> str:
     Raises:
         UserError: the folder cannot be written.
     """
-    folder = Path(folder)
-    rows = [dataclasses.asdict(row) for row in report.rows]
-    with writing(folder, "the report"):
-        write_csv(folder / "report.csv", rows)
-        write_csv(folder / "trace.csv", [row for profile in report.profiles for row in profile_rows(profile)])
-        panel_figure(
-            folder / "report.png",
-            [
-                _rises(report, "block_evaluations", "block evaluations"),
-                _rises(report, "milliseconds", "milliseconds a batch"),
-            ],
-            "Rise of the loss over the full depth's, against work",
-        )
-        panel_figure(folder / "trace.png", profile_panels(report.profiles), "Along depth")
-    return table(rows, [name for name in rows[0] if any(row[name] is not None for row in rows)])
+    panels = [
+        _rises(report, "block_evaluations", "block evaluations"),
+        _rises(report, "milliseconds", "milliseconds a batch"),
+    ]
+    save_methods(
+        Path(folder), report.rows, report.profiles, panels, "Rise of the loss over the full depth's, against work"
+    )
+    return filled_table([row_cells(row) for row in report.rows])
 
 
 def _rises(report: Report, work: str, label: str) -> Panel:
-    """The rise against a column of the rows, one line a method; what diverged has no place."""
-    lines: dict[str, list[tuple[Any, float]]] = {}
-    for row in report.rows:
-        if math.isfinite(row.rise):
-            lines.setdefault(row.method, []).append((getattr(row, work), row.rise))
-    series = {name: ([x for x, _ in sorted(points)], [y for _, y in sorted(points)]) for name, points in lines.items()}
-    return Panel(series, label, "rise, nats per token", logx=True, yscale="symlog")
+    return method_panel(report.rows, work, label, "rise", "rise, nats per token", "symlog")

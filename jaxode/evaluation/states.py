@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -20,45 +19,35 @@ from tqdm import tqdm
 from jaxode.checkpoint import takes_params
 from jaxode.config import DepthConfig, require
 from jaxode.data import Batch
-from jaxode.depth import get_solver
 from jaxode.evaluation.divergence import diverged
-from jaxode.evaluation.figures import Panel, line_figure, panel_figure, table, write_csv, writing
+from jaxode.evaluation.figures import Panel, line_figure, write_csv, writing
 from jaxode.evaluation.loss import batch_inputs
+from jaxode.evaluation.method_rows import (
+    MethodRow,
+    filled_table,
+    method_columns,
+    method_panel,
+    row_cells,
+    save_methods,
+)
 from jaxode.evaluation.methods import Method, full_depth, ready
-from jaxode.evaluation.profiles import DepthProfile, depth_profile, profile_panels, profile_rows
+from jaxode.evaluation.profiles import DepthProfile, depth_profile
 from jaxode.evaluation.timing import median_times
-from jaxode.model import block_evaluations, normalised
+from jaxode.model import normalised
 from jaxode.model.parameters import Architecture, Parameters
 from jaxode.types import State
 
 
-@dataclass(frozen=True)
-class StateRow:
+@dataclass(frozen=True, kw_only=True)
+class StateRow(MethodRow):
     """One way to solve an encoder, measured. A solve that diverged has an infinite error."""
 
-    method: str
-    solver: str
-    schedule: str
-    steps: int | None
-    """Solver steps; None for an adaptive solver, which chooses them."""
-    block_evaluations: int | float
-    """Applications of a block in one forward pass, prelude and coda included; a mean for an adaptive solver."""
     error: float
     """Relative error of the states at real tokens: the root mean square of x_n - x_N over that of x_N - mean x_N."""
     cosine: float | None
     """Between x_n and x_N, the mean over real tokens."""
     pooled_error: float | None
     """Relative error of the pooled vectors; None without a pooler."""
-    milliseconds: float
-    """Median latency of the forward pass of one batch, compiled and warmed up."""
-    relative_time: float
-    """milliseconds over the full depth's."""
-    numbers: int
-    """That were fitted, beside the model's own weights; of another model all of its weights."""
-    fit_tokens: int | None
-    """That they were fitted on."""
-    fit_minutes: float | None
-    """That it took, where they are known."""
 
 
 @dataclass(frozen=True)
@@ -281,22 +270,12 @@ def _compared(
 
 
 def _row(model: Any, method: Method, found: _Sums, time: float, full_time: float, numbers: int) -> StateRow:
-    depth, adaptive = method.depth, get_solver(method.depth.solver).adaptive
     states, pooled = found.states, found.pooled
     return StateRow(
-        method=method.name,
-        solver=depth.solver,
-        schedule=depth.schedule,
-        steps=None if adaptive else depth.steps or model.steps,
-        block_evaluations=found.evaluations / found.batches if adaptive else block_evaluations(model, depth),
+        **method_columns(model, method, found.evaluations / found.batches, time, full_time, numbers),
         error=states.error,
         cosine=float(states.cosine / states.count) if math.isfinite(states.cosine) else None,
         pooled_error=pooled.error if pooled.count else None,
-        milliseconds=time,
-        relative_time=time / full_time,
-        numbers=numbers,
-        fit_tokens=method.tokens,
-        fit_minutes=method.minutes,
     )
 
 
@@ -307,11 +286,11 @@ def save_state_sweep(folder: Path | str, report: StateReport) -> str:
         UserError: the folder cannot be written.
     """
     folder = Path(folder)
-    panel = _errors(report, "block_evaluations", "block evaluations")
+    cells, panel = [row_cells(row) for row in report.rows], _errors(report, "block_evaluations", "block evaluations")
     with writing(folder, "the sweep"):
-        write_csv(folder / "sweep.csv", [dataclasses.asdict(row) for row in report.rows])
+        write_csv(folder / "sweep.csv", cells)
         line_figure(folder / "sweep.png", panel.series, panel.xlabel, panel.ylabel, "Error against depth")
-    return _table(report)
+    return filled_table(cells)
 
 
 def save_state_report(folder: Path | str, report: StateReport) -> str:
@@ -320,29 +299,13 @@ def save_state_report(folder: Path | str, report: StateReport) -> str:
     Raises:
         UserError: the folder cannot be written.
     """
-    folder = Path(folder)
-    with writing(folder, "the report"):
-        write_csv(folder / "report.csv", [dataclasses.asdict(row) for row in report.rows])
-        write_csv(folder / "trace.csv", [row for profile in report.profiles for row in profile_rows(profile)])
-        panels = [
-            _errors(report, "block_evaluations", "block evaluations"),
-            _errors(report, "milliseconds", "milliseconds a batch"),
-        ]
-        panel_figure(folder / "report.png", panels, "Relative error of the states, against work")
-        panel_figure(folder / "trace.png", profile_panels(report.profiles), "Along depth")
-    return _table(report)
+    panels = [
+        _errors(report, "block_evaluations", "block evaluations"),
+        _errors(report, "milliseconds", "milliseconds a batch"),
+    ]
+    save_methods(Path(folder), report.rows, report.profiles, panels, "Relative error of the states, against work")
+    return filled_table([row_cells(row) for row in report.rows])
 
 
 def _errors(report: StateReport, work: str, label: str) -> Panel:
-    """The error against a column of the rows, one line a method; what diverged has no place."""
-    lines: dict[str, list[tuple[Any, float]]] = {}
-    for row in report.rows:
-        if math.isfinite(row.error):
-            lines.setdefault(row.method, []).append((getattr(row, work), row.error))
-    series = {name: ([x for x, _ in sorted(points)], [y for _, y in sorted(points)]) for name, points in lines.items()}
-    return Panel(series, label, "relative error", logx=True, yscale="symlog")
-
-
-def _table(report: StateReport) -> str:
-    rows = [dataclasses.asdict(row) for row in report.rows]
-    return table(rows, [name for name in rows[0] if any(row[name] is not None for row in rows)])
+    return method_panel(report.rows, work, label, "error", "relative error", "symlog")

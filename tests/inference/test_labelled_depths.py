@@ -1,10 +1,12 @@
 """A classifier's run measured and calibrated by infer.py: on its own labelled texts, on files of texts and of pairs."""
 
 import csv
+import dataclasses
 
 import jax
 import numpy as np
 import pytest
+from tiny_runs import model_config, write_run
 
 import jaxode
 from jaxode import DepthConfig
@@ -173,6 +175,37 @@ def test_a_report_of_pairs_reads_the_second_text(infer, pairs, tmp_path, rescale
     expected = evaluate_labels(loaded, data.validation(8, None), DepthConfig(steps=2, solver="euler"))
     (row,) = (row for row in found if row["steps"] == "2" and row["method"] == "step rescaling")
     assert float(row["loss"]) == pytest.approx(expected.loss, rel=1e-4)
+
+
+def test_a_report_of_numbers_says_how_far_they_are(infer, tmp_path, rescaled_alone):
+    form = dataclasses.replace(
+        model_config("masked", steps=2), head="classifier", labels=("score",), problem_type="regression"
+    )
+    run = write_run(tmp_path / "run", form, train="gone.csv")
+    file = write(tmp_path / "test.csv", [("text", "label"), *(("a" * (1 + i % 7), i % 7 / 3) for i in range(12))])
+    shown = swept(infer("--checkpoint", run, "--task", "report", "--file", file, "--out", tmp_path))
+    names = shown[0].replace("  ", "\t").split("\t")
+    assert [name.strip() for name in names if name][5:10] == [
+        "Pearson correlation", "Spearman correlation", "root mean square error", "loss", "distance",
+    ]  # fmt: skip
+    found = list(csv.DictReader((tmp_path / "report.csv").open()))
+    loaded = jaxode.load(run)
+    texts = ["a" * (1 + i % 7) for i in range(12)]
+
+    def numbers(steps):
+        done = jaxode.classify_texts(loaded, texts, depth=DepthConfig(steps=steps, solver="euler"))
+        return np.asarray([text.scores for text in done.classes])
+
+    full, *others = found
+    assert (full["distance"], full["agreement"], full["divergence"]) == ("0.0", "", "")
+    for row in others:
+        away = np.sqrt(np.mean((numbers(int(row["steps"])) - numbers(2)) ** 2))
+        assert away > 0
+        assert float(row["distance"]) == pytest.approx(away, rel=1e-3)
+    assert float(full["root mean square error"]) ** 2 == pytest.approx(float(full["loss"]), rel=1e-4)
+    ran = infer("--checkpoint", run, "--task", "classify", "--file", file, "--max-label-flips", 0.1)
+    assert ran.code == 2
+    assert "max_label_flips = 0.1: this model gives numbers and no labels that could change; choose" in ran.err
 
 
 def test_a_bound_is_tested_on_pairs(pairs, tmp_path):
