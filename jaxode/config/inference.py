@@ -44,8 +44,9 @@ class InferConfig:
     three). A classifier and an encoder read a text a line; sweep and report of a classifier a table of labelled texts,
     of one of words a word and its label a line."""
     text: str = ""
-    """classify, and sweep, report and calibrate of a classifier, of a table (.tsv, .csv) or JSON lines: the column of
-    texts, by name or by number from 1; when empty one of a common name (text, sentence, sentence1, premise, ..)."""
+    """classify, and sweep, report and calibrate of a classifier, of a table (.tsv, .csv, .parquet) or JSON lines: the
+    column of texts, by name or by number from 1; when empty one of a common name (text, sentence, sentence1, premise,
+    ..)."""
     pair: str = ""
     """The column of second texts, where the model reads pairs; when empty one of a common name (sentence2, ..)."""
     label: str = ""

@@ -40,9 +40,9 @@ class DataConfig:
     text_key: str = "text"
     """Field of a jsonl line or of a TFDS example, or column of a Parquet file, that holds the text."""
     train: Place = ""
-    """Labelled texts of a classifier: a table (.tsv, .csv), JSON lines, or the name of a TFDS set (glue/sst2); of a
-    token_classifier JSON lines with lists of words and labels, a word and its label a line as CoNLL has them, or a
-    TFDS set of such (conll2003)."""
+    """Labelled texts of a classifier: a table (.tsv, .csv, .parquet), JSON lines, or the name of a TFDS set
+    (glue/sst2); of a token_classifier JSON lines or Parquet with lists of words and labels, a word and its label a line
+    as CoNLL has them, or a TFDS set of such (conll2003)."""
     valid: Place = ""
     """The same to measure on; when empty the TFDS set's own validation split, or a part of `train`, as valid_fraction
     says."""

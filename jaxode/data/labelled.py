@@ -31,7 +31,8 @@ class LabelledData(PreparedData):
     """Labelled texts, ready to train on."""
 
     labels: tuple[str, ...] = ()
-    """Names by number: of a choice, what its training data has, in the order of numbers or of the alphabet."""
+    """Names by number: of a choice, what its training data has, in the order of numbers, of the file's own names, or of
+    the alphabet."""
 
     def train(self, batch_size: int, seed: int, part: tuple[int, int] = (0, 1)) -> Batches:
         """Endless shuffled batches, or of each a `part`.
@@ -123,7 +124,7 @@ def _read(which: str, data: DataConfig, columns: Columns, by_word: bool) -> Tabl
     from jaxode.data.registered import is_registered
 
     field = f"data.{which}"
-    no_file, sets = "is no table by its name (.tsv, .csv, .jsonl or .ndjson)", "glue/sst2, ag_news_subset, .."
+    no_file, sets = "is no table by its name (.tsv, .csv, .jsonl, .ndjson or .parquet)", "glue/sst2, ag_news_subset, .."
     if by_word:
         no_file, sets = "is no file", "conll2003, wikiann/en, .."
     require(is_registered(name), f'{field} = "{name}": {no_file}, and no set that TFDS knows ({sets})')
@@ -201,7 +202,10 @@ def _labels(table: Table, several: bool) -> tuple[str, ...]:
     found: set[str] = set()
     for example, name in zip(table.examples, table.names, strict=True):
         found |= {label_name(one, name) for one in (label_parts(example.label) if several else [example.label])}
-    ordered = sorted(found, key=int) if all(name.isdecimal() for name in found) else sorted(found)
+    if found <= set(table.classes):
+        ordered = [name for name in table.classes if name in found]
+    else:
+        ordered = sorted(found, key=int) if all(name.isdecimal() for name in found) else sorted(found)
     some = ordered[0] if ordered else "empty"
     least = 1 if several and not isinstance(table.examples[0].label, tuple) else 2
     require(len(ordered) >= least, f"{table.file}: all labels are {some}: nothing to learn")

@@ -19,7 +19,7 @@ from jaxode.data.tagged import tagged_of
 VALIDATION = ("validation", "validation_matched", "dev", "test")
 """Splits that are validated on, the first of them that has labels."""
 
-INSTEAD = "name a table (.tsv, .csv, .jsonl)"
+INSTEAD = "name a table (.tsv, .csv, .jsonl, .parquet)"
 
 
 def labelled_set(

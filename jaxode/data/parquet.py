@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +11,7 @@ from jaxode.data.lines import LARGEST
 from jaxode.data.notices import notice
 
 if TYPE_CHECKING:
-    from pyarrow import DataType, Scalar
+    from pyarrow import DataType, RecordBatch, Scalar
     from pyarrow.parquet import ParquetFile
 
 _BATCH_BYTES = 2**23
@@ -23,7 +23,8 @@ def check_parquet(path: Path, column: str) -> None:
     Raises:
         UserError: the file cannot be read, is damaged, or has no such column of text.
     """
-    _open(path, column).close()
+    with open_parquet(path) as file:
+        _check_text(file, path, column)
 
 
 def parquet_texts(path: Path, column: str) -> Iterator[tuple[int, str]]:
@@ -35,35 +36,54 @@ def parquet_texts(path: Path, column: str) -> Iterator[tuple[int, str]]:
     Raises:
         UserError: as `check_parquet`, a row group that is damaged, or a text that is none.
     """
-    import pyarrow as pa
-
-    with _open(path, column) as file:
+    with open_parquet(path) as file:
+        _check_text(file, path, column)
         number = empty = 0
-        for group in range(file.num_row_groups):
-            where = f"row group {group + 1} of {file.num_row_groups}"
-            try:
-                for batch in file.iter_batches(_rows(file, group, column), row_groups=[group], columns=[column]):
-                    for cell in batch.column(0):
-                        number += 1
-                        empty += not cell.is_valid
-                        yield number, _text(cell, f"{path}: {where}, row {number}")
-            except (pa.ArrowException, OSError) as error:
-                why = str(error).splitlines()[0]
-                raise UserError(f"{path}: {where} is truncated or damaged ({why}); fetch the file again") from None
+        for where, batch in column_batches(file, path, [column]):
+            for cell in batch.column(0):
+                number += 1
+                empty += not cell.is_valid
+                yield number, text_of(cell, f"{path}: {where}, row {number}")
     if empty:
         notice(f'{path}: {empty} of {number} cells of column "{column}" are empty (null), passed over')
 
 
-def _open(path: Path, column: str) -> ParquetFile:
+def open_parquet(path: Path) -> ParquetFile:
+    """The file, of which the footer is read.
+
+    Raises:
+        UserError: it cannot be read, or is damaged.
+    """
     import pyarrow as pa
     from pyarrow.parquet import ParquetFile
 
     try:
         # whole column chunks of a row group, some hundred megabytes, would be read at once without a buffer's size
-        file = ParquetFile(path, buffer_size=2**20)
+        return ParquetFile(path, buffer_size=2**20)
     except (pa.ArrowException, OSError) as error:
         why = getattr(error, "strerror", None) or str(error).splitlines()[0]
         raise UserError(f"{path}: cannot be read as Parquet ({why}); fetch the file again") from None
+
+
+def column_batches(file: ParquetFile, path: Path, columns: Sequence[str]) -> Iterator[tuple[str, RecordBatch]]:
+    """Yield the row group by its name, and some megabytes of the columns of its rows.
+
+    Raises:
+        UserError: a row group that is damaged.
+    """
+    import pyarrow as pa
+
+    for group in range(file.num_row_groups):
+        where = f"row group {group + 1} of {file.num_row_groups}"
+        try:
+            for batch in file.iter_batches(_rows(file, group, columns), row_groups=[group], columns=list(columns)):
+                yield where, batch
+        except (pa.ArrowException, OSError) as error:
+            why = str(error).splitlines()[0]
+            raise UserError(f"{path}: {where} is truncated or damaged ({why}); fetch the file again") from None
+
+
+def _check_text(file: ParquetFile, path: Path, column: str) -> None:
     names = file.schema_arrow.names
     require(
         column in names,
@@ -75,7 +95,6 @@ def _open(path: Path, column: str) -> ParquetFile:
         _is_text(kind),
         f'{path}: column "{column}" is {kind}, not string; data.text_key must name the column of the text',
     )
-    return file
 
 
 def _is_text(kind: DataType) -> bool:
@@ -86,7 +105,12 @@ def _is_text(kind: DataType) -> bool:
     return types.is_string(kind) or types.is_large_string(kind)
 
 
-def _text(cell: Scalar, where: str) -> str:
+def text_of(cell: Scalar, where: str) -> str:
+    """The text of a cell, empty of an empty one (null).
+
+    Raises:
+        UserError: it is no UTF-8, holds NUL characters, or is too long.
+    """
     try:
         text = cell.as_py() or ""
     except UnicodeDecodeError as error:
@@ -99,9 +123,15 @@ def _text(cell: Scalar, where: str) -> str:
     return text
 
 
-def _rows(file: ParquetFile, group: int, column: str) -> int:
+def _rows(file: ParquetFile, group: int, columns: Sequence[str]) -> int:
     """Rows of a batch, so that it takes some megabytes."""
     about = file.metadata.row_group(group)
-    place = next(i for i in range(about.num_columns) if about.column(i).path_in_schema == column)
-    row = about.column(place).total_uncompressed_size / max(about.num_rows, 1)
-    return min(max(int(_BATCH_BYTES / max(row, 1)), 1), 1024)
+    chunks = [about.column(place) for place in range(about.num_columns)]
+    # a list stands below its column's name
+    inside = tuple(f"{name}." for name in columns)
+    size = sum(
+        chunk.total_uncompressed_size
+        for chunk in chunks
+        if chunk.path_in_schema in columns or chunk.path_in_schema.startswith(inside)
+    )
+    return min(max(int(_BATCH_BYTES / max(size / max(about.num_rows, 1), 1)), 1), 1024)

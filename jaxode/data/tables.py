@@ -1,4 +1,4 @@
-"""From a labelled file to its examples: tab- and comma-separated tables, and JSON lines. Imports no jax.
+"""From a labelled file to its examples: tab- and comma-separated tables, JSON lines, and Parquet. Imports no jax.
 
 Every fault names the file and the line.
 """
@@ -16,6 +16,7 @@ from typing import Any, Literal
 from jaxode.config import UserError, require
 from jaxode.data import documents
 from jaxode.data.notices import notice
+from jaxode.data.parquet_tables import chosen_columns, class_names, parquet_columns, parquet_records
 
 TEXTS = ("text", "sentence", "text_a", "sentence1", "premise", "question", "question1", "review", "content")
 PAIRS = ("text_b", "sentence2", "hypothesis", "question2")
@@ -58,6 +59,8 @@ class Table:
     examples: tuple[Example, ...]
     unit: str = "line"
     """What its rows are called."""
+    classes: tuple[str, ...] = ()
+    """Names of labels in the order of the numbers that the file itself has for them; none where it has no such."""
 
     @cached_property
     def names(self) -> tuple[str, ...]:
@@ -72,14 +75,14 @@ class Table:
 
 def is_table(path: Path | str) -> bool:
     """Whether a file's name says that it is a table with columns, or lines of JSON with fields."""
-    return documents.suffix(Path(path)) in (".tsv", ".csv", ".jsonl", ".ndjson")
+    return documents.suffix(Path(path)) in (".tsv", ".csv", ".jsonl", ".ndjson", documents.PARQUET)
 
 
 def read_table(file: str, columns: Columns, *, labelled: bool) -> Table:
     """The examples of a file.
 
     Args:
-        file: a table (.tsv, .csv) or JSON lines (.jsonl, .ndjson), which may end in .gz or .xz.
+        file: a table (.tsv, .csv) or JSON lines (.jsonl, .ndjson), which may end in .gz or .xz; or Parquet.
         columns: where texts and labels stand.
         labelled: whether there must be labels; else a column of them is read only where it is named.
 
@@ -89,10 +92,18 @@ def read_table(file: str, columns: Columns, *, labelled: bool) -> Table:
     """
     path = Path(file).expanduser()
     kind = documents.suffix(path)
-    require(is_table(path), f"{file}: is no table by its name; labelled texts are .tsv, .csv, .jsonl or .ndjson")
+    require(
+        is_table(path), f"{file}: is no table by its name; labelled texts are .tsv, .csv, .jsonl, .ndjson or .parquet"
+    )
+    if kind == documents.PARQUET:
+        records, classes = labelled_records(file, columns, (*TEXTS, *PAIRS, *LABELS))
+        return table_of(file, records, columns, labelled=labelled, unit="row", classes=classes)
     json_lines = kind in (".jsonl", ".ndjson")
     rows = documents.json_records(path) if json_lines else _named_cells(path, kind, columns)
-    return table_of(file, rows, columns, labelled=labelled)
+    table = table_of(file, rows, columns, labelled=labelled)
+    if kind == ".tsv" and all(example.text[:1] == example.text[-1:] == '"' for example in table.examples):
+        notice(f"{file}: all texts stand in quotation marks, which are text in .tsv; save it as .csv if they are none")
+    return table
 
 
 def table_of(
@@ -102,6 +113,7 @@ def table_of(
     *,
     labelled: bool,
     unit: str = "line",
+    classes: Mapping[str, tuple[str, ...]] | None = None,
 ) -> Table:
     """Examples out of rows by the names of their fields; arguments and refusals as of `read_table`.
 
@@ -111,26 +123,52 @@ def table_of(
         columns: where texts and labels stand.
         labelled: whether there must be labels.
         unit: what a row is.
+        classes: of fields whose labels have numbers of their own, the names by number.
     """
     fields = None
     examples = []
     for line, row in rows:
         if row is None:
             continue
-        fields = fields or _Fields.of(file, line, row, columns, labelled)
-        examples.append(fields.example(file, line, row))
-    require(bool(examples), f"{file}: holds no example; give one a line")
-    if columns.header == "auto" and fields is not None and fields.text.isdecimal():
+        fields = fields or _Fields.of(file, f"{unit} {line}", row, columns, labelled)
+        examples.append(fields.example(f"{file}: {unit} {line}", line, row))
+    require(bool(examples) and fields is not None, f"{file}: holds no example; give one a {unit}")
+    assert fields is not None
+    if columns.header == "auto" and fields.text.isdecimal():
         _check_first(file, examples)
-    if fields is not None and (columns.text, columns.pair, columns.label) == ("", "", ""):
+    if (columns.text, columns.pair, columns.label) == ("", "", ""):
         notice(f"{file}: {fields}")
-    return Table(file, tuple(examples), unit)
+    return Table(file, tuple(examples), unit, (classes or {}).get(fields.label or "", ()))
 
 
-def has_pairs(path: Path) -> bool:
-    """Whether lines of JSON hold a second text under a common name."""
+def labelled_records(
+    file: str, columns: Columns, common: Sequence[str]
+) -> tuple[Iterator[tuple[int, dict[str, Any]]], dict[str, tuple[str, ...]]]:
+    """The rows of Parquet, and the names of labels by the columns that have some.
+
+    Args:
+        file: its path.
+        columns: those that are named; not that there is a header.
+        common: names of others that may be read.
+
+    Raises:
+        UserError: it cannot be read, is damaged, or stands in an archive.
+    """
+    path = Path(file).expanduser()
+    documents.text_format(path)  # refuses archives
+    require(columns.header == "auto", f"{file}: names its columns itself; leave the header out (data.header, --header)")
+    chosen = chosen_columns(parquet_columns(path), (columns.text, columns.pair, columns.label), common)
+    return parquet_records(path, chosen), class_names(path)
+
+
+def has_field(path: Path, names: Sequence[str]) -> bool:
+    """Whether lines of JSON or the rows of Parquet have a field of one of these names; tables are not looked into."""
+    if documents.suffix(path) == documents.PARQUET:
+        return not parquet_columns(path).keys().isdisjoint(names)
+    if documents.suffix(path) not in (".jsonl", ".ndjson"):
+        return False
     first = next((record for _, record in documents.json_records(path) if record), {})
-    return any(name in first for name in PAIRS)
+    return any(name in first for name in names)
 
 
 def _check_first(file: str, examples: Sequence[Example]) -> None:
@@ -158,8 +196,10 @@ class _Fields:
         return f'texts in column "{self.text}"{pair}{label}'
 
     @classmethod
-    def of(cls, file: str, line: int, row: Mapping[str, Any], columns: Columns, labelled: bool) -> _Fields:
-        there = f"{file}: it has the columns {', '.join(row)}" if row else f"{file}: line {line} has no column"
+    def of(cls, file: str, line: str, row: Mapping[str, Any], columns: Columns, labelled: bool) -> _Fields:
+        there = f"{file}: it has the columns {', '.join(row)}" if row else f"{file}: {line} has no column"
+        if row and columns.header == "auto" and all(name.isdecimal() for name in row):
+            there += " (no header was seen in its first line; --header yes if it is one)"
 
         def find(what: str, given: str, common: Sequence[str]) -> str | None:
             if given:
@@ -192,35 +232,34 @@ class _Fields:
         require(len(set(chosen)) == len(chosen), f"{file}: one column for two things: {', '.join(chosen)}")
         return cls(text, pair, label)
 
-    def example(self, file: str, line: int, row: Mapping[str, Any]) -> Example:
+    def example(self, where: str, line: int, row: Mapping[str, Any]) -> Example:
         def text(name: str) -> str:
             value = row.get(name)
             require(
                 isinstance(value, str),
-                f'{file}: line {line}: field "{name}" is {"missing" if value is None else type(value).__name__}, '
-                "not a text",
+                f'{where}: field "{name}" is {"missing" if value is None else type(value).__name__}, not a text',
             )
             assert isinstance(value, str)
             # of JSON; whatever decoded as UTF-8 is Unicode
             require(
                 not any(0xD800 <= ord(letter) <= 0xDFFF for letter in value),
-                f'{file}: line {line}: field "{name}" is not Unicode text (lone surrogate)',
+                f'{where}: field "{name}" is not Unicode text (lone surrogate)',
             )
-            require(bool(value.strip()), f'{file}: line {line}: the text in "{name}" is empty; remove that line')
+            require(bool(value.strip()), f'{where}: the text in "{name}" is empty; remove it')
             return value
 
         second = next((name for name in PAIRS if name in row), None)
         require(
             self.pair is not None or second is None or second in (self.text, self.label),
-            f'{file}: line {line} has a second text, "{second}", and the lines before it none',
+            f'{where} has a second text, "{second}", and the lines before it none',
         )
         label = None
         if self.label is not None:
-            require(self.label in row, f'{file}: line {line} lacks the field "{self.label}" of labels')
+            require(self.label in row, f'{where} lacks the field "{self.label}" of labels')
             label = row[self.label]
             require(
                 not isinstance(label, str) or not any(0xD800 <= ord(letter) <= 0xDFFF for letter in label),
-                f"{file}: line {line}: its label is not Unicode text (lone surrogate)",
+                f"{where}: its label is not Unicode text (lone surrogate)",
             )
         return Example(text(self.text), None if self.pair is None else text(self.pair), label, line)
 
@@ -232,6 +271,7 @@ def _named_cells(path: Path, kind: str, columns: Columns) -> Iterator[tuple[int,
         if not any(cell.strip() for cell in cells):
             continue
         if names is None:
+            _check_division(f"{path}: line {line}", cells, kind, columns)
             if _is_header(cells, columns):
                 names = [cell.strip() for cell in cells]
                 twice = next((name for name in names if names.count(name) > 1), None)
@@ -244,6 +284,22 @@ def _named_cells(path: Path, kind: str, columns: Columns) -> Iterator[tuple[int,
             f"{path}: line {line} has {len(cells)} cells, the first line {len(names)}: {hint} too few or too many",
         )
         yield line, dict(zip(names, cells, strict=True))
+
+
+def _check_division(where: str, cells: Sequence[str], kind: str, columns: Columns) -> None:
+    """Refuse a table whose lines or cells are divided by something else: its first line would be one cell."""
+    require(
+        kind != ".tsv" or "\r" not in "".join(cells),
+        f"{where} holds carriage returns: lines end with line feeds; convert the file",
+    )
+    known = {columns.text, columns.pair, columns.label, *TEXTS, *PAIRS, *LABELS}
+    for mark in ";,\t|" if len(cells) == 1 else "":
+        # two names in one cell are no chance
+        require(
+            len(known & {part.strip() for part in cells[0].split(mark)}) < 2,
+            f'{where} is one cell, "{cells[0][:40]}": cells are divided by commas in .csv, by tabs in .tsv, and not by '
+            f"{mark!r}",
+        )
 
 
 def _is_header(cells: Sequence[str], columns: Columns) -> bool:

@@ -15,8 +15,9 @@ from jaxode.config import require
 from jaxode.data import documents
 from jaxode.data.identity import IdentityCounter
 from jaxode.data.notices import notice
+from jaxode.data.parquet_tables import parquet_columns
 from jaxode.data.stats import SplitStats
-from jaxode.data.tables import Columns, Example, Table
+from jaxode.data.tables import Columns, Example, Table, labelled_records
 from jaxode.data.targets import Target, label_name
 from jaxode.data.tokenizers import Frame, Tokenizer
 
@@ -33,10 +34,11 @@ HEADERS = ({"word", "token", *WORDS}, {"tag", *TAGS})
 def read_tagged(file: str, columns: Columns, *, labelled: bool) -> Table:
     """The sentences of a file.
 
-    Lines of JSON (.jsonl, .ndjson) hold a list of words and one of labels. Any other file has a word a line, with its
-    label behind it, parted by tabs or else by white space; blank lines end sentences. Of its columns the first is the
-    word and the last the label where no numbers are given; lines that begin with -DOCSTART- or with "# " are passed
-    over. Where no labels are read, a file that is not called .conll, .bio, .iob or .tsv has a sentence a line.
+    Lines of JSON (.jsonl, .ndjson) and rows of Parquet hold a list of words and one of labels. Any other file has a
+    word a line, with its label behind it, parted by tabs or else by white space; blank lines end sentences. Of its
+    columns the first is the word and the last the label where no numbers are given; lines that begin with -DOCSTART- or
+    with "# " are passed over. Where no labels are read, a file that is not called .conll, .bio, .iob or .tsv has a
+    sentence a line.
 
     Args:
         file: may end in .gz or .xz.
@@ -54,6 +56,9 @@ def read_tagged(file: str, columns: Columns, *, labelled: bool) -> Table:
         f"{file}: labels of words are read from JSON lines (.jsonl) and from a word a line (.conll, .tsv): a comma may "
         "be a word",
     )
+    if documents.suffix(path) == documents.PARQUET:
+        records, classes = labelled_records(file, columns, (*WORDS, *TAGS))
+        return tagged_of(file, records, columns, labelled=labelled, unit="row", classes=classes)
     if documents.suffix(path) in (".jsonl", ".ndjson"):
         return tagged_of(file, documents.json_records(path), columns, labelled=labelled)
     if labelled or documents.suffix(path) in WORD_A_LINE:
@@ -69,12 +74,15 @@ def read_tagged(file: str, columns: Columns, *, labelled: bool) -> Table:
 
 
 def has_tags(file: str) -> bool:
-    """Whether a file says by its name, or by lists of a common name in its first line of JSON, that words have labels.
+    """Whether a file says by its name, or by lists of a common name in its first line of JSON or among the columns of
+    Parquet, that words have labels.
 
     Raises:
-        UserError: JSON lines that cannot be read.
+        UserError: JSON lines or Parquet that cannot be read.
     """
     path = Path(file).expanduser()
+    if documents.suffix(path) == documents.PARQUET:
+        return any(kind == "list" for name, kind in parquet_columns(path).items() if name in TAGS)
     if documents.suffix(path) not in (".jsonl", ".ndjson"):
         return documents.suffix(path) in WORD_A_LINE
     first = next((record for _, record in documents.json_records(path) if record), {})
@@ -89,6 +97,7 @@ def tagged_of(
     labelled: bool,
     unit: str = "line",
     secret: bool = False,
+    classes: Mapping[str, tuple[str, ...]] | None = None,
 ) -> Table:
     """Sentences out of rows by the names of their lists; refusals as of `read_tagged`.
 
@@ -99,6 +108,7 @@ def tagged_of(
         labelled: whether labels are read.
         unit: what a row is.
         secret: whether the labels may be None, as those of a test split are.
+        classes: of lists whose labels have numbers of their own, the names by number.
     """
     _check_columns(file, columns)
     examples, fields = [], []
@@ -131,7 +141,7 @@ def tagged_of(
     require(bool(examples), f"{file}: holds no sentence; give words with labels")
     if labelled and (columns.text, columns.label) == ("", ""):
         notice(f'{file}: words in "{fields[0]}", labels in "{fields[1]}"')
-    return Table(file, tuple(examples), unit)
+    return Table(file, tuple(examples), unit, (classes or {}).get(fields[-1], ()))
 
 
 def _check_columns(file: str, columns: Columns) -> None:

@@ -100,6 +100,13 @@ def test_packed_tables_are_read(tmp_path):
     assert found(str(path)) == [("a", None, "1")]
 
 
+def test_quotation_marks_that_are_text_are_told(write, capfd):
+    assert found(write("a.tsv", 'text\tlabel\n"a"\t0\n"b"\t1\n')) == [('"a"', None, "0"), ('"b"', None, "1")]
+    assert "a.tsv: all texts stand in quotation marks, which are text in .tsv" in capfd.readouterr().err
+    found(write("b.tsv", 'text\tlabel\n"a"\t0\nb\t1\n'))
+    assert "save it" not in capfd.readouterr().err
+
+
 def test_a_single_column_needs_no_name(write):
     assert found(write("a.csv", "Satz,label\na,0\n")) == [("a", None, "0")]
     assert found(write("b.jsonl", json.dumps({"anything": "a"})), labelled=False) == [("a", None, None)]
@@ -118,6 +125,15 @@ def test_a_single_column_needs_no_name(write):
             "columns text, label, and none that is called class",
         ),
         ("a.tsv", "text\tgrade\na\t1\n", PLAIN, "which holds the labels"),
+        (
+            "a.csv",
+            "text;label\na;1\n",
+            PLAIN,
+            "line 1 is one cell, \"text;label\": .* by commas in .csv, .* not by ';'",
+        ),
+        ("a.tsv", "text,my label\na,1\n", Columns(label="my label"), "by tabs in .tsv, and not by ','"),
+        ("a.tsv", "text\tlabel\ra\t1\r", PLAIN, "line 1 holds carriage returns: lines end with line feeds"),
+        ("a.tsv", "Text\tLabel\na\t1\n", PLAIN, r"columns 1, 2 \(no header was seen in its first line; --header yes"),
         ("a.tsv", "1\t2\t3\n", PLAIN, "which holds the texts"),
         ("a.tsv", "text\ttext\na\tb\n", PLAIN, 'two columns are called "text"'),
         ("a.tsv", "text\tlabel\na\t1\n", Columns(pair="text"), "one column for two things"),

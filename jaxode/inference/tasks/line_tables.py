@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from jaxode.config import DepthConfig, InferConfig, require
-from jaxode.data.documents import numbered_lines, suffix, text_format
-from jaxode.data.tables import Columns, has_pairs, read_table
+from jaxode.data.documents import PARQUET, numbered_lines, suffix, text_format
+from jaxode.data.tables import PAIRS, Columns, has_field, read_table
 from jaxode.data.tagged import read_tagged
 from jaxode.data.targets import read_tags, read_targets
 from jaxode.evaluation.agreement import agreement
@@ -41,11 +41,13 @@ class Lines:
     """The second text of each, where the file holds pairs."""
     labels: tuple[Any, ...] | None = None
     """As the file has them, where they were asked for."""
+    unit: str = "line"
+    """What errors call a place in the file."""
 
     @property
     def names(self) -> tuple[str, ...]:
         """What errors call them."""
-        return tuple(f"{self.file}: line {number}" for number in self.numbers)
+        return tuple(f"{self.file}: {self.unit} {number}" for number in self.numbers)
 
 
 def read_lines(file: str, text_key: str = "text", classified: bool = False) -> Lines:
@@ -84,8 +86,9 @@ def read_labelled(config: InferConfig, text_key: str) -> Lines:
     """
     columns = Columns(config.text, config.pair, config.label, config.header)
     path = Path(config.file).expanduser()
-    paired = suffix(path) in (".jsonl", ".ndjson") and has_pairs(path)
-    if columns == Columns() and suffix(path) not in (".tsv", ".csv") and not paired:
+    # Parquet names its columns: where none is that of plain texts, others of common names are looked for
+    tabular = suffix(path) in (".tsv", ".csv") or (suffix(path) == PARQUET and not has_field(path, [text_key]))
+    if columns == Columns() and not tabular and not has_field(path, PAIRS):
         return read_lines(config.file, text_key, classified=True)
     table = read_table(config.file, columns, labelled=bool(config.label))
     examples = table.examples
@@ -96,6 +99,7 @@ def read_labelled(config: InferConfig, text_key: str) -> Lines:
         0,
         tuple(str(example.pair) for example in examples) if table.paired else None,
         tuple(example.label for example in examples) if config.label else None,
+        table.unit,
     )
 
 
@@ -204,7 +208,7 @@ def read_words(config: InferConfig) -> Lines:
     examples = table.examples
     labels = tuple(example.label for example in examples) if config.label else None
     numbers = tuple(example.line for example in examples)
-    return Lines(config.file, tuple(example.text for example in examples), numbers, 0, labels=labels)
+    return Lines(config.file, tuple(example.text for example in examples), numbers, 0, labels=labels, unit=table.unit)
 
 
 def classify_words_of_lines(
