@@ -22,12 +22,10 @@ from jaxode.checkpoint import RUNS, Checkpoints, RunFolder
 from jaxode.config import Config, ModelConfig, require, to_dict
 from jaxode.data import PreparedData, prepare
 from jaxode.data.labelled import prepare_labelled
-from jaxode.evaluation import evaluate, evaluate_states
-from jaxode.evaluation.labels import evaluate_labels
 from jaxode.machine import readable
 from jaxode.model import make_model, plan
 from jaxode.model.block import BLOCKS
-from jaxode.model.low_rank import merged, with_low_rank
+from jaxode.model.low_rank import with_low_rank
 from jaxode.model.parameters import Architecture, Parameters, split
 from jaxode.tracking import JsonlTracker, ProgressBar, TensorBoardTracker, Tracker, Trackers, WandbTracker
 from jaxode.training.chips import bfloat16_peak
@@ -45,7 +43,7 @@ from jaxode.training.signals import Stopped, StopRequest
 from jaxode.training.step import StepMetrics, TrainState, TrainStep, init_state, make_train_step
 from jaxode.training.throughput import matmul_peak
 from jaxode.training.trainable import frozen, partly
-from jaxode.training.validation import AnyEvaluation, told, validation_metrics
+from jaxode.training.validation import AnyEvaluation, Validation, told, validation_metrics
 
 
 @dataclass(frozen=True)
@@ -167,6 +165,7 @@ def _train(config: Config) -> TrainResult:
             like,
         )
 
+    validation = Validation(config, architecture, data, parallel, taught_by)
     selection, fresh = Selection(config, run), False
     if stored is None and hosts.first():
         fresh = run.create(config, data.tokenizer)
@@ -194,7 +193,7 @@ def _train(config: Config) -> TrainResult:
             checkpoints,
             selection,
             stop,
-            taught_by,
+            validation,
             profile,
         )
         hosts.say(loop.summary(params, start))
@@ -221,8 +220,8 @@ def _train(config: Config) -> TrainResult:
             params = params if chosen == done else checkpoints.restore_params(chosen, params)
         if profile is not None:
             hosts.say(profile.line())
-    params = loop.laid_out(params)
-    final = loop.validate(params, limit=config.train.final_batches or None) if finished else None
+    params = validation.laid_out(params)
+    final = validation(params, config.train.final_batches or None) if finished else None
     params = hosts.whole(params)
     return TrainResult(run, done, chosen, loop.signal, final, architecture, params, data, config, taught_by)
 
@@ -239,7 +238,7 @@ class _Loop:
     checkpoints: Checkpoints
     selection: Selection
     stop: StopRequest
-    teacher: tuple[Architecture, Parameters] | None
+    validation: Validation
     profile: Profile | None
 
     def __post_init__(self) -> None:
@@ -327,12 +326,12 @@ class _Loop:
 
     def _validated(self, done: int, state: TrainState) -> bool:
         """Validate on the way; whether the run is to end with that, its state saved."""
-        params, limit = self.laid_out(state.params), self.config.train.validation_batches or None
+        params, limit = self.validation.laid_out(state.params), self.config.train.validation_batches or None
         try:
             if hosts.several() or done == self.config.train.updates:
-                found = self.validate(params, limit)
+                found = self.validation(params, limit)
             else:
-                found = self.stop.during(lambda: self.validate(params, limit, stops=True))
+                found = self.stop.during(lambda: self.validation(params, limit, self.stop))
         except Stopped as stopped:
             self.signal = stopped.signal
             self._save_last(done, state, self.batches.get_state())
@@ -359,39 +358,6 @@ class _Loop:
             f"{self.checkpoints.run.path}: {model.learns} model of {size:,} parameters, N = {model.steps}; "
             f"{self.data.corpus}: {stats.tokens:,} tokens, tokenizer {self.data.tokenizer.name}; "
             f"updates {start + 1} to {self.config.train.updates} of {self.tokens_per_update:,} tokens"
-        )
-
-    @property
-    def spread(self) -> bool:
-        """Whether validation runs on all devices. What looks at single rows needs them in one process."""
-        return not hosts.several() or self.config.model.learns in ("causal", "masked")
-
-    def laid_out(self, params: Parameters) -> Parameters:
-        """To validate with: as they lie on the devices, or whole; low-rank changes merged."""
-        return merged(params if self.spread else hosts.whole(params))
-
-    def validate(self, params: Parameters, limit: int | None, *, stops: bool = False) -> AnyEvaluation:
-        """Validation loss, with a classifier's metrics, or an encoder's distance from its teacher, at full depth.
-
-        Raises:
-            Stopped: a signal came, where it `stops` at one.
-        """
-        data = self.data
-        batches = data.validation(self.config.train.batch_size, limit)
-        batches = self.stop.until(batches) if stops else batches
-        batches = map(self.parallel.deal_batch, batches) if self.spread else batches
-        if self.config.model.labels_texts:
-            return evaluate_labels(self.architecture, params, batches, self.config.depth)
-        if self.config.model.head != "vocabulary":
-            assert self.teacher is not None  # the curriculum refuses it
-            return evaluate_states(self.architecture, params, batches, self.config.depth, self.teacher)
-        return evaluate(
-            self.architecture,
-            params,
-            batches,
-            self.config.depth,
-            document_mask=self.config.data.document_mask,
-            bytes_per_token=data.bytes_per_token("validation"),
         )
 
     def _check(self, metrics: StepMetrics | None, step: int) -> None:

@@ -1,11 +1,66 @@
-"""What a validation found: one of three kinds, in words and as numbers."""
+"""Validation of a run, and what it found, one of three kinds: in words and as numbers."""
 
 from __future__ import annotations
 
-from jaxode.evaluation import Evaluation, StateEvaluation
-from jaxode.evaluation.labels import LabelEvaluation
+from dataclasses import dataclass
+
+from jaxode import hosts
+from jaxode.config import Config
+from jaxode.data import PreparedData
+from jaxode.evaluation import Evaluation, StateEvaluation, evaluate, evaluate_states
+from jaxode.evaluation.labels import LabelEvaluation, evaluate_labels
+from jaxode.model.low_rank import merged
+from jaxode.model.parameters import Architecture, Parameters
+from jaxode.training.parallel import Parallel
+from jaxode.training.signals import StopRequest
 
 AnyEvaluation = Evaluation | StateEvaluation | LabelEvaluation
+
+
+@dataclass(frozen=True)
+class Validation:
+    """On the validation text, at full depth: the loss, with a classifier's metrics, or an encoder's distance from its
+    teacher.
+    """
+
+    config: Config
+    architecture: Architecture
+    data: PreparedData
+    parallel: Parallel
+    teacher: tuple[Architecture, Parameters] | None
+
+    @property
+    def spread(self) -> bool:
+        """Whether it runs on all devices. What looks at single rows needs them in one process."""
+        return not hosts.several() or self.config.model.learns in ("causal", "masked")
+
+    def laid_out(self, params: Parameters) -> Parameters:
+        """As a call takes them: as they lie on the devices, or whole; low-rank changes merged."""
+        return merged(params if self.spread else hosts.whole(params))
+
+    def __call__(self, params: Parameters, limit: int | None, stop: StopRequest | None = None) -> AnyEvaluation:
+        """At most `limit` batches.
+
+        Raises:
+            Stopped: a signal came, where it may `stop` one.
+        """
+        config = self.config
+        batches = self.data.validation(config.train.batch_size, limit)
+        batches = batches if stop is None else stop.until(batches)
+        batches = map(self.parallel.deal_batch, batches) if self.spread else batches
+        if config.model.labels_texts:
+            return evaluate_labels(self.architecture, params, batches, config.depth)
+        if config.model.head != "vocabulary":
+            assert self.teacher is not None  # the curriculum refuses it
+            return evaluate_states(self.architecture, params, batches, config.depth, self.teacher)
+        return evaluate(
+            self.architecture,
+            params,
+            batches,
+            config.depth,
+            document_mask=config.data.document_mask,
+            bytes_per_token=self.data.bytes_per_token("validation"),
+        )
 
 
 def told(evaluation: AnyEvaluation) -> str:

@@ -19,7 +19,7 @@ from small_runs import change, stop_after
 from jaxode.checkpoint import Checkpoints, RunFolder, load_run
 from jaxode.config import ObjectiveConfig, UserError
 from jaxode.tracking import read_jsonl
-from jaxode.training import loop, objectives, train
+from jaxode.training import loop, objectives, train, validation
 from jaxode.training.curriculum import Curriculum
 from jaxode.training.guards import Guard
 from jaxode.training.signals import Stopped, abandoned
@@ -301,7 +301,7 @@ def test_a_signal_ends_a_validation_too(config, monkeypatch):
         os.kill(os.getpid(), signal.SIGTERM)
         left.wait(60)
 
-    monkeypatch.setattr(loop, "evaluate", endless)
+    monkeypatch.setattr(validation, "evaluate", endless)
     result = train(config)
     left.set()
     assert (result.step, result.stopped_by, result.validation) == (4, signal.SIGTERM, None)

@@ -17,7 +17,7 @@ from jaxode.config import Config, DepthConfig, MeshConfig, ModelConfig, Optimize
 from jaxode.model import make_model
 from jaxode.model.parameters import split
 from jaxode.model.partition import partition
-from jaxode.training import init_state, loop, make_optimizer, make_parallel, make_train_step, train
+from jaxode.training import init_state, make_optimizer, make_parallel, make_train_step, train, validation
 from jaxode.training.collectives import collectives
 from jaxode.training.parallel import _part
 
@@ -222,7 +222,7 @@ def test_a_checkpoint_of_any_mesh_is_read_on_any_other(config):
 
 def test_validation_runs_on_all_devices(config, monkeypatch):
     mesh, seen = MeshConfig(data=2, fsdp=2, tensor=2), []
-    evaluate = loop.evaluate
+    evaluate = validation.evaluate
 
     def watched(architecture, params, batches, *args, **kwargs):
         batches = list(batches)
@@ -234,7 +234,7 @@ def test_validation_runs_on_all_devices(config, monkeypatch):
         assert len({str(shard.index) for shard in batches[0].tokens.addressable_shards}) == 4
         return spread
 
-    monkeypatch.setattr(loop, "evaluate", watched)
+    monkeypatch.setattr(validation, "evaluate", watched)
     wide = dataclasses.replace(config, model=ModelConfig(width=32, heads=4, length=16, steps=3))
     result = train(change(wide, mesh=mesh, devices=8, updates=2, validate_every=1, sweep=False))
     assert len(seen) == 2  # after the first update, and at the end

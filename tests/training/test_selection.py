@@ -16,7 +16,7 @@ from jaxode.checkpoint.best import Best, read_best
 from jaxode.config import TrainConfig
 from jaxode.evaluation.agreement import metric_names
 from jaxode.evaluation.labels import LabelEvaluation
-from jaxode.training import loop, train
+from jaxode.training import train, validation
 from jaxode.training.summary import write_summary
 
 
@@ -36,7 +36,7 @@ def found(monkeypatch):
         accuracy = values.pop(0) if len(values) > 1 else values[0]
         return LabelEvaluation(1.0 - accuracy, {"accuracy": accuracy, "F1 of 1": 0.0}, 8, 4, "euler")
 
-    monkeypatch.setattr(loop, "evaluate_labels", evaluate)
+    monkeypatch.setattr(validation, "evaluate_labels", evaluate)
     return values
 
 
