@@ -89,8 +89,9 @@ class ModelConfig:
     step_size: float = 1.0
     """s0 in (0, 1]: the increments of the looped part are multiplied by it (the scaled-down step). Depth-time goes on
     counting trained applications, so N of them span N s0 of the unscaled time; steps = N / s0 span N of it."""
-    dropout: float = 0.0
-    """Probability of dropping a unit of each sublayer's output and of the embedding, in training."""
+    dropout: float | None = None
+    """Probability of dropping a unit of each sublayer's output and of the embedding, in training; when absent that of
+    the model that a run begins with (`init`), else 0."""
     embedding_scale: float = 1.0
     """Factor on what is embedded."""
     tied: bool = True
@@ -120,7 +121,8 @@ class ModelConfig:
         # the square of larger ones leaves float32
         at_most("model.output_init", self.output_init, 1000)
         require(self.norm_epsilon > 0, f"model.norm_epsilon = {self.norm_epsilon}: must be positive")
-        within("model.dropout", self.dropout, 0.0, 0.99)
+        if self.dropout is not None:
+            within("model.dropout", self.dropout, 0.0, 0.99)
         require(0.0 < self.step_size <= 1.0, f"model.step_size = {self.step_size}: must lie in (0, 1]")
         for name, plain in (("conditioning", "none"), ("step_size", 1.0)):
             value = getattr(self, name)

@@ -339,7 +339,7 @@ class Config:
     init: Place = ""
     """A language model to train on from: a run, an exported or shipped model, or a Hugging Face folder or name. Its
     weights, its tokenizer and its architecture are the run's; settings of model that contradict it are refused, but for
-    dropout, steps, conditioning, clock, and with rotary positions length."""
+    dropout, steps, conditioning, clock, and with rotary positions length; what stands at its default is the model's."""
     plugins: tuple[Place, ...] = ()
     """Files of Python (or entry points of installed packages) that bring parts of your own: docs/extending.md. A run
     records which of them made it, and is resumed with the same ones."""

@@ -252,6 +252,6 @@ def write(model: ModelConfig, task: Task, source: Mapping[str, Any]) -> dict[str
         "type_vocab_size": model.token_types,
         "hidden_act": activation,
         "layer_norm_eps": model.norm_epsilon,
-        "hidden_dropout_prob": model.dropout,
+        "hidden_dropout_prob": model.dropout or 0.0,
         "tie_word_embeddings": model.tied,
     }

@@ -88,7 +88,7 @@ class Block(nnx.Module):
 
         `index` is its place among prelude, looped blocks and coda: some have a window, others none.
         """
-        self.rule, self.rate = config.norm_position, config.dropout
+        self.rule, self.rate = config.norm_position, config.dropout or 0.0
         self.full = index in config.attention.full_layers
         self.attention = Attention(config, rngs=rngs, dtype=dtype, full=self.full)
         self.attention_norm = make_norm(config, config.width, rngs)

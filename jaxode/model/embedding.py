@@ -26,7 +26,7 @@ class Embedding(nnx.Module):
             config.vocab_size > 0, "model.vocab_size = 0: set it to the tokenizer's size (0 only means it in a run)"
         )
         self.limit = config.length if config.positions == "learned" else None
-        self.rate, self.scale = config.dropout, config.embedding_scale
+        self.rate, self.scale = config.dropout or 0.0, config.embedding_scale
         init = nnx.initializers.normal(0.02)
         width = config.embedding_width or config.width
         self.tokens = nnx.Embed(config.vocab_size, width, embedding_init=init, rngs=rngs)

@@ -95,6 +95,8 @@ def _train(config: Config) -> TrainResult:
         config = dataclasses.replace(config, model=initial.model)
     elif config.init and stored is not None:
         config = dataclasses.replace(config, model=inherited(config.model, stored.model, config.out))
+    if config.model.dropout is None:
+        config = dataclasses.replace(config, model=dataclasses.replace(config.model, dropout=0.0))
     plan(config.model, config.depth)
     BLOCKS.find(config.model.block)  # before minutes of reading text
     rate = config.optimizer.conditioning_rate

@@ -26,7 +26,7 @@ from jaxode.data import byte_tokenizer
 from jaxode.model import make_model
 from jaxode.model.parameters import split
 from jaxode.training import train
-from jaxode.training.initial import read_initial
+from jaxode.training.initial import inherited, read_initial
 
 
 @pytest.mark.parametrize(
@@ -55,6 +55,11 @@ def test_a_run_begins_as_the_model_itself(begun, folders, changes):
 
 
 @pytest.mark.deep
+@pytest.mark.parametrize(("asked", "taken"), [(None, 0.3), (0.0, 0.0), (0.2, 0.2)])
+def test_dropout_is_that_of_the_model_unless_one_is_named(asked, taken):
+    assert inherited(ModelConfig(dropout=asked), ModelConfig(dropout=0.3), "init").dropout == taken
+
+
 def test_a_run_from_an_albert_goes_back_to_one(begun, folders, tmp_path):
     result = train(begun)
     trained, own = load_run(result.run.path), from_pretrained(folders["masked"])
