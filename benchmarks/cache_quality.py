@@ -1,6 +1,6 @@
 """What it costs to share slots of the cache, and to read prompts at another depth than the new tokens.
 
-    JAXODE_DATA=FOLDER python benchmarks/cache_quality.py
+    JAXODE_DATA=DATA python benchmarks/cache_quality.py
 
 The books' validation text in rows of 128 tokens: the first 32 are the prompt, the others are given one by one and
 predicted. Perplexity over that of the same solve with every slot and one depth for all.

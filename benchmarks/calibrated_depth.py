@@ -12,9 +12,9 @@ ablation-NAME.csv, sizes-NAME.csv, across-NAME.csv there.
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import math
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -207,23 +207,28 @@ def figure(path: Path, rows: list[dict]) -> None:
     panel_figure(path, [panel], path.stem.removeprefix("calibrated-"))
 
 
-def main(arguments: list[str]) -> None:
+def main() -> None:
     """Read the command line."""
-    kind = arguments.pop(0).removeprefix("--") if arguments[0].startswith("--") else ""
-    corpus = arguments.pop(0) if kind == "across" else ""
-    for run in map(Path, arguments):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    kinds = parser.add_mutually_exclusive_group()
+    for kind in ("brief", "ablate", "sizes"):
+        kinds.add_argument(f"--{kind}", action="store_true")
+    kinds.add_argument("--across", metavar="CORPUS")
+    parser.add_argument("runs", nargs="+", type=Path)
+    arguments = parser.parse_args()
+    for run in arguments.runs:
         trained = load_run(run)
-        if kind == "ablate":
+        if arguments.ablate:
             write_csv(RESULTS / f"ablation-{run.name}.csv", ablation(trained))
-        elif kind == "sizes":
+        elif arguments.sizes:
             write_csv(RESULTS / f"sizes-{run.name}.csv", sizes(trained))
-        elif kind == "across":
-            write_csv(RESULTS / f"across-{run.name}.csv", across(trained, corpus))
+        elif arguments.across:
+            write_csv(RESULTS / f"across-{run.name}.csv", across(trained, arguments.across))
         else:
-            rows = methods(trained, BRIEF) if kind == "brief" else methods(trained)
+            rows = methods(trained, BRIEF) if arguments.brief else methods(trained)
             write_csv(RESULTS / f"calibrated-{run.name}.csv", rows)
             figure(RESULTS / f"calibrated-{run.name}.png", rows)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

@@ -10,6 +10,7 @@ at fewer steps over the same interval, on the same batches.
 
 from __future__ import annotations
 
+import argparse
 import subprocess
 import sys
 from pathlib import Path
@@ -74,4 +75,8 @@ def main(recipe: Path, depths: tuple[int, ...] = ()) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), tuple(map(int, sys.argv[2:])))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("recipe", type=Path, help="config of a training run")
+    parser.add_argument("depths", nargs="*", type=int, help="steps to train at; N, N/2, N/4 when absent")
+    arguments = parser.parse_args()
+    main(arguments.recipe, tuple(arguments.depths))

@@ -1,6 +1,6 @@
 """Lossless self-speculation on the shipped models: how much faster, and whether a single token differs.
 
-    JAXODE_DATA=FOLDER python benchmarks/speculation.py --prompts 100
+    JAXODE_DATA=DATA python benchmarks/speculation.py --prompts 100
 
 Prompts of 16 tokens from the books' validation text, 256 new tokens, greedy; plain decoding at full depth and drafts
 at the calibrated depths take turns on the same prompts, compiled before. Bars: 2 x at one row, 1.4 x at 8, and no

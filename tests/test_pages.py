@@ -10,11 +10,11 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from commands import ROOT, commands
 
 from jaxode.config import Config, InferConfig, StudyCommand
 from jaxode.config.fields import hints
 
-ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = sorted(
     [
         *(ROOT / name for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md")),
@@ -88,12 +88,9 @@ def _anchors(document: Path) -> set[str]:
 
 
 def _commands(document: Path) -> list[str]:
-    text = document.read_text(encoding="utf-8")
-    shell = re.findall(r"^```bash\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
-    indented = re.findall(r"^    (python .*)$", _prose(document), re.MULTILINE)
-    lines = "\n".join([*shell, *indented]).replace("\\\n", " ").split("\n")
-    spans = [span for span in SPAN.findall(_prose(document)) if re.match(r"(\w+=\S+ )?(python |\w*\.py )", span)]
-    return [part for line in [*lines, *spans] if line.strip() for part in line.split(" && ")]
+    """With what a sentence says of a script's flags, without the `python` before it."""
+    spans = [span for span in SPAN.findall(_prose(document)) if re.match(r"\w*\.py ", span)]
+    return [*map(str, commands(str(document.relative_to(ROOT)))), *spans]
 
 
 def _unknown(command: str) -> list[str]:
