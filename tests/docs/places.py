@@ -117,15 +117,16 @@ def plbert(path: Path) -> None:
         lines(path / name)
 
 
-def trained(kind: str = "causal") -> Maker:
-    """A run that was killed after the first of two updates."""
+def trained(kind: str = "causal", killed: bool = False) -> Maker:
+    """A run of two updates; killed after the first of them."""
 
     def make(path: Path) -> None:
         flags = (
             f"--data.files docs/questions --model.kind {kind} {TINY} {BRIEF} --train.checkpoint-every 1 --out {path}"
         )
         assert call("train.py", flags.split()) == 0
-        shutil.rmtree(path / "checkpoints" / "2")
+        if killed:
+            shutil.rmtree(path / "checkpoints" / "2")
 
     return make
 
@@ -178,5 +179,8 @@ PLACES_OF = {
     "docs/evaluation.md": {"ALBERT": albert(2)},
     "docs/decoding.md": {"ALBERT": albert(2)},
     "docs/fine-tuning.md": {"books-masked": trained("masked")},
+    "docs/reliability.md": {"RUN": trained(killed=True)},
+    "docs/solvers.md": {"runs/books-causal-small-12": trained()},
+    "docs/training.md": {"runs/NAME": trained(killed=True)},
 }
 """What a name means on one page alone."""
