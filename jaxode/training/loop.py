@@ -356,8 +356,9 @@ class _Loop:
         """What the run is about to do, in a line."""
         model, stats = self.config.model, self.data.stats["train"]
         size = sum(math.prod(value.shape) for value in params.values())
+        drops = f", dropout {model.dropout:g}" if model.dropout else ""
         return (
-            f"{self.checkpoints.run.path}: {model.learns} model of {size:,} parameters, N = {model.steps}; "
+            f"{self.checkpoints.run.path}: {model.learns} model of {size:,} parameters, N = {model.steps}{drops}; "
             f"{self.data.corpus}: {stats.tokens:,} tokens, tokenizer {self.data.tokenizer.name}; "
             f"updates {start + 1} to {self.config.train.updates} of {self.tokens_per_update:,} tokens"
         )

@@ -50,11 +50,12 @@ def test_the_validation_at_the_end_reads_as_many_batches_as_asked(config, tmp_pa
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("kind", ["causal", "masked"])
 @pytest.mark.broad
-def test_stopped_and_continued_equals_never_stopped(config, tmp_path, monkeypatch, number, kind):
+def test_stopped_and_continued_equals_never_stopped(config, tmp_path, monkeypatch, capsys, number, kind):
     objective = ObjectiveConfig("random") if kind == "masked" else ObjectiveConfig()
     model = dataclasses.replace(config.model, kind=kind, dropout=0.1)
     config = dataclasses.replace(config, model=model, objective=objective)
     whole = train(config)
+    assert "parameters, N = 3, dropout 0.1; " in capsys.readouterr().err
     halved = dataclasses.replace(config, out=str(tmp_path / "halved"))
     with monkeypatch.context() as patch:
         stop_after(patch, 5, number)
