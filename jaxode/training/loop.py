@@ -25,7 +25,7 @@ from jaxode.data.labelled import prepare_labelled
 from jaxode.machine import readable
 from jaxode.model import make_model, plan
 from jaxode.model.block import BLOCKS
-from jaxode.model.low_rank import with_low_rank
+from jaxode.model.low_rank import merged, with_low_rank
 from jaxode.model.parameters import Architecture, Parameters, split
 from jaxode.tracking import JsonlTracker, ProgressBar, TensorBoardTracker, Tracker, Trackers, WandbTracker
 from jaxode.training.chips import bfloat16_peak
@@ -222,9 +222,8 @@ def _train(config: Config) -> TrainResult:
             params = params if chosen == done else checkpoints.restore_params(chosen, params)
         if profile is not None:
             hosts.say(profile.line())
-    params = validation.laid_out(params)
-    final = validation(params, config.train.final_batches or None) if finished else None
-    params = hosts.whole(params)
+    final = validation(validation.laid_out(params), config.train.final_batches or None) if finished else None
+    params = merged(hosts.whole(params))  # in the host's arithmetic, as it is loaded
     return TrainResult(run, done, chosen, loop.signal, final, architecture, params, data, config, taught_by)
 
 

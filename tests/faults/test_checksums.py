@@ -47,14 +47,14 @@ def test_a_missing_file_is_named(model, name):
 def test_a_setting_that_would_fit_as_well_is_noticed(model):
     """Nothing but the checksum tells one from the other."""
     text = (model / "config.toml").read_text()
-    assert "dropout = 0.0\n" in text
-    (model / "config.toml").write_text(text.replace("dropout = 0.0\n", "dropout = 0.5\n"))
+    assert "embedding_scale = 1.0\n" in text
+    (model / "config.toml").write_text(text.replace("embedding_scale = 1.0\n", "embedding_scale = 0.5\n"))
     with pytest.raises(
         UserError, match=r"config\.toml: is damaged: .*; copy it again, or remove checksums\.json where"
     ):
         RunFolder(model).config()
     (model / CHECKSUMS).unlink()
-    assert RunFolder(model).config().model.dropout == 0.5
+    assert RunFolder(model).config().model.embedding_scale == 0.5
 
 
 def test_a_calibration_that_is_gone_is_named(model, capfd):

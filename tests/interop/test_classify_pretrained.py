@@ -59,7 +59,7 @@ def test_classify_writes_labels_and_probabilities(classifier, infer, file):
 @pytest.mark.parametrize(
     ("name", "content", "flags", "message"),
     [
-        ("bare.tsv", "0\tgood film\n", (), "bare.tsv: it has the columns 1, 2: which holds the texts?"),
+        ("bare.tsv", "0\tgood film\n", (), "bare.tsv: it has the columns 1, 2 ("),
         ("pairs.txt", "one\n\none\ttwo\n", (), "pairs.txt: line 3 holds a tab: give one text a line"),
         ("a.tsv", "text\tlabel\na\tbad\nb\tworse\n", ("--label", "label"), 'line 3: label "worse"'),
         ("a.tsv", "text\tlabel\na\tbad\n", ("--label", "class"), "none that is called class"),
