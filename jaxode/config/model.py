@@ -216,6 +216,11 @@ class ModelConfig:
             f'model.clock.per_pass = true with model.conditioning = "{self.conditioning}": it belongs to "step" and '
             '"loopformer", which are told h',
         )
+        require(
+            not self.clock.anchored or self.conditioning == "step",
+            f'model.clock.anchored = true with model.conditioning = "{self.conditioning}": it belongs to "step", which '
+            "is told h, and whose gates begin at 1",
+        )
         narrow = min(map(min, self.matrices))
         require(
             self.clock.rank == 0 or (self.conditioning != "none" and self.clock.rank <= narrow),
@@ -254,6 +259,11 @@ class ModelConfig:
         if self.group_steps:
             return tuple(int(part) for part in self.group_steps.split(","))
         return (self.steps // self.groups,) * self.groups
+
+    @property
+    def clock_width(self) -> int:
+        """Of the code of t and h, after resolving 0: D."""
+        return self.clock.width or self.width
 
     @property
     def head_width(self) -> int:

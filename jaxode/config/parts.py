@@ -113,17 +113,22 @@ class ClockConfig:
 
     features: int = 64
     """Sinusoids of each."""
+    width: int = 0
+    """Of the code that is made of them, which everything told is a linear map of; 0: D."""
     shared: bool = False
     """One pair of embeddings for all blocks, instead of one a block."""
     unit: bool = False
     """Read t/N and h/N, with frequencies 10000^(-2k/features) (LoopFormer), instead of periods from 2 to 4 N."""
     rank: int = 0
-    """R: above 0 the blocks' matrices W are told t and h as well, W + A diag(s(t, h)) B with s from 0; behind the norms
+    """R: above 0 the blocks' matrices W are told t and h as well, W + A diag(s(t, h)) B with B from 0; behind the norms
     of a post-norm block a scale and a shift are told beside them."""
     per_pass: bool = False
     """Divide the increment of a pass by h: it stands for the whole step, whatever h. With conditioning "step" a block
     that was trained at h = 1 is then applied n times as it is, and has to learn what a longer step is; with
     "loopformer" its sublayers read each other's increments in full, where else each is divided by itself."""
+    anchored: bool = False
+    """Multiply what is told by 1 - 1/h: a step of the trained size h = 1 is told nothing, and what trains beside frozen
+    weights leaves the full depth exactly as it was."""
 
     def __post_init__(self) -> None:
         check_fields(self, "model.clock")
@@ -131,6 +136,7 @@ class ClockConfig:
             self.features >= 2 and self.features % 2 == 0,
             f"model.clock.features = {self.features}: must be an even number of at least 2",
         )
+        at_least("model.clock.width", self.width, 0)
         at_least("model.clock.rank", self.rank, 0)
 
 

@@ -84,7 +84,7 @@ def _conditioning(model: ModelConfig) -> int:
     if model.conditioning == "none":
         return 0
     clock = 0 if model.clock.shared else _clock(model)
-    return clock + _linear(model.width, 4 * model.width) + _told_changes(model)
+    return clock + _linear(model.clock_width, 4 * model.width) + _told_changes(model)
 
 
 def _told_changes(model: ModelConfig) -> int:
@@ -94,20 +94,20 @@ def _told_changes(model: ModelConfig) -> int:
         return 0
     edges = sum(inputs + outputs for inputs, outputs in model.matrices)
     norms = 4 * model.width if model.norm_position == "post" else 0
-    return rank * edges + _linear(model.width, 4 * rank + norms)
+    return rank * edges + _linear(model.clock_width, 4 * rank + norms)
 
 
 def _streams(model: ModelConfig) -> int:
     count = model.loop.streams
     if count == 1:
         return 0
-    told = 0 if model.conditioning == "none" else _linear(model.width, count * (2 + count))
+    told = 0 if model.conditioning == "none" else _linear(model.clock_width, count * (2 + count))
     told += 0 if model.conditioning == "none" or model.clock.shared else _clock(model)
     return 3 * count + count**2 + told
 
 
 def _clock(model: ModelConfig) -> int:
-    code = _linear(model.clock.features, model.width) + _linear(model.width, model.width)
+    code = _linear(model.clock.features, model.clock_width) + _linear(model.clock_width, model.clock_width)
     return (1 if model.conditioning == "time" else 2) * code
 
 

@@ -192,6 +192,10 @@ def _numbered(spec: BatchSpec, seed: int, stream: int, step: int, rows: Rows, pa
     return make_batch(spec, rows, np.random.default_rng((seed, step, stream)), part)
 
 
+_ENDLESS = 2**45
+"""Rows until an endless reading ends; grain's own number for it does not survive a batch of one row."""
+
+
 class Batches(Iterator[Batch]):
     """Endless training batches, reshuffled every epoch, read ahead by a background thread.
 
@@ -225,7 +229,10 @@ class Batches(Iterator[Batch]):
 
         first, parts = part
         several = rows.parts if isinstance(rows, Mixture) else (rows,)
-        sources = [grain.MapDataset.source(rows).seed(seed).shuffle().repeat() for rows in several]  # pyright: ignore
+        sources = [
+            grain.MapDataset.source(rows).seed(seed).shuffle().repeat(_ENDLESS // len(rows) + 1)  # pyright: ignore
+            for rows in several
+        ]
         mixed = sources[0] if len(sources) == 1 else grain.MapDataset.mix(sources, self.weights)
         source = mixed[first::parts]
         numbered = partial(_numbered, spec, seed, _TRAINING, part=(first, parts))

@@ -11,6 +11,7 @@ from flax import nnx, struct
 from jaxtyping import Array, Float
 
 from jaxode.config import ModelConfig
+from jaxode.types import Key
 
 MANY_ROWS, FEW_SUMS = 2048, 16
 """From how many rows, and up to which rank, B is applied as sums: below and above, a product is faster."""
@@ -125,28 +126,31 @@ class Adapters:
 
 
 class ToldAdapters(nnx.Module):
-    """What a clock's code changes in a block's matrices: W + A diag(s) B with s a layer's, from zero.
+    """What a clock's code changes in a block's matrices: W + A diag(s) B with s a layer's, B from zero.
 
     Trained with the block, unlike those of a calibration, and one for every t and h instead of one a step. Behind the
     norms of a post-norm block a scale and a shift of a channel are told as well.
     """
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
-        """A and B at random: they are trained only once s is not 0, which is from the second update on."""
+        """A and s at random and B at 0, from where it learned faster than from s at 0; norms are told 0 at first."""
         self.rank, self.width, self.post = config.clock.rank, config.width, config.norm_position == "post"
-        init = nnx.initializers.lecun_normal()
+        down, strengths = nnx.initializers.lecun_normal(), 4 * self.rank
 
-        def matrices(shapes: list[tuple[int, int]]) -> Any:
-            return nnx.List([nnx.Param(init(rngs.params(), shape)) for shape in shapes])
+        def kernel(key: Key, shape: tuple[int, int], dtype: Any) -> Array:
+            # s of size 1 from a code of about 0.3
+            first = nnx.initializers.variance_scaling(10.0, "fan_in", "normal")(key, (shape[0], strengths), dtype)
+            return jnp.pad(first, ((0, 0), (0, shape[1] - strengths)))
 
-        self.down = matrices([(inputs, self.rank) for inputs, _ in config.matrices])
-        self.up = matrices([(self.rank, outputs) for _, outputs in config.matrices])
-        told = 4 * self.rank + (4 * self.width if self.post else 0)
-        self.output = nnx.Linear(config.width, told, kernel_init=nnx.initializers.zeros_init(), rngs=rngs)
+        self.down = nnx.List(
+            [nnx.Param(down(rngs.params(), (inputs, self.rank), jnp.float32)) for inputs, _ in config.matrices]
+        )
+        self.up = nnx.List([nnx.Param(jnp.zeros((self.rank, outputs))) for _, outputs in config.matrices])
+        told = strengths + (4 * self.width if self.post else 0)
+        self.output = nnx.Linear(config.clock_width, told, kernel_init=kernel, rngs=rngs)
 
-    def __call__(self, code: Float[Array, "*B D"]) -> Adapters:
-        """For the code of one time, or of each row's own."""
-        told = self.output(jax.nn.silu(code))
+    def __call__(self, told: Float[Array, "*B told"]) -> Adapters:
+        """For what `output` reads from the code of one time, or of each row's own."""
         strengths = jnp.split(told[..., : 4 * self.rank], 4, axis=-1)
 
         def pair(place: int) -> LowRank:

@@ -39,15 +39,16 @@ class Clock(nnx.Module):
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs, empty: bool = False):
         """One a block, or one for all (`model.clock.shared`); small, so everything is float32."""
         self.features, self.unit, self.steps = config.clock.features, config.clock.unit, float(config.steps)
+        self.anchored = config.clock.anchored
 
         def layer(inputs: int, wanted: bool = True) -> nnx.Linear | None:
-            return nnx.Linear(inputs, config.width, rngs=rngs) if wanted and not empty else None
+            return nnx.Linear(inputs, config.clock_width, rngs=rngs) if wanted and not empty else None
 
         told = config.conditioning != "time"
         self.time, self.step = layer(self.features), layer(self.features, told)
-        self.time_output, self.step_output = layer(config.width), layer(config.width, told)
+        self.time_output, self.step_output = layer(config.clock_width), layer(config.clock_width, told)
 
-    def code(self, t: Any, h: Any) -> Float[Array, "*B D"]:
+    def code(self, t: Any, h: Any) -> Float[Array, "*B clock"]:
         """For depth-time t and step size h, numbers or arrays of rows' own, [B]."""
         assert self.time is not None
         assert self.time_output is not None
@@ -55,6 +56,11 @@ class Clock(nnx.Module):
         if self.step is not None and self.step_output is not None:
             code = code + self.step_output(jax.nn.silu(self.step(self._sinusoids(h))))
         return code
+
+    def told(self, output: nnx.Linear, code: Float[Array, "*B clock"], h: Any) -> Float[Array, "*B told"]:
+        """What one layer reads from the code of a step of size h; nothing at h = 1 where it is anchored there."""
+        told = output(jax.nn.silu(code))
+        return told * (1.0 - 1.0 / jnp.asarray(h, jnp.float32)[..., None]) if self.anchored else told
 
     def _sinusoids(self, value: Any) -> Float[Array, "*B features"]:
         """Cos and sin, with periods from 2 units of depth-time to 4 N, or of t/N with frequencies from 1 down."""
@@ -81,17 +87,19 @@ class Conditioning(Clock):
         super().__init__(config, rngs=rngs, empty=config.clock.shared)
         self.kind, self.divided = config.conditioning, not config.clock.per_pass
         zero = nnx.initializers.zeros_init()
-        self.output = nnx.Linear(config.width, 4 * config.width, kernel_init=zero, rngs=rngs)
+        self.output = nnx.Linear(config.clock_width, 4 * config.width, kernel_init=zero, rngs=rngs)
         self.changes = ToldAdapters(config, rngs=rngs) if config.clock.rank else None
 
-    def adapters(self, t: Any, h: Any, code: Float[Array, "*B D"] | None = None) -> Adapters | None:
+    def adapters(self, t: Any, h: Any, code: Float[Array, "*B clock"] | None = None) -> Adapters | None:
         """What they change in the block's matrices, where the clock has a rank; arguments as of a call."""
-        return None if self.changes is None else self.changes(self.code(t, h) if code is None else code)
+        if self.changes is None:
+            return None
+        return self.changes(self.told(self.changes.output, self.code(t, h) if code is None else code, h))
 
-    def __call__(self, t: Any, h: Any, sublayer: int, code: Float[Array, "*B D"] | None = None) -> Modulation:
+    def __call__(self, t: Any, h: Any, sublayer: int, code: Float[Array, "*B clock"] | None = None) -> Modulation:
         """For depth-time t and step size h, numbers or arrays of rows' own, [B]; `code` of a clock that is shared."""
         code = self.code(t, h) if code is None else code
-        scales, gates = jnp.split(self.output(jax.nn.silu(code)), 2, axis=-1)
+        scales, gates = jnp.split(self.told(self.output, code, h), 2, axis=-1)
         scale, gate = jnp.split(scales, 2, axis=-1)[sublayer], jnp.split(gates, 2, axis=-1)[sublayer]
         if self.kind != "loopformer":
             gate = 1.0 + gate

@@ -48,7 +48,7 @@ class Pass(nnx.Module):
         self.per_pass = config.clock.per_pass
         self.streams = Streams(config, rngs=rngs) if loop.streams > 1 else None
 
-    def code(self, t: Any, h: Any) -> Float[Array, "*B D"] | None:
+    def code(self, t: Any, h: Any) -> Float[Array, "*B clock"] | None:
         """What the blocks are told of this step, where they share a clock."""
         if self.clock is None:
             return None

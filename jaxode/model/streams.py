@@ -61,7 +61,7 @@ class Streams(nnx.Module):
         self.out = nnx.Param(jnp.full(count, 1 / count))
         self.conditioning = _Offsets(config, rngs=rngs) if config.conditioning != "none" else None
 
-    def connections(self, t: Any, h: Any, code: Float[Array, "*B D"] | None = None) -> Connections:
+    def connections(self, t: Any, h: Any, code: Float[Array, "*B clock"] | None = None) -> Connections:
         """Of a pass at depth-time t and step size h, numbers or arrays of rows' own, [B]; `code` of a shared clock."""
         read, write, mix = self.read[...], self.write[...], self.mix[...]
         if self.conditioning is None:
@@ -86,10 +86,10 @@ class _Offsets(Clock):
         super().__init__(config, rngs=rngs, empty=config.clock.shared)
         count = config.loop.streams
         zero = nnx.initializers.zeros_init()
-        self.output = nnx.Linear(config.width, count * (2 + count), kernel_init=zero, rngs=rngs)
+        self.output = nnx.Linear(config.clock_width, count * (2 + count), kernel_init=zero, rngs=rngs)
 
-    def __call__(self, t: Any, h: Any, code: Float[Array, "*B D"] | None) -> Float[Array, "*B offsets"]:
-        return self.output(jax.nn.silu(self.code(t, h) if code is None else code))
+    def __call__(self, t: Any, h: Any, code: Float[Array, "*B clock"] | None) -> Float[Array, "*B offsets"]:
+        return self.told(self.output, self.code(t, h) if code is None else code, h)
 
 
 def _apart(x: LoopState, count: int) -> Float[Array, "B L S D"]:
