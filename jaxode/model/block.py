@@ -65,7 +65,7 @@ class Context:
     memory: Any = struct.field(pytree_node=False, default=None)
     far: Rotary | None = None
     places: Int[Array, "B L"] | None = None
-    code: Float[Array, "*B D"] | None = None
+    code: Float[Array, "*B clock"] | None = None
 
 
 class Block(nnx.Module):

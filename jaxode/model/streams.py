@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any, no_type_check
 
-import jax
 import jax.numpy as jnp
 from flax import nnx, struct
 from jaxtyping import Array, Float

@@ -47,8 +47,6 @@ def parts(params: Mapping[str, Any]) -> dict[str, str]:
         name = name.removeprefix(LOW_RANK).removesuffix(".down").removesuffix(".up")
         if name.startswith(("head.", "embedding.")):
             return name.partition(".")[0]
-        if ".changes.down." in name or ".changes.up." in name:
-            return "rest"  # matrices as the blocks' own; what tells them how strongly is not
         if ".conditioning." in name or ".clock." in name:
             return "conditioning"
         return "branch" if name.rpartition(".")[0].endswith(ends) else "rest"

@@ -119,6 +119,13 @@ def test_every_epoch_reads_every_row_in_a_new_order(bpe: Tokenizer):
     assert epochs[0] != epochs[1]
 
 
+def test_batches_of_one_row_are_read_ahead_too(bpe: Tokenizer):
+    rows = rows_of(bpe)[:5]
+    batches = Batches(rows, BatchSpec(bpe), 1, seed=0)
+    read = [tuple(next(batches).tokens[0].tolist()) for _ in range(10)]
+    assert sorted(read) == sorted([tuple(row["tokens"][:-1].tolist()) for row in rows] * 2)
+
+
 @pytest.mark.parametrize("kind", ["causal", "masked"])
 def test_a_restored_position_continues_as_if_never_interrupted(bpe: Tokenizer, kind):
     rows, spec = rows_of(bpe), BatchSpec(bpe, kind)

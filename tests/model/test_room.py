@@ -30,6 +30,12 @@ LAYOUTS = {
     "shared clock": {"loop": LoopConfig(streams=2), "conditioning": "time", "clock": ClockConfig(shared=True, rank=3)},
     "told matrices": {"conditioning": "step", "clock": ClockConfig(rank=4), "norm_position": "post"},
     "told swiglu": {"conditioning": "step", "clock": ClockConfig(rank=2), "feed_forward": "swiglu", "kv_heads": 2},
+    "narrow clock": {
+        "loop": LoopConfig(streams=2),
+        "conditioning": "step",
+        "clock": ClockConfig(rank=4, width=6),
+        "norm_position": "post",
+    },
     "time": {"conditioning": "time", "prelude": 1},
     "loopformer": {"conditioning": "loopformer", "inner_blocks": 2},
 }
