@@ -1,4 +1,4 @@
-"""What do memory, gains, correction and adapters add to a step? Looped part alone, ALBERT-base shape, n = 4, B 1 and 8.
+"""What do memory, gains, correction and adapters add to a step? Looped part alone, ALBERT-base shape, n = 4, B 1, 8 and 32.
 
     python benchmarks/multistep_overhead.py
 
@@ -41,7 +41,7 @@ def main(rounds: int) -> None:
         "gains, adapters of rank 8": Coefficients(weights[:, :1], gains=Gains.neutral(CONFIG, STEPS, ADAPTERS)),
     }
     rows = []
-    for batch in (1, 8):
+    for batch in (1, 8, 32):
         x = jax.random.normal(jax.random.key(1), (batch, 128, CONFIG.width))
 
         @partial(jax.jit, static_argnames="solver")

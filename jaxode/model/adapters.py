@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, no_type_check
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx, struct
+from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, Float
 
 from jaxode.config import ModelConfig
 from jaxode.types import Key
 
-MANY_ROWS, FEW_SUMS = 2048, 16
-"""From how many rows, and up to which rank, B is applied as sums: below and above, a product is faster."""
+MANY_ROWS = 1024
+"""From how many rows W + A B is made first: a sum of two products writes [rows, F] once more and reads it again."""
 
 
 @no_type_check  # JAX rebuilds pytrees with leaves of any kind
@@ -34,26 +36,40 @@ class LowRank:
         """Rows A B; with an axis for rows of the batch, each row's tokens by their own A and B."""
         down, up = jnp.asarray(self.down, rows.dtype), jnp.asarray(self.up, rows.dtype)
         if down.ndim == 2:
-            sums = rows.dtype == jnp.float32 and len(rows) >= MANY_ROWS and len(up) <= FEW_SUMS
-            spread = _spread if sums else jnp.matmul
-            return spread(rows @ down, up)
+            return (rows @ down) @ up
         apart = rows.reshape(len(down), -1, rows.shape[-1])
         return jnp.einsum("ble,ber,brf->blf", apart, down, up).reshape(len(rows), -1)
 
+    def merges(self, rows: Float[Array, "rows E"]) -> bool:
+        """Whether W + A B and one product is the faster way: for many rows with the same A and B.
+
+        16 bits would round A B away beside W.
+        """
+        return self.down.ndim == 2 and rows.dtype == jnp.float32 and len(rows) >= MANY_ROWS
+
 
 @jax.custom_jvp
-def _spread(features: Float[Array, "rows R"], up: Float[Array, "R F"]) -> Float[Array, "rows F"]:
-    """Features B as R sums, which fuse with what reads them: a product of its own writes [rows, F] and reads it again.
+def merged_product(
+    rows: Float[Array, "rows E"],
+    kernel: Float[Array, "E F"],
+    down: Float[Array, "E R"],
+    up: Float[Array, "R F"],
+) -> Float[Array, "rows F"]:
+    """Rows (W + A B). Derivatives take the products apart: nobody pays for one by W that stays."""
+    return rows @ (kernel + down @ up)
 
-    Gradients take the products.
-    """
-    return sum(features[:, r, None] * up[r] for r in range(1, len(up))) + features[:, 0, None] * up[0]
 
-
-@_spread.defjvp
-def _spread_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
-    (features, up), (features_dot, up_dot) = primals, tangents
-    return features @ up, features_dot @ up + features @ up_dot
+@partial(merged_product.defjvp, symbolic_zeros=True)
+def _merged_product_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
+    (rows, kernel, down, up), (rows_dot, kernel_dot, down_dot, up_dot) = primals, tangents
+    terms = [
+        (rows_dot, lambda: rows_dot @ kernel + (rows_dot @ down) @ up),
+        (kernel_dot, lambda: rows @ kernel_dot),
+        (down_dot, lambda: (rows @ down_dot) @ up),
+        (up_dot, lambda: (rows @ down) @ up_dot),
+    ]
+    moved = [term() for tangent, term in terms if not isinstance(tangent, SymbolicZero)]
+    return merged_product(*primals), sum(moved[1:], moved[0])
 
 
 @no_type_check

@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxode.config import ModelConfig
 from jaxode.depth import KEPT
-from jaxode.model.adapters import Adapters, LowRank
+from jaxode.model.adapters import Adapters, LowRank, merged_product
 from jaxode.model.kernels import attention_kernel, capability
 from jaxode.model.tensor_parallel import Fused, collect, deal
 from jaxode.types import Key, Mask, State
@@ -360,6 +360,11 @@ def _adapted(
     sizes: Sequence[int] = (),
     groups: int = 1,
 ) -> Float[Array, "rows F"]:
+    kernel = linear.kernel[...]
+    if change is not None and kernel.dtype == linear.dtype == jnp.float32 and change.merges(rows):
+        up = deal(jnp.asarray(change.up), sizes, groups)
+        out = merged_product(rows, kernel, jnp.asarray(change.down), up)
+        return out if linear.bias is None else out + linear.bias[...]
     out = linear(rows)
     return out if change is None else out + deal(change(rows.astype(out.dtype)), sizes, groups)
 

@@ -6,12 +6,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from jaxode.config import AttentionConfig, DepthConfig
 from jaxode.depth import Coefficients
 from jaxode.model import make_model
 from jaxode.model.adapters import MANY_ROWS, Adapters, LowRank, wider
 from jaxode.model.gains import Gains
+from jaxode.model.layers import _adapted
 from jaxode.model.parameters import calibration_parameters, coefficients, named, split
 
 LAYOUTS = {
@@ -111,21 +113,34 @@ def test_rows_by_their_own():
         np.testing.assert_allclose(found[row], x[row] @ pair.down[row] @ pair.up[row], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.broad
-@pytest.mark.parametrize("rank", [1, 3, 16, 17])
-def test_many_rows_are_changed_as_few_are(rank):
-    rng = np.random.default_rng(0)
-    pair = LowRank(rng.normal(size=(5, rank)).astype(np.float32), rng.normal(size=(rank, 6)).astype(np.float32))
+@pytest.mark.parametrize(("bias", "groups"), [(True, 1), (False, 2)])
+def test_many_rows_meet_a_matrix_that_was_changed_first(bias, groups):
+    rng, one = np.random.default_rng(0), nnx.initializers.ones_init()
+    pair = LowRank(*(jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in ((5, 3), (3, 6))))
     x = jnp.asarray(rng.normal(size=(MANY_ROWS, 5)), jnp.float32)
-    np.testing.assert_allclose(pair(x), x @ pair.down @ pair.up, rtol=1e-4, atol=1e-5)
-    assert pair(x.astype(jnp.bfloat16)).dtype == jnp.bfloat16
 
-    def objective(pair, x):
-        return jnp.sum(jnp.sin(pair(x)))
+    def changed(kernel, pair, x):
+        linear = nnx.Linear(
+            5, 6, use_bias=bias, dtype=jnp.float32, kernel_init=lambda *_: kernel, bias_init=one, rngs=nnx.Rngs(0)
+        )
+        return jnp.sin(_adapted(linear, x, pair, (2, 4), groups))
 
-    found = jax.grad(objective, argnums=(0, 1))(jax.tree.map(jnp.asarray, pair), x)
-    product = jax.grad(lambda pair, x: jnp.sum(jnp.sin(x @ pair.down @ pair.up)), argnums=(0, 1))(
-        jax.tree.map(jnp.asarray, pair), x
-    )
-    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(product), strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-3)
+    arguments = (jnp.asarray(rng.normal(size=(5, 6)), jnp.float32), pair, x)
+    few = [changed(*arguments[:2], rows) for rows in jnp.split(x, 2)]
+    np.testing.assert_allclose(changed(*arguments), jnp.concatenate(few), rtol=1e-4, atol=1e-5)
+
+    def in_two(kernel, pair, x):
+        return jnp.mean(jnp.stack([changed(kernel, pair, rows) for rows in jnp.split(x, 2)]))
+
+    apart = jax.grad(in_two, (0, 1, 2))(*arguments)
+    for derivative in (jax.grad, jax.jacfwd):
+        found = derivative(lambda *given: jnp.mean(changed(*given)), (0, 1, 2))(*arguments)
+        for here, there in zip(jax.tree.leaves(found), jax.tree.leaves(apart), strict=True):
+            np.testing.assert_allclose(here, there, rtol=1e-3, atol=1e-6)
+    # a matrix that stays costs no product of its own: two to apply it, two for each of A and B
+    moved = jax.make_jaxpr(jax.grad(lambda pair: jnp.mean(changed(arguments[0], pair, x))))(pair)
+    assert str(moved).count("dot_general") == 6
+    # 16 bits would round the change away
+    assert str(jax.make_jaxpr(changed)(*arguments)).count("dot_general") == 2
+    half = pair.merges(x.astype(jnp.bfloat16))
+    assert (pair.merges(x), pair.merges(x[1:]), half) == (True, False, False)
