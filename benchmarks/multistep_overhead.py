@@ -1,4 +1,4 @@
-"""What do memory, gains, correction and adapters add to a step? Looped part alone, ALBERT-base shape, n = 4, B 1, 8 and 32.
+"""What do memory, gains, correction and adapters add to a step? Looped part, ALBERT-base shape, n = 4, B 1, 8 and 32.
 
     python benchmarks/multistep_overhead.py
 

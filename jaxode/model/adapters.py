@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import partial
+import functools
 from typing import Any, no_type_check
 
 import jax
@@ -59,7 +59,7 @@ def merged_product(
     return rows @ (kernel + down @ up)
 
 
-@partial(merged_product.defjvp, symbolic_zeros=True)
+@functools.partial(merged_product.defjvp, symbolic_zeros=True)
 def _merged_product_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
     (rows, kernel, down, up), (rows_dot, kernel_dot, down_dot, up_dot) = primals, tangents
     terms = [
@@ -69,7 +69,7 @@ def _merged_product_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
         (up_dot, lambda: (rows @ down) @ up_dot),
     ]
     moved = [term() for tangent, term in terms if not isinstance(tangent, SymbolicZero)]
-    return merged_product(*primals), sum(moved[1:], moved[0])
+    return merged_product(*primals), functools.reduce(jnp.add, moved)
 
 
 @no_type_check
