@@ -62,6 +62,11 @@ class Curriculum:
             f'objective.short = "{own.short}": no step count below the full depth of {self.full} fits the layout',
         )
 
+    @property
+    def fewest(self) -> int:
+        """Of all the step counts that updates solve in."""
+        return min(self._main + self._short, default=self.full)
+
     def at(self, update: int) -> Solves:
         """The solves of an update, counted from 0."""
         rng = np.random.default_rng((self._seed, update, 0x0DE))

@@ -167,7 +167,7 @@ def _train(config: Config) -> TrainResult:
             like,
         )
 
-    validation = Validation(config, architecture, data, parallel, taught_by)
+    validation = Validation(config, curriculum.fewest, architecture, data, parallel, taught_by)
     selection, fresh = Selection(config, run), False
     if stored is None and hosts.first():
         fresh = run.create(config, data.tokenizer)

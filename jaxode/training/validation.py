@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 from jaxode import hosts
-from jaxode.config import Config
+from jaxode.config import Config, DepthConfig
 from jaxode.data import PreparedData
 from jaxode.evaluation import Evaluation, StateEvaluation, evaluate, evaluate_states
 from jaxode.evaluation.labels import LabelEvaluation, evaluate_labels
@@ -19,11 +20,13 @@ AnyEvaluation = Evaluation | StateEvaluation | LabelEvaluation
 
 @dataclass(frozen=True)
 class Validation:
-    """On the validation text, at full depth: the loss, with a classifier's metrics, or an encoder's distance from its
-    teacher.
+    """On the validation text: the loss, with a classifier's metrics, or an encoder's distance from its teacher.
+
+    At full depth; a run that is anchored there (`model.clock.anchored`) in the `fewest` steps that it is trained for.
     """
 
     config: Config
+    fewest: int
     architecture: Architecture
     data: PreparedData
     parallel: Parallel
@@ -33,6 +36,12 @@ class Validation:
     def spread(self) -> bool:
         """Whether it runs on all devices. What looks at single rows needs them in one process."""
         return not hosts.several() or self.config.model.learns in ("causal", "masked")
+
+    @property
+    def depth(self) -> DepthConfig:
+        """How the model is solved."""
+        own = self.config.depth
+        return dataclasses.replace(own, steps=self.fewest) if self.config.model.clock.anchored else own
 
     def laid_out(self, params: Parameters) -> Parameters:
         """As a call takes them: as they lie on the devices, or whole; low-rank changes merged."""
@@ -49,15 +58,15 @@ class Validation:
         batches = batches if stop is None else stop.until(batches)
         batches = map(self.parallel.deal_batch, batches) if self.spread else batches
         if config.model.labels_texts:
-            return evaluate_labels(self.architecture, params, batches, config.depth)
+            return evaluate_labels(self.architecture, params, batches, self.depth)
         if config.model.head != "vocabulary":
             assert self.teacher is not None  # the curriculum refuses it
-            return evaluate_states(self.architecture, params, batches, config.depth, self.teacher)
+            return evaluate_states(self.architecture, params, batches, self.depth, self.teacher)
         return evaluate(
             self.architecture,
             params,
             batches,
-            config.depth,
+            self.depth,
             document_mask=config.data.document_mask,
             bytes_per_token=self.data.bytes_per_token("validation"),
         )
@@ -69,7 +78,8 @@ def told(evaluation: AnyEvaluation) -> str:
         metrics = ", ".join(f"{name} {value:.4f}" for name, value in evaluation.metrics.items())
         return f"validation loss {evaluation.loss:.4f} per {evaluation.unit}, {metrics}"
     if isinstance(evaluation, StateEvaluation):
-        return f"validation error {evaluation.error:.4f} of the states, relative to the model at the beginning"
+        where = f"after {evaluation.block_evaluations:g} block evaluations"
+        return f"validation error {evaluation.error:.4f} of the states {where}, relative to the model at the beginning"
     return f"validation loss {evaluation.nats_per_token:.4f} nats per token"
 
 

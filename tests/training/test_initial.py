@@ -22,7 +22,8 @@ from jaxode.config import (
     OptimizerConfig,
     UserError,
 )
-from jaxode.data import byte_tokenizer
+from jaxode.data import byte_tokenizer, prepare
+from jaxode.evaluation import evaluate_states
 from jaxode.model import make_model
 from jaxode.model.parameters import split
 from jaxode.training import train
@@ -260,6 +261,26 @@ def test_an_encoder_learns_from_its_beginning(encoding, folders):
     assert 0 < result.validation.error < 0.5
     records = [json.loads(line) for line in result.run.metrics.read_text().splitlines()]
     assert [record for record in records if "validation_error" in record]
+
+
+def test_a_run_that_is_anchored_stays_at_full_depth_and_is_validated_at_the_fewest_steps(encoding, folders):
+    clock = ClockConfig(per_pass=True, anchored=True, rank=2, width=8)
+    told = dataclasses.replace(
+        encoding,
+        model=ModelConfig(conditioning="step", clock=clock, dropout=0.0),
+        objective=ObjectiveConfig(steps="uniform:2", short="uniform:1", short_loss=1.0, teacher="init"),
+        optimizer=OptimizerConfig(learning_rate=2e-2),
+    )
+    result = train(change(told, trains="told", updates=40, batch_size=1))
+    own, trained = from_pretrained(folders["encoder"]), load_run(result.run.path)
+    np.testing.assert_array_equal(trained.model(TOKENS).state, own.model(TOKENS).state)
+    assert error(trained.model, own, 2) < 0.9 * error(own.model, own, 2)
+    data = prepare(result.config.data, own.config.model.length, "encoder", tokenizer=own.own_tokenizer)
+    batches = data.validation(1, None)
+    least = DepthConfig(steps=1, solver="euler")
+    want = evaluate_states(*split(trained.model), batches, least, split(own.model)).error
+    assert result.validation.error == pytest.approx(want, rel=1e-4)
+    assert want > 0.01
 
 
 @pytest.mark.deep
