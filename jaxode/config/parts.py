@@ -127,8 +127,8 @@ class ClockConfig:
     that was trained at h = 1 is then applied n times as it is, and has to learn what a longer step is; with
     "loopformer" its sublayers read each other's increments in full, where else each is divided by itself."""
     anchored: bool = False
-    """Multiply what is told by 1 - 1/h: a step of the trained size h = 1 is told nothing, and what trains beside frozen
-    weights leaves the full depth exactly as it was."""
+    """Multiply what is told by 1 - 1/h: a step of the trained size h = 1, or a shorter one, is told nothing, and what
+    is told beside frozen weights leaves the full depth exactly as it was."""
 
     def __post_init__(self) -> None:
         check_fields(self, "model.clock")

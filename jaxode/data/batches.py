@@ -230,7 +230,7 @@ class Batches(Iterator[Batch]):
         first, parts = part
         several = rows.parts if isinstance(rows, Mixture) else (rows,)
         sources = [
-            grain.MapDataset.source(rows).seed(seed).shuffle().repeat(_ENDLESS // len(rows) + 1)  # pyright: ignore
+            grain.MapDataset.source(rows).seed(seed).shuffle().repeat(_ENDLESS // max(1, len(rows)) + 1)  # pyright: ignore
             for rows in several
         ]
         mixed = sources[0] if len(sources) == 1 else grain.MapDataset.mix(sources, self.weights)

@@ -16,7 +16,7 @@ from jaxode.config import ModelConfig
 from jaxode.types import Key
 
 MANY_ROWS = 1024
-"""From how many rows W + A B is made first: a sum of two products writes [rows, F] once more and reads it again."""
+"""From how many rows W + A B is made first, where that multiplies less: the other way writes [rows, F] again."""
 
 
 @no_type_check  # JAX rebuilds pytrees with leaves of any kind
@@ -45,7 +45,10 @@ class LowRank:
 
         16 bits would round A B away beside W.
         """
-        return self.down.ndim == 2 and rows.dtype == jnp.float32 and len(rows) >= MANY_ROWS
+        if self.down.ndim != 2 or rows.dtype != jnp.float32:
+            return False
+        inputs, outputs = len(self.down), self.up.shape[-1]
+        return len(rows) >= MANY_ROWS and len(rows) * (inputs + outputs) >= inputs * outputs
 
 
 @jax.custom_jvp

@@ -58,9 +58,11 @@ class Clock(nnx.Module):
         return code
 
     def told(self, output: nnx.Linear, code: Float[Array, "*B clock"], h: Any) -> Float[Array, "*B told"]:
-        """What one layer reads from the code of a step of size h; nothing at h = 1 where it is anchored there."""
+        """What one layer reads from the code of a step of size h; nothing up to h = 1 where it is anchored there."""
         told = output(jax.nn.silu(code))
-        return told * (1.0 - 1.0 / jnp.asarray(h, jnp.float32)[..., None]) if self.anchored else told
+        if not self.anchored:
+            return told
+        return told * jnp.maximum(0.0, 1.0 - 1.0 / jnp.asarray(h, jnp.float32)[..., None])
 
     def _sinusoids(self, value: Any) -> Float[Array, "*B features"]:
         """Cos and sin, with periods from 2 units of depth-time to 4 N, or of t/N with frequencies from 1 down."""

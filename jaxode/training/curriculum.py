@@ -45,6 +45,7 @@ class Curriculum:
         self._seed, self._updates = config.train.seed, config.train.updates
         self._alone = math.ceil(own.widen_after * self._updates)
         self.full = model.steps if depth.steps is None else depth.steps
+        self._depth, self._spaced = depth, own
         _check(model, depth, config.objective)
         check_terms(own, model.learns)
         self._rule, self._main = _choices("steps", own.steps, model)
@@ -57,15 +58,27 @@ class Curriculum:
             f"the full {self.full} steps",
         )
         self._short = tuple(steps for steps in self._short if steps < self.full)
+        told_nothing = own.spacing == "unit" or min(self._main + self._short, default=self.full) >= model.steps
+        require(
+            not (model.clock.anchored and told_nothing),
+            f'model.clock.anchored = true with objective.steps = "{own.steps}", objective.short = "{own.short}", '
+            f'objective.spacing = "{own.spacing}": no update makes a step longer than 1, and nothing would be told; '
+            f"name step counts below N = {model.steps}, evenly spaced or drawn",
+        )
         require(
             not own.short or bool(self._short),
             f'objective.short = "{own.short}": no step count below the full depth of {self.full} fits the layout',
         )
 
     @property
-    def fewest(self) -> int:
-        """Of all the step counts that updates solve in."""
-        return min(self._main + self._short, default=self.full)
+    def shortest(self) -> DepthConfig:
+        """The solve in the fewest steps that updates make, in even ones where their sizes are drawn."""
+        fewest = min(self._main + self._short, default=self.full)
+        if fewest == self.full:
+            return self._depth
+        solver = self._depth.solver if fewest in self._main else self._spaced.short_solver
+        schedule = "unit" if self._spaced.spacing == "unit" else "even"
+        return dataclasses.replace(self._depth, steps=fewest, schedule=schedule, solver=solver)
 
     def at(self, update: int) -> Solves:
         """The solves of an update, counted from 0."""

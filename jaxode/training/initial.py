@@ -83,6 +83,7 @@ def read_initial(config: Config) -> Initial:
         f'"{loaded.config.model.conditioning}", and would not begin as itself; "time" and "step" are added without a '
         "change",
     )
+    _check_clock(model, loaded.config.model, name)
     own = {key: jnp.asarray(value, jnp.float32) for key, value in without_calibrations(loaded.params).items()}
     if classifies:
         # its head is made once the labels are known; of other labels than the model has it is fresh
@@ -95,6 +96,19 @@ def read_initial(config: Config) -> Initial:
     check_fit(fresh, params, f"init = {name}", "the settings of model do not fit its weights; leave them out")
     params = {key: params[key] for key in fresh}
     return Initial(model, params, _tokenizer(config, loaded.tokenizer), loaded.config.model, own)
+
+
+def _check_clock(model: ModelConfig, own: ModelConfig, name: str) -> None:
+    """Refuse to read what a model was told in another way than it was trained to."""
+    if own.conditioning == "none":
+        return
+    for part in ("unit", "shared", "per_pass", "anchored"):
+        asked, have = getattr(model.clock, part), getattr(own.clock, part)
+        require(
+            asked == have,
+            f"model.clock.{part} = {str(asked).lower()}: the model in init = {name} is told t and h with "
+            f"{str(have).lower()}, and would not begin as itself; leave it out",
+        )
 
 
 def inherited(given: ModelConfig, own: ModelConfig, source: str) -> ModelConfig:

@@ -58,8 +58,8 @@ class TrainResult:
     stopped_by: Signals | None
     """The signal that ended it early."""
     validation: AnyEvaluation | None
-    """On the validation split, or train.final_batches of it, at the training depth; None when a signal stopped it. An
-    encoder's states are compared with those of the model that it began with."""
+    """On the validation split, or train.final_batches of it, at full depth; None when a signal stopped it. An
+    encoder's states are compared with those of the model that it began with (see `Validation`)."""
     architecture: Architecture
     params: Parameters
     data: PreparedData
@@ -167,7 +167,7 @@ def _train(config: Config) -> TrainResult:
             like,
         )
 
-    validation = Validation(config, curriculum.fewest, architecture, data, parallel, taught_by)
+    validation = Validation(config, curriculum.shortest, architecture, data, parallel, taught_by)
     selection, fresh = Selection(config, run), False
     if stored is None and hosts.first():
         fresh = run.create(config, data.tokenizer)

@@ -38,7 +38,7 @@ def write_summary(result: TrainResult) -> None:
     if isinstance(found, LabelEvaluation):
         reached = {"loss": found.loss, **found.metrics}
     elif isinstance(found, StateEvaluation):
-        reached = {"error": found.error}
+        reached = {"error": found.error, "block_evaluations": found.block_evaluations}
     else:
         reached = {"nats_per_token": found.nats_per_token}
     train, path = result.config.train, result.run.path / SUMMARY

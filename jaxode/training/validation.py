@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 
 from jaxode import hosts
@@ -22,11 +21,12 @@ AnyEvaluation = Evaluation | StateEvaluation | LabelEvaluation
 class Validation:
     """On the validation text: the loss, with a classifier's metrics, or an encoder's distance from its teacher.
 
-    At full depth; a run that is anchored there (`model.clock.anchored`) in the `fewest` steps that it is trained for.
+    At full depth. There an encoder whose weights stay, and whose clock is anchored (`model.clock.anchored`), is its
+    teacher: it is solved in the `shortest` way that it is trained for.
     """
 
     config: Config
-    fewest: int
+    shortest: DepthConfig
     architecture: Architecture
     data: PreparedData
     parallel: Parallel
@@ -40,8 +40,10 @@ class Validation:
     @property
     def depth(self) -> DepthConfig:
         """How the model is solved."""
-        own = self.config.depth
-        return dataclasses.replace(own, steps=self.fewest) if self.config.model.clock.anchored else own
+        model = self.config.model
+        anchored = model.clock.anchored and model.loop.streams == 1 and self.config.train.trains == "told"
+        encodes = model.head != "vocabulary" and not model.labels_texts
+        return self.shortest if anchored and encodes else self.config.depth
 
     def laid_out(self, params: Parameters) -> Parameters:
         """As a call takes them: as they lie on the devices, or whole; low-rank changes merged."""

@@ -6,6 +6,7 @@ from collections import Counter
 import pytest
 
 from jaxode.config import (
+    ClockConfig,
     Config,
     DepthConfig,
     ModelConfig,
@@ -34,6 +35,9 @@ def config(objective=None, updates=300, depth=None, **model):
 def drawn(objective, count=300, **model):
     curriculum = Curriculum(config(objective, count, **model))
     return [curriculum.at(update) for update in range(count)]
+
+
+ANCHORED = {"conditioning": "step", "clock": ClockConfig(anchored=True)}
 
 
 class TestCurriculum:
@@ -137,11 +141,20 @@ class TestCurriculum:
                 {"depth": DepthConfig(schedule="geometric:2")},
                 r'depth\.schedule = "geometric:2"',
             ),
+            (ObjectiveConfig(), ANCHORED, r'model\.clock\.anchored = true with objective\.steps = ""'),
+            (ObjectiveConfig("random", spacing="unit"), ANCHORED, r'anchored = true .* objective\.spacing = "unit"'),
         ],
     )
     def test_refused(self, objective, changes, message):
         with pytest.raises(UserError, match=message):
             Curriculum(config(objective, **changes))
+
+    def test_the_shortest_solve_is_as_updates_make_it(self):
+        own = ObjectiveConfig(steps="uniform:4,6", short="uniform:3,4", short_solver="secant", short_loss=1.0)
+        assert Curriculum(config(own)).shortest == DepthConfig(steps=3, solver="secant", schedule="even")
+        main = ObjectiveConfig("random", steps="uniform:4,12")
+        assert Curriculum(config(main, **ANCHORED)).shortest == DepthConfig(steps=4, solver="euler", schedule="even")
+        assert Curriculum(config(ObjectiveConfig())).shortest.steps is None
 
 
 class TestConfig:

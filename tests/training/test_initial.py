@@ -263,7 +263,7 @@ def test_an_encoder_learns_from_its_beginning(encoding, folders):
     assert [record for record in records if "validation_error" in record]
 
 
-def test_a_run_that_is_anchored_stays_at_full_depth_and_is_validated_at_the_fewest_steps(encoding, folders):
+def test_a_run_that_is_anchored_stays_at_full_depth_and_is_validated_at_the_fewest_steps(encoding, folders, tmp_path):
     clock = ClockConfig(per_pass=True, anchored=True, rank=2, width=8)
     told = dataclasses.replace(
         encoding,
@@ -281,6 +281,17 @@ def test_a_run_that_is_anchored_stays_at_full_depth_and_is_validated_at_the_fewe
     want = evaluate_states(*split(trained.model), batches, least, split(own.model)).error
     assert result.validation.error == pytest.approx(want, rel=1e-4)
     assert want > 0.01
+    # which is told so, and in no other way
+    other = dataclasses.replace(told, init=str(result.run.path), model=dataclasses.replace(told.model, clock=clock))
+    assert read_initial(other).model.clock == clock
+    free = dataclasses.replace(encoding, model=ModelConfig(conditioning="step"), init=str(folders["encoder"]))
+    begun = train(change(dataclasses.replace(free, out=str(tmp_path / "free")), updates=1)).run.path
+    with pytest.raises(UserError, match=r"model\.clock\.anchored = true: the model in init = .* with false"):
+        read_initial(
+            dataclasses.replace(
+                free, init=str(begun), model=ModelConfig(conditioning="step", clock=ClockConfig(anchored=True))
+            )
+        )
 
 
 @pytest.mark.deep
