@@ -152,7 +152,7 @@ class ToldAdapters(nnx.Module):
     """
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
-        """A and s at random and B at 0, from where it learned faster than from s at 0; norms are told 0 at first."""
+        """A and s at random and B at 0, as LoRA begins; norms are told 0 at first."""
         self.rank, self.width, self.post = config.clock.rank, config.width, config.norm_position == "post"
         down, strengths = nnx.initializers.lecun_normal(), 4 * self.rank
 
