@@ -62,7 +62,7 @@ def pytest_addoption(parser):
 
 def pytest_collection_modifyitems(config, items):
     """Without --whole no test marked `deep`, whose parts other tests hold one by one, and of a test marked `broad`,
-    which makes one claim about many combinations, a fifth of the cases (of five or fewer one), from one test to the
+    which makes one claim about many combinations, an eighth of the cases (of eight or fewer one), from one test to the
     next other ones: each costs seconds of tracing and compilation.
     """
     if config.getoption("--whole"):
@@ -73,8 +73,8 @@ def pytest_collection_modifyitems(config, items):
             cases.setdefault((item.path, item.originalname), []).append(item)
     passed_over = {item for item in items if "deep" in item.keywords}
     for (_, name), mine in cases.items():
-        first = zlib.crc32(name.encode()) % min(5, len(mine))
-        passed_over |= {item for index, item in enumerate(mine) if index % 5 != first}
+        first = zlib.crc32(name.encode()) % min(8, len(mine))
+        passed_over |= {item for index, item in enumerate(mine) if index % 8 != first}
     items[:] = [item for item in items if item not in passed_over]
     config.hook.pytest_deselected(items=list(passed_over))
 

@@ -21,7 +21,7 @@ PARSED = {
     r"^train\.py .*--train\.hosts\.": "several hosts; tests/faults/test_hosts.py trains with two processes",
     r"^train\.py .*--data\.corpus lm1b": "fetches the corpus",
     r"^benchmarks/(calibrated|adaptive|direct)_depth|^benchmarks/depth_(tasks\.py --tasks|exits)": "hours of fits",
-    r"^benchmarks/step_adapters": "seven fits",
+    r"^benchmarks/step_adapters": "six fits",
     r"^benchmarks/(speculation|cache_quality)": "decodes many texts with shipped models",
     r"^benchmarks/(finetuning|kills|stops|start_and_resume)": "hours of runs",
     r"^benchmarks/(block_matmuls|calibration_time|decode_speed|diffrax_overhead|encoder_throughput|finetuning_torch"
@@ -52,6 +52,7 @@ RUN = {
     r"^infer\.py .*--(prompt|file)": "--max-new-tokens 8",
     r"^benchmarks/accelerator\.py --table": "",
     r"^benchmarks/(overview|sharing|elastic_or_direct|looped_shapes|scaling_plan|turning)": "",
+    r"^benchmarks/error_left": "--batches 2 --fit-batches 2",
     r"^benchmarks/depth_tasks\.py --figure": "",
     r"^benchmarks/data_at_size": "--megabytes 1 --steps 2",
 }

@@ -8,7 +8,7 @@ from flax import nnx
 from small_runs import ALBERT
 
 from jaxode import Encoder, SequenceClassifier, save_pretrained
-from jaxode.config import Config, DataConfig, ModelConfig, OptimizerConfig, TrainConfig
+from jaxode.config import Config, DataConfig, ModelConfig, ObjectiveConfig, OptimizerConfig, TrainConfig
 from jaxode.data import byte_tokenizer
 from jaxode.interop import Pretrained
 from jaxode.model import make_model
@@ -59,3 +59,21 @@ def begun(config, folders):
     """A run that begins with the ALBERT; nothing of the model is named."""
     data = dataclasses.replace(config.data, tokenizer="bpe")
     return dataclasses.replace(config, model=ModelConfig(), data=data, init=str(folders["masked"]))
+
+
+@pytest.fixture
+def encoding(begun, folders, tmp_path):
+    """A bare ALBERT that learns to be solved in fewer steps, on lines of some words."""
+    words, rng = ["depth", "is", "time", "and", "a"], np.random.default_rng(0)
+    path = tmp_path / "lines.txt"
+    path.write_text("\n".join(" ".join(rng.choice(words, size)) for size in rng.integers(1, 4, 300)))
+    data = dataclasses.replace(
+        begun.data, files=str(path), lines=True, rows="texts", frame="[MASK] <|endoftext|>", tokenizer="bpe"
+    )
+    return dataclasses.replace(
+        begun,
+        init=str(folders["encoder"]),
+        data=data,
+        objective=ObjectiveConfig(steps="uniform:2,4", teacher="init"),
+        optimizer=OptimizerConfig(learning_rate=2e-3),
+    )
