@@ -45,6 +45,9 @@ WAYS: dict[str, dict[str, Any]] = {
     "told": TOLD | {"objective.steps": f"uniform:{COUNTS}"},
     "widen": TOLD | {"objective.steps": "widen:3,4,6,8,12", "objective.widen_after": 0.5},
     "late": TOLD | {"objective.steps": "late:3,4,6,12"},
+    # as many block evaluations at each depth, and as many FLOPs as at N steps alone
+    "equal": TOLD | {"objective.steps": "inverse:3,6,12", "train.updates": 7000},
+    "equal-matrices": TOLD | {"objective.steps": "inverse:3,6,12", "train.updates": 7000, "model.clock.rank": 8},
     "distil": TOLD | {"objective.short": "uniform:2,3,4,6,8", "objective.short_loss": 1.0, "objective.distil": 1.0},
     "unit": {"objective.name": "random", "objective.spacing": "unit", "objective.steps": f"uniform:{COUNTS}"},
     "exits": {"objective.name": "exits"},
