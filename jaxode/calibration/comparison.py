@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,8 +30,8 @@ class Reference:
     trajectory: Float[np.ndarray, "N_plus_1 rows D"] | None
     """Of these positions, where it was asked for."""
     target: Float[Array, "B choices numbers"]
-    """The states that an encoder ends in; or log probabilities of every choice, in half precision: every batch of a fit
-    holds its own."""
+    """The states that an encoder ends in, or the numbers of a regression; or log probabilities of every choice, in half
+    precision: every batch of a fit holds its own."""
     nats: float
     tokens: float
 
@@ -46,9 +47,10 @@ class Distance:
     """A short solve against the full one, summed over the predicted tokens of a batch, or all tokens of an encoder."""
 
     gap: float
-    """KL(full || short), nats; of an encoder, the squared error over the variance of the full solve's states."""
+    """KL(full || short), nats; of an encoder, the squared error over the variance of the full solve's states; of a
+    regression, that of its numbers (of several, their mean) in their unit."""
     rise: float
-    """Of the loss, nats; of an encoder, the gap again."""
+    """Of the loss, nats; of an encoder and a regression, the gap again."""
     tokens: float
 
 
@@ -57,11 +59,11 @@ class Comparison:
 
     A language model is compared token by token. A classifier is compared sequence by sequence, one of several labels
     label by label (yes against no); for want of labels its loss is that of the classes which the full depth finds
-    likeliest. An encoder, and a classifier of tokens, is compared by the states that it ends in.
+    likeliest. An encoder, and a classifier of tokens, is compared by the states that it ends in, a regression by its
+    numbers.
 
     Raises:
-        UserError: a model that predicts numbers, a batch without a token to predict, or weights with which the full
-            solve is not finite.
+        UserError: a batch without a token to predict, or weights with which the full solve is not finite.
     """
 
     def __init__(self, architecture: Architecture, params: Parameters, steps: int, document_mask: bool):
@@ -73,11 +75,7 @@ class Comparison:
             isinstance(model, Encoder | TokenClassifier),
         )
         self._problem_type = getattr(model, "problem_type", None)
-        require(
-            self._problem_type != "regression",
-            'problem_type = "regression": solves are compared by their probabilities, and this model gives numbers; '
-            "run it at full depth, or in fewer steps of another solver",
-        )
+        self._regresses = self._problem_type == "regression"
         # who pools, or is compared state by state, has to know where padding begins
         kind = "masked" if self._classifies or self._encodes else model.config.kind
         short_depth = DepthConfig(steps=steps, solver="calibrated", adjoint="remat")
@@ -90,7 +88,8 @@ class Comparison:
         def full(params: Parameters, batch: Batch) -> tuple[Any, Any, LossSums]:
             out = run(params, batch, DepthConfig(solver="euler"), None, True)
             found = self._compared(out)
-            target = found if self._encodes else jax.nn.log_softmax(found).astype(jnp.float16)
+            as_it_is = self._encodes or self._regresses
+            target = found if as_it_is else jax.nn.log_softmax(found).astype(jnp.float16)
             return out.trace.states, target, self._judged(found, batch, target)[1]
 
         def short(params: Parameters, coefficients: Coefficients, batch: Batch, target: Any) -> tuple[Scalar, LossSums]:
@@ -103,10 +102,27 @@ class Comparison:
         self._states = jax.jit(lambda params, c, batch: run(params, batch, short_depth, c, True).trace.states)
         self._gradient = jax.jit(jax.grad(lambda c, params, batch, target: short(params, c, batch, target)[0]))
 
+    @property
+    def gap(self) -> str:
+        """What separates two solves."""
+        return "squared error" if self._encodes or self._regresses else "KL"
+
+    @property
+    def unit(self) -> str:
+        """What it is the mean over."""
+        return "sequence" if self._classifies else "token"
+
+    def measured(self, gap: float, rise: float) -> dict[str, Any]:
+        """What `Calibration` calls a mean gap and rise."""
+        if self._encodes:
+            return {"error": math.sqrt(gap)}
+        return {"distance": math.sqrt(gap)} if self._regresses else {"kl": gap, "rise": rise}
+
     def _compared(self, out: Any) -> Any:
         """[B choices numbers]: an encoder's states, or logits.
 
-        Of a classifier, one choice among its labels, or no against yes for each of several.
+        Of a classifier, one choice among its labels, or no against yes for each of several; of a regression its
+        numbers.
         """
         if self._encodes:
             return out.state
@@ -124,9 +140,12 @@ class Comparison:
         logits = found
         targets, weights = jnp.asarray(batch.targets), jnp.asarray(batch.weights)
         if self._classifies:
-            targets = jnp.argmax(reference, axis=-1)
             real = jnp.any(jnp.asarray(batch.segments) > 0, axis=1, keepdims=True)
-            weights = jnp.broadcast_to(real, targets.shape).astype(jnp.float32)
+            weights = jnp.broadcast_to(real, logits.shape[:-1]).astype(jnp.float32)
+            if self._regresses:
+                gap = jnp.sum(weights * jnp.mean(jnp.square(logits - reference), axis=-1))
+                return gap, LossSums(gap, jnp.sum(weights))
+            targets = jnp.argmax(reference, axis=-1)
         return kl_divergence(reference, logits, weights), token_loss(logits, targets, weights)
 
     def reference(self, batch: Batch, trajectory: bool = True) -> Reference:

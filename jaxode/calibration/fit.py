@@ -6,26 +6,26 @@ import dataclasses
 import itertools
 import math
 import time
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
 from tqdm import tqdm
 
 import jaxode.data  # PreparedData by attribute: importing its name would load what reads corpora
 from jaxode.calibration.comparison import Comparison, Reference
+from jaxode.calibration.gradient import refine
 from jaxode.calibration.least_squares import follow
 from jaxode.calibration.origin import Origin
+from jaxode.calibration.recipe import Fit, Form
 from jaxode.calibration.search import candidates, sizes, starts
 from jaxode.checkpoint import takes_model
 from jaxode.config import DepthConfig, ModelConfig, require
 from jaxode.data import Batch
 from jaxode.depth import Coefficients, secant
-from jaxode.model import Encoder, TokenClassifier, Transformer, plan
+from jaxode.model import Transformer, plan
 from jaxode.model.gains import Gains
 from jaxode.model.parameters import split
 
@@ -36,94 +36,7 @@ FOLLOWED = 8
 KEPT = 20
 """Batches whose full solves are kept, for ranking schedules and for least squares."""
 
-Form = Literal["step", "unit", "global", "schedule"]
 GAINS_OF_SECANT = {"global": tuple(g / 8 for g in range(25)), "schedule": (0.0,)}
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How the gradient moves a fit: Adam, its learning rate falling to 0 along a cosine."""
-
-    learning_rate: float
-    gains: float
-    """Share of the learning rate, which is that of the weights, at which gains move."""
-    correction: float
-    adapters: float
-    warmup: float = 0.0
-    """Share of the updates over which the learning rate rises."""
-    clip: float = math.inf
-    """Largest global norm of a gradient."""
-
-
-RECIPES: dict[str, Recipe] = {
-    "step": Recipe(2e-2, gains=0.5, correction=0.1, adapters=0.1),
-    "unit": Recipe(3e-3, gains=1.0, correction=0.0, adapters=1.0, warmup=0.05, clip=1.0),
-}
-
-
-@dataclass(frozen=True)
-class Fit:
-    """How to calibrate.
-
-    Attributes:
-        form: of the weights. "step": K of their own in each step. "unit": the same, but instead of a schedule and least
-            squares the fit begins at the trained block itself, applied n times (one that is told t: in n even steps),
-            and has no correction; for networks that turn along depth, with adapters. "global": those of solver
-            "secant" with one gain for all steps. "schedule": the step sizes alone. The last two fit nothing else and
-            leave the rest unread.
-        memory: K, evaluations that a step combines; 1 is a fitted step size alone.
-        rank: R, directions in which an increment may be turned; 0 leaves the correction out.
-        gains: let the block's features weigh differently from step to step (`jaxode.model.gains`); fitted by gradient,
-            so there are none without updates.
-        adapters: rank of low-rank changes of the block's matrices in each step (`jaxode.model.adapters`), with gains;
-            0 leaves them out.
-        candidates: schedules, the best by the full trajectory, that are fitted to some of the batches to compare.
-        updates: gradient steps on the gap between full depth and short solve after that; 0 leaves them out.
-        learning_rate: of these updates, the largest; 0 takes that of the form in `RECIPES`.
-    """
-
-    form: Form = "step"
-    memory: int = 2
-    rank: int = 32
-    gains: bool = True
-    adapters: int = 0
-    candidates: int = 4
-    updates: int = 100
-    learning_rate: float = 0.0
-
-    def __post_init__(self) -> None:
-        for name, least in (
-            ("memory", 1),
-            ("rank", 0),
-            ("adapters", 0),
-            ("candidates", 1),
-            ("updates", 0),
-        ):
-            value = getattr(self, name)
-            require(value >= least, f"calibration {name} = {value}: must be at least {least}")
-        require(
-            self.form in get_args(Form), f'calibration form = "{self.form}": allowed are {", ".join(get_args(Form))}'
-        )
-        require(
-            0 <= self.learning_rate < math.inf,
-            f"calibration learning_rate = {self.learning_rate}: must be a number of at least 0",
-        )
-        if self.form == "unit":
-            object.__setattr__(self, "rank", 0)
-        elif self.form != "step":
-            for name, nothing in (("rank", 0), ("gains", False), ("adapters", 0), ("updates", 0)):
-                object.__setattr__(self, name, nothing)
-        require(
-            not self.adapters or (self.gains and self.updates > 0),
-            f"calibration adapters = {self.adapters}: they are fitted with gains, by updates; let there be both, or "
-            "leave them 0",
-        )
-
-    @property
-    def recipe(self) -> Recipe:
-        """With the learning rate of its own, if it has one."""
-        recipe = RECIPES.get(self.form, RECIPES["step"])
-        return dataclasses.replace(recipe, learning_rate=self.learning_rate or recipe.learning_rate)
 
 
 @dataclass(frozen=True)
@@ -135,19 +48,21 @@ class Calibration:
     schedule: tuple[int, ...]
     """Step sizes in depth-time from which the fit began."""
     coefficients: Coefficients
-    kl: float | None
-    """KL(full depth || calibrated), nats per predicted token; of a classifier, per sequence (and label, of several);
-    None of an encoder."""
-    rise: float | None
-    """Loss over the full depth's, in the same unit; of a classifier, that of the classes likeliest at full depth."""
     tokens: int
     """Predicted tokens of the fit."""
     seconds: float
     """Time it took."""
-    origin: Origin | None = None
-    """What it was made for, where it was read from a file."""
+    kl: float | None = None
+    """KL(full depth || calibrated), nats per predicted token; of a classifier, per sequence (and label, of several);
+    None of an encoder and of a regression."""
+    rise: float | None = None
+    """Loss over the full depth's, in the same unit; of a classifier, that of the classes likeliest at full depth."""
     error: float | None = None
     """Relative error of an encoder's states: the root mean square of x_n - x_N over that of x_N - mean x_N."""
+    distance: float | None = None
+    """Of a regression: the root mean square difference of its numbers from the full depth's, in their unit."""
+    origin: Origin | None = None
+    """What it was made for, where it was read from a file."""
 
     @property
     def adapted(self) -> bool:
@@ -202,8 +117,8 @@ def calibrate(
     1. Rank whole-number schedules by how well their steps can follow the full trajectory (`search`).
     2. Step by step along the short solve's own trajectory, fit weights and correction to the full one by least squares;
        keep the schedule whose logits come nearest.
-    3. Lower KL(full || short) of the logits, or the squared error of an encoder's states, by gradient through the solve
-       (Adam): weights, correction and gains together.
+    3. Lower KL(full || short) of the logits, or the squared error of an encoder's states or a regression's numbers, by
+       gradient through the solve (Adam): weights, correction and gains together.
 
     Deterministic. The last `held_out` batches are not fitted on; the figures are theirs.
 
@@ -276,22 +191,19 @@ def calibrate(
         schedule = tuple(itertools.chain.from_iterable(sizes(part) for part in times))
         if fit.form == "step":
             coefficients = followed(fitted[:FOLLOWED], times)
-    coefficients = _refine(comparison, references, coefficients, fit, bar.update)
+    coefficients = refine(comparison, references, coefficients, fit, bar.update)
     bar.close()
     gap, rise = _means(comparison, coefficients, held)
-    encodes = isinstance(model, Encoder | TokenClassifier)
     require(
         math.isfinite(gap) and math.isfinite(rise),
-        f"calibration for {steps} steps diverged: {'squared error' if encodes else 'KL'} {gap:g} per token; try more "
+        f"calibration for {steps} steps diverged: {comparison.gap} {gap:g} per {comparison.unit}; try more "
         f"steps, a lower rank than {fit.rank}, or a lower learning rate than {fit.recipe.learning_rate:g}",
     )
     return Calibration(
         steps=steps,
         schedule=schedule,
         coefficients=jax.tree.map(lambda x: np.asarray(x, np.float32), coefficients),
-        kl=None if encodes else gap,
-        rise=None if encodes else rise,
-        error=math.sqrt(gap) if encodes else None,
+        **comparison.measured(gap, rise),
         tokens=references.tokens,
         seconds=time.perf_counter() - started,
     )
@@ -352,60 +264,3 @@ def _means(comparison: Comparison, coefficients: Coefficients, references: Seque
     found = [comparison.distance(coefficients, reference) for reference in references]
     tokens = sum(one.tokens for one in found)
     return sum(one.gap for one in found) / tokens, sum(one.rise for one in found) / tokens
-
-
-def _refine(
-    comparison: Comparison,
-    references: _References,
-    start: Coefficients,
-    fit: Fit,
-    tick: Callable[[], Any],
-) -> Coefficients:
-    """Adam on the gap, one batch an update in turn, as the form's recipe says."""
-    if fit.updates == 0:
-        return start
-    # entries before the start of a solve stay 0: their gradient is 0
-    labels = dataclasses.replace(
-        jax.tree.map(lambda _: "correction", start),
-        weights="weights",
-        gains=_gain_labels(start.gains),
-        starts=jax.tree.map(lambda _: "starts", start.starts),
-    )
-    recipe, warm = fit.recipe, round(fit.recipe.warmup * fit.updates)
-
-    def adam(share: float) -> optax.GradientTransformation:
-        peak = recipe.learning_rate * share
-        if not warm:
-            return optax.adam(optax.cosine_decay_schedule(peak, fit.updates))
-        return optax.adam(optax.warmup_cosine_decay_schedule(peak / warm, peak, warm, fit.updates))
-
-    # the schedule was searched for; its starts stay
-    shares = {"weights": 1.0, "gains": recipe.gains, "correction": recipe.correction, "adapters": recipe.adapters}
-    rules: dict[Hashable, optax.GradientTransformation] = {name: adam(share) for name, share in shares.items()}
-    rules["starts"] = optax.set_to_zero()
-    clip = optax.clip_by_global_norm(recipe.clip) if math.isfinite(recipe.clip) else optax.identity()
-    optimizer = optax.chain(clip, optax.partition(rules, labels))
-    coefficients = jax.tree.map(jnp.asarray, start)
-    state = optimizer.init(coefficients)
-
-    @jax.jit
-    def update(gradient: Any, state: Any, coefficients: Any) -> tuple[Any, Any]:
-        updates, state = optimizer.update(gradient, state, coefficients)
-        return optax.apply_updates(coefficients, updates), state
-
-    for number in range(fit.updates):
-        gradient = comparison.gradient(coefficients, references[number % len(references)])
-        # these stay, and do not count in the norm that is clipped
-        gradient = dataclasses.replace(gradient, starts=jax.tree.map(jnp.zeros_like, gradient.starts))
-        coefficients, state = update(gradient, state, coefficients)
-        tick()
-    return coefficients
-
-
-def _gain_labels(gains: Gains | None) -> Any:
-    """Gains, and the low-rank part of adapters, whose norms are gains too."""
-    if gains is None or gains.adapters is None:
-        return jax.tree.map(lambda _: "gains", gains)
-    low_rank = jax.tree.map(lambda _: "adapters", gains.adapters)
-    adapters: Any = dataclasses.replace(low_rank, scale="gains", shift="gains")
-    return dataclasses.replace(jax.tree.map(lambda _: "gains", gains), adapters=adapters)

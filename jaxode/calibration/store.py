@@ -28,6 +28,7 @@ FIELDS = (
     "kl",
     "rise",
     "error",
+    "distance",
     "tokens",
     "seconds",
     "origin",
@@ -52,6 +53,7 @@ def save(folder: Path, calibration: Calibration, origin: Origin) -> Path:
         "kl": calibration.kl,
         "rise": calibration.rise,
         "error": calibration.error,
+        "distance": calibration.distance,
         "tokens": calibration.tokens,
         "seconds": calibration.seconds,
         "origin": dataclasses.asdict(origin),
@@ -132,6 +134,7 @@ def _load(path: Path) -> Calibration:
             **{name: raw[name] for name in ("kl", "rise", "tokens", "seconds")},
             origin=Origin(**raw["origin"]),
             error=raw.get("error"),
+            distance=raw.get("distance"),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise UserError(f"{path}: cannot be read as a calibration ({error}); delete it and calibrate again") from None

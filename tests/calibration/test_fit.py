@@ -113,10 +113,26 @@ def test_a_classifier_of_several_labels_is_calibrated_label_by_label():
     assert done.kl == pytest.approx(gap(done.depth), rel=0.05)
 
 
-def test_a_regression_has_no_probabilities_to_calibrate_by():
-    numbers = SequenceClassifier(MODEL, 1, problem_type="regression", rngs=nnx.Rngs(0))
-    with pytest.raises(UserError, match='problem_type = "regression": solves are compared by their probabilities'):
-        calibrate(numbers, batches(), 2, Fit(rank=2, updates=2, candidates=2))
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_regression_is_calibrated_by_its_numbers(count):
+    config = dataclasses.replace(MODEL, kind="masked")
+    architecture, params = split(SequenceClassifier(config, count, problem_type="regression", rngs=nnx.Rngs(0)))
+    params = {name: 3 * value for name, value in params.items()}
+    text = batches()
+    done = calibrate(architecture.bind(params), text, 2, Fit(rank=2, updates=100, candidates=2), held_out=1)
+    held = text[-1]
+
+    def numbers(depth):
+        bound = architecture.bind(with_calibrations(params, {2: done}))
+        segments = jnp.minimum(jnp.asarray(held.segments), 1)
+        return bound(jnp.asarray(held.tokens), depth, segments=segments).logits
+
+    def distance(depth):
+        return float(jnp.sqrt(jnp.mean(jnp.square(numbers(depth) - numbers(DepthConfig())))))
+
+    assert distance(done.depth) < 0.7 * distance(DepthConfig(steps=2, solver="euler"))
+    assert done.distance == pytest.approx(distance(done.depth), rel=1e-3)
+    assert done.kl is done.rise is done.error is None
 
 
 def test_a_field_that_a_short_solve_can_follow_is_recovered():

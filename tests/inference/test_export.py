@@ -27,7 +27,7 @@ SWEEP = "solver,schedule,steps,nats_per_token,rise,milliseconds\neuler,even,4,4.
 
 
 def calibrate(run):
-    fitted = Calibration(2, (1, 3), Coefficients(np.float32([[1, 0], [2.5, 0.5]])), 0.125, 0.0625, 100, 1.0)
+    fitted = Calibration(2, (1, 3), Coefficients(np.float32([[1, 0], [2.5, 0.5]])), 100, 1.0, kl=0.125, rise=0.0625)
     trained = load_run(run)
     save(run, fitted, Origin.of(trained.config.model, trained.tokenizer, trained.params))
 

@@ -208,6 +208,21 @@ def test_a_report_of_numbers_says_how_far_they_are(infer, tmp_path, rescaled_alo
     assert "max_label_flips = 0.1: this model gives numbers and no labels that could change; choose" in ran.err
 
 
+def test_numbers_are_calibrated_from_a_file(infer, tmp_path):
+    form = dataclasses.replace(
+        model_config("masked", steps=2), head="classifier", labels=("score",), problem_type="regression"
+    )
+    run = write_run(tmp_path / "run", form, train="gone.csv")
+    file = write(tmp_path / "texts.csv", [("text",), *(("a" * (1 + i % 7),) for i in range(96))])
+    ran = infer("--checkpoint", run, "--task", "calibrate", "--steps", 1, "--file", file, "--updates", 2)
+    assert ran.code == 0, ran.err
+    assert "root mean square distance of the numbers from those of the full depth" in ran.err
+    done = jaxode.load(run).calibrations[1]
+    shown = dict(zip(ran.out.splitlines()[0].split(), ran.out.splitlines()[2].split(), strict=True))
+    assert float(shown["distance"]) == pytest.approx(done.distance, rel=1e-2)
+    assert done.kl is None
+
+
 def test_a_bound_is_tested_on_pairs(pairs, tmp_path):
     file = write(tmp_path / "more.csv", [("sentence1", "sentence2"), *((f"{i}", f"{-i} b") for i in range(24))])
     loaded = jaxode.load(pairs / "run")

@@ -21,7 +21,7 @@ from jaxode.model.parameters import without_calibrations
 TEXTS = ["depth is time", "one block"]
 TWO = DepthConfig(steps=2)
 LAST = 700  # the updates that the config of a tiny run plans
-FITTED = Calibration(2, (1, 3), Coefficients(np.float32([[1, 0], [2.5, 0.5]])), 0.125, 0.0625, 100, 1.0)
+FITTED = Calibration(2, (1, 3), Coefficients(np.float32([[1, 0], [2.5, 0.5]])), 100, 1.0, kl=0.125, rise=0.0625)
 
 
 @pytest.fixture(scope="module")

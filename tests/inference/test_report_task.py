@@ -14,7 +14,7 @@ from jaxode.inference.tasks.report import report_methods
 
 TEXT = "Depth is time: one block, applied again and again. " * 4
 MODEL = model_config("causal", steps=2)
-FITTED = Calibration(1, (2,), Coefficients(np.full((1, 1), 1.5, np.float32)), 0.1, 0.1, 100, 1.0)
+FITTED = Calibration(1, (2,), Coefficients(np.full((1, 1), 1.5, np.float32)), 100, 1.0, kl=0.1, rise=0.1)
 
 
 def calibrated_run(path, **data):

@@ -147,6 +147,7 @@ def _fits(calibrations: Mapping[int, Calibration]) -> str:
             "rise": one.rise,
             "divergence": one.kl,
             "error": one.error,
+            "distance": one.distance,
         }
         for one in calibrations.values()
     ]

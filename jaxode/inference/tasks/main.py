@@ -322,13 +322,17 @@ def _calibrate(
     done = calibrate(loaded, batches, config.steps, fit, progress=True)
     folder = Path(config.out) if config.out else loaded.calibration_folder
     path = save(folder, done, loaded.calibration_origin)
-    encodes = loaded.task in STATE_TASKS
-    quality = {"error": done.error} if encodes else {"kl": done.kl, "rise": done.rise}
-    row = {"steps": done.steps, "schedule": ",".join(map(str, done.schedule)), **quality}
+    quality = {name: getattr(done, name) for name in ("kl", "rise", "error", "distance")}
+    row = {"steps": done.steps, "schedule": ",".join(map(str, done.schedule))}
+    row |= {name: value for name, value in quality.items() if value is not None}
     row |= {"tokens": done.tokens, "seconds": done.seconds}
     write(table([row], list(row)) + "\n")
     unit = "sequence" if loaded.task == "classifier" else "token"
-    what = "relative error of the states to those of" if encodes else f"kl and rise in nats per {unit} over"
+    what = f"kl and rise in nats per {unit} over"
+    if done.error is not None:
+        what = "relative error of the states to those of"
+    elif done.distance is not None:
+        what = "root mean square distance of the numbers from those of"
     note(f"{what} the full depth, on text held out of the fit; written: {path}")
 
 
