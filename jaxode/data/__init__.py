@@ -10,14 +10,16 @@ if TYPE_CHECKING:
     from jaxode.data.corpora import Corpus, open_corpus
     from jaxode.data.packing import Row, pack, segments, unpack
     from jaxode.data.prepared import PreparedData, ScoredText, SplitStats, prepare, text_batches
-    from jaxode.data.tokenizers import Tokenizer, byte_tokenizer, from_pretrained, train_bpe
+    from jaxode.data.pretrained_tokenizers import from_pretrained
+    from jaxode.data.tokenizers import Tokenizer, byte_tokenizer, train_bpe
 
 _HOMES = {
     "batches": ("Batch", "BatchSpec", "Batches", "ValidationBatches", "make_batch"),
     "corpora": ("Corpus", "open_corpus"),
     "packing": ("Row", "pack", "segments", "unpack"),
     "prepared": ("PreparedData", "ScoredText", "SplitStats", "prepare", "text_batches"),
-    "tokenizers": ("Tokenizer", "byte_tokenizer", "from_pretrained", "train_bpe"),
+    "pretrained_tokenizers": ("from_pretrained",),
+    "tokenizers": ("Tokenizer", "byte_tokenizer", "train_bpe"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

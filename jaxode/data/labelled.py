@@ -17,11 +17,12 @@ from jaxode.data.batches import Batches, BatchSpec, ValidationBatches
 from jaxode.data.identity import IdentityCounter
 from jaxode.data.notices import notice
 from jaxode.data.prepared import PreparedData, cache_folder
+from jaxode.data.pretrained_tokenizers import from_pretrained
 from jaxode.data.stats import SplitStats
 from jaxode.data.tables import Columns, Table, is_table, read_table
 from jaxode.data.tagged import read_tagged, tagged_rows
 from jaxode.data.targets import Target, label_name, label_parts, read_tags, read_targets
-from jaxode.data.tokenizers import Frame, Tokenizer, byte_tokenizer, from_pretrained
+from jaxode.data.tokenizers import Frame, Tokenizer, byte_tokenizer
 
 SPLIT_SEED = 0x5917
 

@@ -20,11 +20,12 @@ from jaxode.data.identity import Identity, IdentityCounter, SplitIdentity, of_mi
 from jaxode.data.mixture import Mixture, Together
 from jaxode.data.notices import notice
 from jaxode.data.packing import Answered, Row, pack, pack_texts
+from jaxode.data.pretrained_tokenizers import from_pretrained
 from jaxode.data.stats import SplitStats, added
 from jaxode.data.stores import FORMAT, SPLITS, hold, make_folder, read, write_rows
 from jaxode.data.streams import StreamRows, write_stream
 from jaxode.data.tasks import asked
-from jaxode.data.tokenizers import Tokenizer, from_pretrained, require_unicode
+from jaxode.data.tokenizers import Tokenizer, require_unicode
 from jaxode.data.vocabulary import own_tokenizer
 
 _STATS_FILE = "stats.json"

@@ -11,8 +11,8 @@ from pathlib import Path
 import tensorflow_datasets as tfds
 
 from jaxode.config import UserError
+from jaxode.data.network import reachable
 from jaxode.data.stores import write
-from jaxode.data.tokenizers import reachable
 
 
 def registered_names() -> Sequence[str]:

@@ -17,8 +17,8 @@ from safetensors import SafetensorError, safe_open
 
 from jaxode.config import UserError, require
 from jaxode.config.parsing import parse_json
+from jaxode.data.network import hub_reachable
 from jaxode.data.tokenizer_files import TOKENIZER_FILES
-from jaxode.data.tokenizers import _hub_reachable
 
 CONFIG = "config.json"
 SAFETENSORS = "model.safetensors"
@@ -52,7 +52,7 @@ def locate(name: Path | str) -> Path:
     except Exception:
         pass  # many kinds for a name that is not in the cache
     # the hub client retries for most of a minute without a network, so look before asking
-    if not _hub_reachable():
+    if not hub_reachable():
         raise UserError(f"{name}: not on this machine, and the Hugging Face hub cannot be reached; {remedy}")
     try:
         folder = Path(snapshot_download(name, allow_patterns=[*wanted, "model*.safetensors", f"{SAFETENSORS}.*"]))

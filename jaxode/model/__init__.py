@@ -5,16 +5,15 @@ from jaxode.model.cost import Flops, block_evaluations, flops_per_token, plan, r
 from jaxode.model.models import (
     CausalLM,
     Encoder,
-    EncoderOutput,
     MaskedLM,
-    ModelOutput,
     SequenceClassifier,
     TokenClassifier,
-    Transformer,
     make_model,
     normalised,
 )
+from jaxode.model.outputs import EncoderOutput, ModelOutput
 from jaxode.model.stack import Stack
+from jaxode.model.transformer import Transformer
 
 __all__ = [
     "Block",

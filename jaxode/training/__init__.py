@@ -9,15 +9,15 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from jaxode.training.loop import TrainResult, train
     from jaxode.training.optimizer import learning_rate, make_optimizer
     from jaxode.training.parallel import make_parallel
+    from jaxode.training.run import TrainResult, train
     from jaxode.training.step import StepMetrics, TrainState, init_state, make_train_step
 
 _HOMES = {
-    "loop": ("TrainResult", "train"),
     "optimizer": ("learning_rate", "make_optimizer"),
     "parallel": ("make_parallel",),
+    "run": ("TrainResult", "train"),
     "step": ("StepMetrics", "TrainState", "init_state", "make_train_step"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

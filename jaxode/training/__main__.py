@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NoReturn
 from jaxode.config import Config, UserError, entry, parse
 
 if TYPE_CHECKING:
-    from jaxode.training.loop import TrainResult
+    from jaxode.training.run import TrainResult
 
 
 @entry
@@ -25,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # after parsing, so that --help and a wrong flag cost no import of jax
     from jaxode.hosts import barrier, first, met
     from jaxode.inference.programs import keep_compiled
-    from jaxode.training.loop import train
+    from jaxode.training.run import train
     from jaxode.training.signals import Stopped
 
     keep_compiled("", lambda line: print(line, file=sys.stderr))

@@ -16,7 +16,7 @@ from jaxode.config import Config, DepthConfig, ModelConfig, UserError, require
 from jaxode.config.parsing import parse_json
 from jaxode.data import Batch, Tokenizer, byte_tokenizer
 from jaxode.data.checksums import sealed, unsealed
-from jaxode.data.tokenizers import from_pretrained
+from jaxode.data.pretrained_tokenizers import from_pretrained
 from jaxode.evaluation import Diverged, evaluate_states
 from jaxode.evaluation.figures import replacing, writing
 from jaxode.inference import LoadedModel, load

@@ -21,7 +21,7 @@ from jaxode.evaluation.answer_sweep import answer_sweep, save_answer_sweep, task
 from jaxode.evaluation.figures import replacing
 from jaxode.evaluation.label_sweep import label_sweep, save_label_sweep
 from jaxode.evaluation.labels import LabelEvaluation
-from jaxode.training.loop import TrainResult
+from jaxode.training.run import TrainResult
 
 SUMMARY = "summary.json"
 

@@ -9,7 +9,7 @@ from tokenizers import models, pre_tokenizers, processors
 from jaxode.config import UserError
 from jaxode.data import Tokenizer
 from jaxode.data.chat import ChatTemplate
-from jaxode.data.tokenizers import from_pretrained
+from jaxode.data.pretrained_tokenizers import from_pretrained
 
 TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}{% if message.role == 'other' %}"

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jaxode.config import UserError
-from jaxode.data import Tokenizer, byte_tokenizer, from_pretrained, train_bpe
+from jaxode.data import Tokenizer, byte_tokenizer, from_pretrained, pretrained_tokenizers, train_bpe
 from jaxode.data import tokenizers as room
 
 BYTES = byte_tokenizer()
@@ -194,7 +194,7 @@ def test_a_pretrained_tokenizer_without_an_end_is_refused(tmp_path: Path):
 
 
 def test_an_unreachable_name_fails_fast_in_one_line(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(room, "_hub_reachable", lambda: False)
+    monkeypatch.setattr(pretrained_tokenizers, "hub_reachable", lambda: False)
     from transformers import AutoTokenizer
 
     load, looked = AutoTokenizer.from_pretrained, []

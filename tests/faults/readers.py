@@ -23,10 +23,10 @@ from jaxode.checkpoint import Checkpoints, RunFolder, TrainedModel, load_run
 from jaxode.checkpoint.best import Best, read_best, write_best
 from jaxode.config import Config, DataConfig, InferConfig, ModelConfig, from_toml, parse, to_toml
 from jaxode.data import Tokenizer, byte_tokenizer, documents
+from jaxode.data.pretrained_tokenizers import from_pretrained
 from jaxode.data.stores import make_folder
 from jaxode.data.tables import Columns, read_table
 from jaxode.data.tagged import read_tagged
-from jaxode.data.tokenizers import from_pretrained
 from jaxode.depth import Coefficients
 from jaxode.evaluation.study.grid import load_study
 from jaxode.evaluation.study.records import Code, Result, Started, read_record, write_record
@@ -39,7 +39,7 @@ from jaxode.model import make_model
 from jaxode.model.gains import Gains
 from jaxode.model.parameters import fingerprint, split
 from jaxode.tracking import JsonlTracker, read_jsonl
-from jaxode.training import loop
+from jaxode.training import run as training_run
 from jaxode.weights import WEIGHTS, read_weights
 
 MODEL = ModelConfig(vocab_size=259, width=8, heads=1, length=16, steps=2)
@@ -256,11 +256,11 @@ def read_run(folder):
     """What a run refuses before it looks at its text."""
     config = from_toml(Config, folder / "config.toml")
     with (
-        mock.patch.object(loop, "prepare", reach),
-        mock.patch.object(loop, "prepare_labelled", reach),
+        mock.patch.object(training_run, "prepare", reach),
+        mock.patch.object(training_run, "prepare_labelled", reach),
         contextlib.suppress(Reached),
     ):
-        loop.train(dataclasses.replace(config, out=str(folder / "run")))
+        training_run.train(dataclasses.replace(config, out=str(folder / "run")))
 
 
 def read_task(folder):

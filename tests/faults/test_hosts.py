@@ -24,12 +24,12 @@ DIES = """
 import os, signal, sys
 from jaxode.training import loop
 from jaxode.training.__main__ import main
-check = loop._Loop._check
+check = loop.Loop._check
 def dying(self, metrics, step):
     check(self, metrics, step)
     if step == 12:
         os.kill(os.getpid(), signal.SIGKILL)
-loop._Loop._check = dying
+loop.Loop._check = dying
 sys.exit(main(sys.argv[1:]))
 """
 
@@ -39,13 +39,13 @@ import sys
 from jaxode.config import UserError
 from jaxode.training import loop
 from jaxode.training.__main__ import main
-check = loop._Loop._check
+check = loop.Loop._check
 def failing(self, metrics, step):
     check(self, metrics, step)
     if step == 6:
         self.checkpoints.wait()  # that of update 5, which is written meanwhile
         raise UserError("/disk: cannot be written: No space left on device")
-loop._Loop._check = failing
+loop.Loop._check = failing
 sys.exit(main(sys.argv[1:]))
 """
 

@@ -17,7 +17,7 @@ from jaxode.inference import Greedy, Temperature, generate, generate_batch, make
 from jaxode.inference.generation import continuation as running
 from jaxode.inference.generation.decoding import TURN, decode, prefill
 from jaxode.model.gains import Gains
-from jaxode.model.models import document_mask
+from jaxode.model.masks import document_mask
 from jaxode.model.parameters import calibration_parameters
 
 PROMPT = "abc"

@@ -195,7 +195,7 @@ def test_a_name_in_the_cache_of_the_hub_is_a_checkpoint(infer, classifier, lines
     monkeypatch.setattr(
         "huggingface_hub.snapshot_download", lambda name, **_: str(classifier) if name == "author/clf" else 1 / 0
     )
-    monkeypatch.setattr(files, "_hub_reachable", lambda: False)
+    monkeypatch.setattr(files, "hub_reachable", lambda: False)
     ran = infer("--checkpoint", "author/clf", "--file", lines)
     assert ran.code == 0, ran.err
     assert load("author/clf").labels == from_pretrained("author/clf").labels == ("bad", "so, so", "good")
@@ -207,7 +207,7 @@ def test_a_name_in_the_cache_of_the_hub_is_a_checkpoint(infer, classifier, lines
 def test_a_path_below_a_folder_that_is_here_is_no_name_of_the_hub(infer, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs").mkdir()
-    monkeypatch.setattr(files, "_hub_reachable", lambda: pytest.fail("asked the hub"))
+    monkeypatch.setattr(files, "hub_reachable", lambda: pytest.fail("asked the hub"))
     assert "runs/typo: no such run folder" in infer("--checkpoint", "runs/typo", "--prompt", "a").err
 
 

@@ -252,7 +252,7 @@ def test_pytorch_weights_without_torch_say_what_to_install(copy, monkeypatch):
 
 def test_a_name_is_taken_from_the_cache_and_fails_at_once_without_network(monkeypatch, tmp_path, read):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    monkeypatch.setattr(files, "_hub_reachable", lambda: False)
+    monkeypatch.setattr(files, "hub_reachable", lambda: False)
     import huggingface_hub
 
     download, looked = huggingface_hub.snapshot_download, []

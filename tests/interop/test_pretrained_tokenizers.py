@@ -229,6 +229,6 @@ def test_the_vocabulary_is_fetched_with_the_rest(source, monkeypatch):
         return str(source)
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", fetch)
-    monkeypatch.setattr(files, "_hub_reachable", lambda: True)
+    monkeypatch.setattr(files, "hub_reachable", lambda: True)
     assert from_pretrained("author/albert").tokenizer.encode(TEXT, frame=True) == IDS
     assert {"config.json", "vocab.txt", "spiece.model", "tokenizer.json"} <= set(asked)

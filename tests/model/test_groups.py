@@ -11,7 +11,7 @@ from flax import nnx
 from jaxode.config import DepthConfig, UserError
 from jaxode.model import Encoder, block_evaluations, make_model, plan
 from jaxode.model.block import Context
-from jaxode.model.models import document_mask
+from jaxode.model.masks import document_mask
 from jaxode.model.stack import Stack
 
 UNEVEN = {"sharing": "sequence", "groups": 3, "steps": 7, "group_steps": "4,2,1"}

@@ -9,7 +9,7 @@ from jaxode.config import DepthConfig
 from jaxode.model import layers, make_model
 from jaxode.model.kernels import attention_kernel, capability
 from jaxode.model.layers import attend
-from jaxode.model.models import document_mask
+from jaxode.model.masks import document_mask
 from jaxode.model.parameters import split
 
 HOPPER = 9.0

@@ -33,14 +33,14 @@ def change(config, **train_fields):
 
 def stop_after(monkeypatch, updates, number=signal.SIGTERM):
     """Deliver one real signal while update `updates` runs."""
-    original = loop._Loop._check
+    original = loop.Loop._check
 
     def check(self, metrics, step):
         original(self, metrics, step)
         if step == updates - 1 and self.stop.signal is None:
             os.kill(os.getpid(), number)
 
-    monkeypatch.setattr(loop._Loop, "_check", check)
+    monkeypatch.setattr(loop.Loop, "_check", check)
 
 
 class Killed(BaseException):
@@ -49,7 +49,7 @@ class Killed(BaseException):
 
 def kill_after(monkeypatch, updates, config, reason=Killed):
     """Train until update `updates` is checked, then end as a kill does."""
-    original = loop._Loop._check
+    original = loop.Loop._check
 
     def check(self, metrics, step):
         original(self, metrics, step)
@@ -57,6 +57,6 @@ def kill_after(monkeypatch, updates, config, reason=Killed):
             raise reason
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop._Loop, "_check", check)
+        patch.setattr(loop.Loop, "_check", check)
         with pytest.raises(reason):
             train(config)

@@ -19,7 +19,7 @@ from small_runs import change, stop_after
 from jaxode.checkpoint import Checkpoints, RunFolder, load_run
 from jaxode.config import ObjectiveConfig, UserError
 from jaxode.tracking import read_jsonl
-from jaxode.training import loop, objectives, train, validation
+from jaxode.training import loop, objectives, run, train, validation
 from jaxode.training.curriculum import Curriculum
 from jaxode.training.guards import Guard
 from jaxode.training.signals import Stopped, abandoned
@@ -74,13 +74,13 @@ def test_stopped_and_continued_equals_never_stopped(config, tmp_path, monkeypatc
 
 def test_random_depth_compiles_a_program_for_each_step_count(config, monkeypatch):
     made = []
-    original = loop.make_train_step
+    original = run.make_train_step
 
     def counted(*args, **kwargs):
         made.append(kwargs["solves"].main)
         return original(*args, **kwargs)
 
-    monkeypatch.setattr(loop, "make_train_step", counted)
+    monkeypatch.setattr(run, "make_train_step", counted)
     result = train(change(dataclasses.replace(config, objective=ObjectiveConfig("random")), updates=20))
     assert sorted(made) == [1, 3]
     (*_, last) = (record for record in read_jsonl(result.run.metrics) if "block_evaluations" in record)
@@ -96,14 +96,14 @@ def test_a_killed_run_continues_from_its_last_checkpoint(config, tmp_path, monke
         pass
 
     with monkeypatch.context() as patch:
-        original = loop._Loop._check
+        original = loop.Loop._check
 
         def check(self, metrics, step):
             original(self, metrics, step)
             if step == 4:
                 raise Killed
 
-        patch.setattr(loop._Loop, "_check", check)
+        patch.setattr(loop.Loop, "_check", check)
         with pytest.raises(Killed):
             train(killed)
     with Checkpoints(RunFolder(tmp_path / "killed")) as checkpoints:
@@ -123,7 +123,7 @@ def test_pmap_gives_the_same_run(config, tmp_path):
 
 
 def test_divergence_stops_and_keeps_the_last_good_checkpoint(config, monkeypatch):
-    original = loop.make_train_step
+    original = run.make_train_step
 
     def poisoned(*args, **kwargs):
         step = original(*args, **kwargs)
@@ -134,7 +134,7 @@ def test_divergence_stops_and_keeps_the_last_good_checkpoint(config, monkeypatch
 
         return wrapped
 
-    monkeypatch.setattr(loop, "make_train_step", poisoned)
+    monkeypatch.setattr(run, "make_train_step", poisoned)
     with pytest.raises(UserError, match=r"update 5: loss nan.*checkpoint of update 3 is kept"):
         train(config)
     assert load_run(config.out).step == 3

@@ -14,6 +14,7 @@ from small_runs import change, kill_after, stop_after
 from jaxode.checkpoint import Checkpoints, RunFolder, load_run
 from jaxode.config import Config, DataConfig, DepthConfig, UserError
 from jaxode.training import loop, train
+from jaxode.training import run as training_run
 from jaxode.training.__main__ import main
 from jaxode.training.continuation import check_same
 from jaxode.training.summary import write_summary
@@ -208,10 +209,10 @@ def broken(*_, **__):
 
 
 FAILURES = {
-    "in the set-up": lambda patch: patch.setattr(loop.StopRequest, "__enter__", broken),
-    "where checkpoints are opened": lambda patch: patch.setattr(loop, "Checkpoints", broken),
-    "in the model": lambda patch: patch.setattr(loop, "make_model", broken),
-    "in the first update": lambda patch: patch.setattr(loop, "make_train_step", broken),
+    "in the set-up": lambda patch: patch.setattr(training_run.StopRequest, "__enter__", broken),
+    "where checkpoints are opened": lambda patch: patch.setattr(training_run, "Checkpoints", broken),
+    "in the model": lambda patch: patch.setattr(training_run, "make_model", broken),
+    "in the first update": lambda patch: patch.setattr(training_run, "make_train_step", broken),
     "in the trackers": lambda patch: patch.setattr(loop, "JsonlTracker", broken),
 }
 
@@ -246,7 +247,7 @@ def test_what_a_failed_run_has_logged_stays_and_can_be_continued(config, monkeyp
 def test_a_resumed_run_that_fails_stays(config, monkeypatch):
     kill_after(monkeypatch, 5, config)
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "make_train_step", broken)
+        patch.setattr(training_run, "make_train_step", broken)
         with pytest.raises(RuntimeError):
             train(resumed(config))
     assert load_run(config.out).step == 3
