@@ -112,11 +112,20 @@ def loops(names):
     assert exact[12][5] > 0.8
 
 
+def fine_tune(names):
+    accuracy, counted = names["accuracy"], names["counted"]
+    most_frequent = max(names["Counter"](label for _, label in names["kept"]).values()) / len(names["kept"])
+    assert min(accuracy.values()) > most_frequent + 0.2
+    assert max(accuracy.values()) - min(accuracy.values()) < 0.08
+    assert counted > max(accuracy.values())
+
+
 CLAIMS = {
     "tour": tour,
     "calibrate": calibrate,
     "trajectory": trajectory,
     "vector-field": vector_field,
     "loops": loops,
+    "fine-tune": fine_tune,
 }
 """What the text of each says, of the names that its cells leave."""
