@@ -7,8 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from jaxode import plugins as plugins
-    from jaxode.calibration import calibrate, fit_landing
-    from jaxode.config import Config, DataConfig, DepthConfig, ModelConfig, OptimizerConfig, TrainConfig, UserError
+    from jaxode.calibration import Fit, calibrate, fit_landing
+    from jaxode.config import (
+        Config,
+        DataConfig,
+        DepthConfig,
+        ModelConfig,
+        ObjectiveConfig,
+        OptimizerConfig,
+        TrainConfig,
+        UserError,
+    )
     from jaxode.depth import Acceleration, Schedule, StateChange, StepError, integrate
     from jaxode.inference import (
         Confidence,
@@ -33,14 +42,16 @@ if TYPE_CHECKING:
     from jaxode.inference import load as from_pretrained
     from jaxode.interop import Pretrained, save_pretrained
     from jaxode.model import Block, CausalLM, Encoder, MaskedLM, SequenceClassifier, TokenClassifier, make_model
+    from jaxode.training import train
 
 _HOMES = {
-    "jaxode.calibration": ("calibrate", "fit_landing"),
+    "jaxode.calibration": ("Fit", "calibrate", "fit_landing"),
     "jaxode.config": (
         "Config",
         "DataConfig",
         "DepthConfig",
         "ModelConfig",
+        "ObjectiveConfig",
         "OptimizerConfig",
         "TrainConfig",
         "UserError",
@@ -69,6 +80,7 @@ _HOMES = {
     ),
     "jaxode.interop": ("Pretrained", "save_pretrained"),
     "jaxode.model": ("Block", "CausalLM", "Encoder", "MaskedLM", "SequenceClassifier", "TokenClassifier", "make_model"),
+    "jaxode.training": ("train",),
 }
 _ALIASES = {"from_pretrained": "load"}
 """Names that are kept for who knows them from other libraries."""
@@ -87,9 +99,11 @@ __all__ = [
     "Divergence",
     "Encoder",
     "ExitGate",
+    "Fit",
     "LoadedModel",
     "MaskedLM",
     "ModelConfig",
+    "ObjectiveConfig",
     "OptimizerConfig",
     "Patience",
     "Pretrained",
@@ -119,6 +133,7 @@ __all__ = [
     "save_pretrained",
     "score_texts",
     "solve_budgets",
+    "train",
     "warm_up",
 ]
 

@@ -2,16 +2,13 @@
 
 import os
 import re
-import shutil
 import sys
 import time
 
 import pytest
-from commands import PAGES, ROOT, commands
+from commands import PAGES, commands
 from running import call, parsed
 from scaled import LEFT, PARSED, RUN, fits, way
-
-from jaxode import plugins
 
 ALL = [(page, command) for page in PAGES for command in commands(page)]
 
@@ -23,31 +20,6 @@ def test_every_command_is_run_or_excepted_by_name():
 def test_no_pattern_outlives_its_commands():
     patterns = [*LEFT, *PARSED, *RUN]
     assert not [pattern for pattern in patterns if not any(fits(pattern, command) for _, command in ALL)]
-
-
-@pytest.fixture(scope="session")
-def cache(tmp_path_factory):
-    """What is prepared and fitted, once for all pages."""
-    return tmp_path_factory.mktemp("cache")
-
-
-@pytest.fixture
-def checkout(tmp_path, monkeypatch, cache, untyped, rescaled_alone):
-    """The working directory: a checkout whose benchmarks and results may be written to."""
-    for name in ("jaxode", "configs", "examples", "train.py", "infer.py", "README.md"):
-        (tmp_path / name).symlink_to(ROOT / name)
-    for name in ("benchmarks", "docs"):
-        shutil.copytree(ROOT / name, tmp_path / name)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("JAXODE_CACHE", str(cache))
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    monkeypatch.delenv("JAXODE_DATA", raising=False)
-    monkeypatch.setattr(plugins, "_LOADED", {})
-    monkeypatch.setattr(plugins, "_DECLARED", {})
-    monkeypatch.setenv("MPLBACKEND", "agg")
-    # a part of this package in the place of Python's whole library
-    monkeypatch.setattr("jaxode.data.corpora.stdlib_folder", lambda: ROOT / "jaxode" / "depth")
-    return tmp_path
 
 
 @pytest.mark.slow
