@@ -16,6 +16,7 @@ from jaxtyping import Float, Int
 from jaxode.checkpoint import takes_params
 from jaxode.config import DepthConfig, ModelConfig, UserError, require
 from jaxode.data import Batch
+from jaxode.evaluation.labels import class_loss
 from jaxode.evaluation.loss import batch_inputs, row_loss
 from jaxode.model import SequenceClassifier, block_evaluations, normalised
 from jaxode.model.parameters import Architecture, Parameters
@@ -68,25 +69,33 @@ def within_increase(
 
     Depths are tested from the dearest down until one fails, so that the chance of any wrong acceptance stays below
     1 - confidence (fixed-sequence testing in Angelopoulos et al. 2021, Learn then Test). Sequences count as independent
-    draws from the text that the model will see; the increase of one is cut off at +-1 nat per token. For want of
-    labels, a classifier's loss is that of the class which the full depth finds likeliest, nats per sequence.
+    draws from the text that the model will see; the increase of one is cut off at +-1 nat per token. A depth at
+    which a solve is not finite is never chosen. For want of labels, a classifier's loss is that of what the full
+    depth decides: the likeliest class, or yes or no for each of several labels; nats per sequence.
 
     A loaded model may stand for architecture and params.
 
     Raises:
-        UserError: not even the dearest depth passes; the message names the increase that it reached.
+        UserError: a regression, a limit outside (0, 1), or not even the dearest depth passes; the message names the
+            increase that it reached.
     """
-    require(limit > 0, f"max_loss_increase = {limit}: nats per token, above 0")
+    require(
+        0.0 < limit < CEILING,
+        f"max_loss_increase = {limit}: nats per token, above 0 and below {CEILING:g}, where increases are cut off",
+    )
     batches = list(batches)
     model = architecture.bind(params)
+    classifier = model if isinstance(model, SequenceClassifier) else None
     labels = None
-    if isinstance(model, SequenceClassifier):
-        labels = _class_logits(architecture, params, batches, FULL_DEPTH).argmax(axis=1)
+    if classifier is not None:
+        _require_labels(classifier, f"max_loss_increase = {limit}")
+        labels = _decided(classifier, _class_logits(architecture, params, batches, FULL_DEPTH))
 
     def losses(depth: DepthConfig) -> np.ndarray:
-        if labels is None:
+        if classifier is None:
             return np.asarray(_row_losses(architecture, params, batches, depth, document_mask))
-        return _nats(_class_logits(architecture, params, batches, depth), labels)
+        logits = _class_logits(architecture, params, batches, depth)
+        return np.asarray(class_loss(jnp.asarray(logits), jnp.asarray(labels, jnp.float32), classifier.problem_type))
 
     full, unit = losses(FULL_DEPTH), "token" if labels is None else "sequence"
     return _within(
@@ -112,11 +121,12 @@ def within_flips(
 ) -> Choice:
     """The fewest steps at which a classifier changes less than `limit` of the labels that it gives at full depth.
 
-    The same test as that of `within_increase`, on 1 for a changed label and 0 for one that stays. A loaded model may
-    stand for architecture and params.
+    The same test as that of `within_increase`, on 1 for a sequence whose label is another one, or of several labels at
+    least one, and 0 for one that stays. A loaded model may stand for architecture and params.
 
     Raises:
-        UserError: no classifier, or not even the dearest depth passes; the message names the share that it reached.
+        UserError: no classifier, a regression, or not even the dearest depth passes; the message names the share that
+            it reached.
     """
     require(0.0 < limit < 1.0, f"max_label_flips = {limit}: a share of the labels, above 0 and below 1")
     model = architecture.bind(params)
@@ -124,14 +134,20 @@ def within_flips(
         isinstance(model, SequenceClassifier),
         f"max_label_flips = {limit}: {type(model).__name__} gives no labels; bound its loss with max_loss_increase",
     )
+    _require_labels(model, f"max_label_flips = {limit}")
     batches = list(batches)
-    full = _class_logits(architecture, params, batches, FULL_DEPTH).argmax(axis=1)
+    full = _decided(model, _class_logits(architecture, params, batches, FULL_DEPTH))
+
+    def flips(depth: DepthConfig) -> np.ndarray:
+        logits = _class_logits(architecture, params, batches, depth)
+        return np.where(np.isfinite(logits).all(axis=1), (_decided(model, logits) != full).any(axis=1), np.nan)
+
     return _within(
         model,
         depths,
         limit,
         confidence,
-        measure=lambda depth: _class_logits(architecture, params, batches, depth).argmax(axis=1) != full,
+        measure=flips,
         name="max_label_flips",
         told=lambda mean: f"{mean:.2%} of the labels changed",
     )
@@ -213,6 +229,10 @@ def _within(
     reached = "none is calibrated; run --task calibrate --steps n first"
     for depth in sorted(depths, key=lambda depth: -block_evaluations(model, depth)):
         increase = np.asarray(measure(depth), np.float64)
+        lost = np.count_nonzero(~np.isfinite(increase))
+        if lost:
+            reached = f"{_name(model, depth)}: the solve is not finite on {lost} of {len(increase)} sequences"
+            break
         evidence = p_value(increase, limit)
         found = f"{_name(model, depth)}: {told(float(increase.mean()))} on {len(increase)} sequences"
         if evidence > 1 - confidence:
@@ -280,9 +300,18 @@ def _classes(params: Parameters, batch: Batch, *, architecture: Architecture, de
     return architecture.bind(params)(jnp.asarray(batch.tokens), depth, **inputs).logits
 
 
-def _nats(logits: Float[np.ndarray, "S classes"], labels: Int[np.ndarray, " S"]) -> Float[np.ndarray, " S"]:
-    """-log p of the labels."""
-    return -np.take_along_axis(np.asarray(jax.nn.log_softmax(logits)), labels[:, None], axis=1)[:, 0]
+def _require_labels(model: SequenceClassifier, bound: str) -> None:
+    require(
+        model.problem_type != "regression",
+        f"{bound}: this model gives numbers and no labels; choose the depth with steps or budget",
+    )
+
+
+def _decided(model: SequenceClassifier, logits: Float[np.ndarray, "S classes"]) -> Int[np.ndarray, "S K"]:
+    """The number of the likeliest class, or 0 or 1 for each of several labels."""
+    if model.problem_type == "multi_label_classification":
+        return (logits > 0).astype(np.int32)
+    return logits.argmax(axis=1)[:, None]
 
 
 def _name(model: ModelConfig, depth: DepthConfig) -> str:

@@ -73,8 +73,9 @@ def _depth(config: InferConfig) -> None:
         f"budget = {config.budget}: a share of the block evaluations, above 0 and at most 1",
     )
     require(
-        config.max_loss_increase is None or config.max_loss_increase > 0,
-        f"max_loss_increase = {config.max_loss_increase}: nats per token, above 0",
+        config.max_loss_increase is None or 0 < config.max_loss_increase < 1,
+        f"max_loss_increase = {config.max_loss_increase}: nats per token, above 0 and below 1, where increases are cut "
+        "off",
     )
     require(
         config.max_label_flips is None or 0 < config.max_label_flips < 1,

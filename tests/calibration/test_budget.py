@@ -5,10 +5,14 @@ import inspect
 
 import numpy as np
 import pytest
+from flax import nnx
 
 from jaxode.calibration import budget as module
-from jaxode.calibration import p_value, within_increase, within_share
+from jaxode.calibration import p_value, within_flips, within_increase, within_share
 from jaxode.config import DepthConfig, ModelConfig, UserError
+from jaxode.data import Batch
+from jaxode.model import SequenceClassifier
+from jaxode.model.parameters import split
 
 MODEL = ModelConfig(vocab_size=31, width=16, heads=2, length=8, steps=12)
 DEPTHS = [DepthConfig(steps=n, solver="calibrated") for n in (3, 4, 6)]
@@ -87,3 +91,48 @@ def test_a_limit_that_cannot_be_kept_names_what_was_reached(losses):
         choose(losses, 0.0001)
     with pytest.raises(UserError, match="none is calibrated"):
         inspect.unwrap(within_increase)(losses, {}, [], [], 0.1)
+
+
+def test_a_limit_that_is_cut_off_anyway_is_refused(losses):
+    with pytest.raises(UserError, match=r"max_loss_increase = 1.5: nats per token, above 0 and below 1, where"):
+        choose(losses, 1.5)
+
+
+def test_a_solve_that_is_not_finite_is_not_chosen(losses, monkeypatch):
+    finite = module._row_losses
+
+    def rows(architecture, params, batches, depth, document_mask):
+        found = finite(architecture, params, batches, depth, document_mask)
+        return np.where(np.arange(1000) > 990, np.nan, found) if depth.steps == 4 else found
+
+    monkeypatch.setattr(module, "_row_losses", rows)
+    assert choose(losses, 0.05).depth.steps == 6
+
+
+@pytest.mark.parametrize("problem_type", ["multi_label_classification", "regression"])
+def test_what_a_classifier_decides_is_what_is_bounded(problem_type):
+    architecture, params = split(
+        SequenceClassifier(dataclasses.replace(MODEL, kind="masked"), 1, problem_type=problem_type, rngs=nnx.Rngs(0))
+    )
+    params = {name: 3 * value for name, value in params.items()}
+    tokens = np.random.default_rng(0).integers(0, 31, (64, 8)).astype(np.int32)
+    ones = np.ones_like(tokens)
+    batches = [Batch(tokens, tokens, ones.astype(np.float32), ones)]
+    rescaled = DepthConfig(steps=2, solver="euler")
+    if problem_type == "regression":
+        for rule in (within_flips, within_increase):
+            with pytest.raises(
+                UserError, match=r"this model gives numbers and no labels; choose the depth with steps or"
+            ):
+                rule(architecture, params, batches, [rescaled], 0.1)
+        return
+    logits = [module._class_logits(architecture, params, batches, depth) for depth in (module.FULL_DEPTH, rescaled)]
+    # around its middle, so that many change
+    middle = np.median(logits[0])
+    params["head.classifier.bias"] = params["head.classifier.bias"] - middle
+    changed = np.mean((logits[0] > middle) != (logits[1] > middle))
+    assert changed > 0.1
+    with pytest.raises(UserError, match=rf"2 steps \(euler\): {changed:.2%} of the labels changed on 64 sequences"):
+        within_flips(architecture, params, batches, [rescaled], 0.05)
+    with pytest.raises(UserError, match=r"loss \+\d\.\d+ nats per sequence"):
+        within_increase(architecture, params, batches, [rescaled], 0.001)

@@ -126,11 +126,12 @@ def choose_depth(loaded: LoadedModel, config: InferConfig) -> Choice:
     depths = [begun(config, calibration.depth) for calibration in loaded.calibrations.values()]
     if config.budget is not None:
         return within_share(loaded.config.model, depths, config.budget)
-    require(
-        config.max_label_flips is None or getattr(loaded.model, "problem_type", "") != "regression",
-        f"max_label_flips = {config.max_label_flips}: this model gives numbers and no labels that could change; "
-        "choose the depth with --steps or --budget",
-    )
+    for name in ("max_label_flips", "max_loss_increase"):
+        require(
+            getattr(config, name) is None or getattr(loaded.model, "problem_type", "") != "regression",
+            f"{name} = {getattr(config, name)}: this model gives numbers and no labels that could change; "
+            "choose the depth with --steps or --budget",
+        )
     batches = bound_batches(loaded, config)
     if config.max_label_flips is not None:
         return within_flips(loaded, batches, depths, config.max_label_flips, confidence=config.confidence)
