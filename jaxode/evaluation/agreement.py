@@ -16,8 +16,8 @@ def agreement(expected: Values, found: Values, problem_type: str, labels: Sequen
 
     Of one label a text: accuracy, F1 (of label 1 where there are two, else the mean over labels) and Matthews'
     correlation. Of several: the share of texts with exactly the right ones, F1 over all decisions and the mean over
-    labels. Of numbers: Pearson's and Spearman's correlation (means over several), and the root mean square error. A
-    correlation of what does not vary is not a number.
+    labels. Of numbers: Pearson's and Spearman's correlation (means over several), and the root mean square error (over
+    all of several). A correlation of what does not vary is not a number.
 
     Args:
         expected: what the file says.
@@ -79,7 +79,7 @@ def _numbers(expected: Float[np.ndarray, "texts K"], found: Float[np.ndarray, "t
     return {
         "Pearson correlation": mean(stats.pearsonr),
         "Spearman correlation": mean(stats.spearmanr),
-        "root mean square error": float(metrics.root_mean_squared_error(expected, found)),
+        "root mean square error": float(np.sqrt(metrics.mean_squared_error(expected, found))),
     }
 
 

@@ -38,8 +38,8 @@ def label_sweep(
         try:
             found = evaluate_labels(architecture, params, batches, depth, labels=labels)
         except Diverged:
-            if full is None:  # the full depth comes first
-                raise
+            # it may have been asked for later, or not at all
+            full = full or evaluate_labels(architecture, params, batches, DepthConfig(), labels=labels)
             nothing, depth = dict.fromkeys(full.metrics, math.nan), model.resolve(depth)
             blocks = block_evaluations(model.config, depth)
             found = dataclasses.replace(

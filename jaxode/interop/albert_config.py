@@ -61,6 +61,15 @@ FORM = {
     "inject_input": False,
     "conditioning": "none",
     "step_size": 1.0,
+    "block": "standard",
+    "bias": "all",
+    "embedding_scale": 1.0,
+    "final_norm": "same",
+}
+# of these tables what an ALBERT has the default of; the rest says how a model is run, or is not read without rotations
+PARTS = {
+    "attention": ("norm", "gate", "window", "prefix"),
+    "loop": ("start", "injection", "boundary", "exit_norm", "exit_gate", "low_cycles", "streams"),
 }
 
 
@@ -213,8 +222,13 @@ def write(model: ModelConfig, task: Task, source: Mapping[str, Any]) -> dict[str
     Raises:
         UserError: naming the field in which the model is not an ALBERT.
     """
-    for name, value in FORM.items():
-        have = getattr(model, name)
+    own = {name: (getattr(model, name), value) for name, value in FORM.items()}
+    for table, names in PARTS.items():
+        mine, default = getattr(model, table), getattr(ModelConfig(), table)
+        own |= {f"{table}.{name}": (getattr(mine, name), getattr(default, name)) for name in names}
+    if model.attention.head_width:
+        own["attention.head_width"] = model.attention.head_width, model.width // model.heads
+    for name, (have, value) in own.items():
         require(have == value, f"model.{name} = {have!r}: ALBERT has {value!r}; this model cannot be written as one")
     for name in ("embedding_width", "token_types"):
         require(getattr(model, name) > 0, f"model.{name} = 0: ALBERT has one; this model cannot be written as one")

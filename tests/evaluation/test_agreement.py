@@ -40,5 +40,7 @@ def test_of_numbers():
     assert found["Pearson correlation"] == pytest.approx(1)
     assert found["Spearman correlation"] == pytest.approx(1)
     assert found["root mean square error"] == pytest.approx(math.sqrt(14 / 3))
+    pairs = agreement([(0.0, 0.0), (1.0, 2.0)], [(0.0, 3.0), (1.0, 2.0)], NUMBERS, ("a", "b"))
+    assert pairs["root mean square error"] == pytest.approx(1.5)  # of all four; a mean of two roots would be 1.06
     still = agreement([(1.0,), (2.0,)], [(0.0,), (0.0,)], NUMBERS, ("score",))
     assert math.isnan(still["Pearson correlation"])

@@ -43,6 +43,15 @@ def test_candidates_of_a_known_model(masked, biased):
     assert (done.tokens, done.block_evaluations) == (3, 4)
 
 
+def test_a_frame_of_named_tokens_stands_around_the_text(masked):
+    architecture, params = masked
+    end = TOKENIZER.token(TOKENIZER.end_id)
+    framed = fill(architecture, params, TOKENIZER, "a[MASK]b", frame=(end, end))
+    written = fill(architecture, params, TOKENIZER, f"{end}a[MASK]b{end}")
+    assert framed.fills[0].position == written.fills[0].position == 2
+    assert framed.fills[0].candidates == written.fills[0].candidates
+
+
 def test_probabilities_are_those_of_the_plain_forward(masked):
     """Unpadded, without segments; every mask is filled with all masks in place."""
     architecture, params = masked

@@ -14,6 +14,8 @@ from jaxode.calibration.budget import _class_logits
 from jaxode.config import Config, DataConfig, InferConfig, ModelConfig, OptimizerConfig, TrainConfig
 from jaxode.data.labelled import labelled_batches, prepare_labelled
 from jaxode.data.tables import Columns, read_table
+from jaxode.evaluation import label_sweep as sweep_module
+from jaxode.evaluation.divergence import Diverged
 from jaxode.evaluation.labels import evaluate_labels
 from jaxode.inference.tasks.line_tables import read_labelled
 from jaxode.inference.tasks.line_text import bound_batches, line_batches
@@ -285,3 +287,20 @@ def test_long_texts_are_cut_only_when_asked(infer, texts, tmp_path):
     assert ran.code == 2
     assert "1 texts have more tokens than the model reads, model.length = 32" in ran.err
     assert swept(infer(*flags, "--truncate"))
+
+
+def test_a_sweep_whose_first_depth_diverges_goes_on(pairs, monkeypatch):
+    loaded = jaxode.load(pairs / "run")
+    batches = list(prepare_labelled(loaded.config.data, loaded.config.model, loaded.own_tokenizer).validation(8, None))
+    measured = sweep_module.evaluate_labels
+
+    def diverging(architecture, params, batches, depth, **options):
+        if depth.steps == 1:
+            raise Diverged("no number")
+        return measured(architecture, params, batches, depth, **options)
+
+    monkeypatch.setattr(sweep_module, "evaluate_labels", diverging)
+    depths = [DepthConfig(steps=steps, solver="euler") for steps in (1, 4)]
+    first, second = sweep_module.label_sweep(loaded.architecture, loaded.params, batches, depths)
+    assert (first["steps"], first["loss"]) == (1, float("inf"))
+    assert np.isfinite(second["loss"])

@@ -15,6 +15,7 @@ from shapes import probe
 
 from jaxode import DepthConfig, UserError, calibrate, from_pretrained, save_pretrained
 from jaxode.calibration import Fit, with_calibrations
+from jaxode.config import AttentionConfig, LoopConfig
 from jaxode.data import Batch
 from jaxode.interop import albert_tensors, files
 from jaxode.interop.albert_config import group_sizes
@@ -148,6 +149,12 @@ def test_a_model_that_is_no_albert_is_not_written(read, tmp_path):
     for changes, message in (
         ({"norm_position": "pre"}, "model.norm_position = 'pre': ALBERT has 'post'"),
         ({"coda": 1}, "model.coda = 1: ALBERT has 0"),
+        ({"bias": "none"}, "model.bias = 'none': ALBERT has 'all'"),
+        ({"embedding_scale": 4.0}, "model.embedding_scale = 4.0: ALBERT has 1.0"),
+        ({"attention": AttentionConfig(window=4)}, "model.attention.window = 4: ALBERT has 0"),
+        ({"attention": AttentionConfig(head_width=4)}, "model.attention.head_width = 4: ALBERT has 8"),
+        ({"loop": LoopConfig(start="zeros")}, "model.loop.start = 'zeros': ALBERT has 'entered'"),
+        ({"loop": LoopConfig(streams=2)}, "model.loop.streams = 2: ALBERT has 1"),
         ({"feed_forward": "swiglu"}, 'model.feed_forward = "swiglu": ALBERT has none'),
         ({"kv_heads": 1}, "model.kv_heads = 1"),
         ({"sharing": "sequence", "groups": 2, "group_steps": "1,2"}, "ALBERT divides 3 layers as (2, 1)"),

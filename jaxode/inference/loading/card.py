@@ -45,10 +45,12 @@ ANSWERS = (
 )
 NO_SWEEP = "Not measured; `python infer.py --task sweep` does."
 SWEEP = "As the run's last sweep found it (by default on the validation split, in nats per token):"
-FITS = (
-    "Rise of the loss, and divergence from the full depth's predictions, in nats per token, or an encoder's error "
-    "relative to the full depth, on text not fitted on:"
-)
+FITS = {
+    "rise": "Rise of the loss, and divergence from the full depth's predictions, in nats per {unit}",
+    "error": "Error of the states, relative to the full depth's",
+    "distance": "Root mean square distance of the numbers from the full depth's",
+}
+"""By what a calibration measures."""
 LIMITS = """\
 A small model for experiments with depth. It knows the text above and nothing else, reads {length} tokens at a time,
 states falsehoods, and repeats the views of its sources. It was tuned to no instruction and to no standard of safety."""
@@ -79,7 +81,7 @@ def model_card(
             if task
             else {"## Loss against depth": _losses(trained.run.path / "sweep.csv")}
         ),
-        "## Calibrated steps": _fits(calibrations),
+        "## Calibrated steps": _fits(calibrations, "sequence" if model.learns == "classifier" else "token"),
         "## Limits": LIMITS.format(length=model.length),
         "## Make it again": _recipe(name, model.learns, list(calibrations), folder, file),
     }
@@ -139,7 +141,7 @@ def _answers(sweep: Path) -> str:
     return f"{ANSWERS}\n\n{_table(list(lines.values()))}" if lines else NO_SWEEP
 
 
-def _fits(calibrations: Mapping[int, Calibration]) -> str:
+def _fits(calibrations: Mapping[int, Calibration], unit: str) -> str:
     rows = [
         {
             "steps": one.steps,
@@ -154,7 +156,8 @@ def _fits(calibrations: Mapping[int, Calibration]) -> str:
     if not rows:
         return "None."
     told = [name for name in rows[0] if any(row[name] is not None for row in rows)]
-    return f"{FITS}\n\n{_table([{name: row[name] for name in told} for row in rows])}"
+    said = next(FITS[name] for name in told if name in FITS).format(unit=unit)
+    return f"{said}, on text not fitted on:\n\n{_table([{name: row[name] for name in told} for row in rows])}"
 
 
 def _recipe(name: str, kind: str, steps: Sequence[int], folder: Path, file: str) -> str:

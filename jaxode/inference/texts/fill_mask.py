@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, Int
 from jaxode.checkpoint import takes_tokenizer
 from jaxode.config import DepthConfig, ModelConfig, require
 from jaxode.data import Tokenizer, segments
+from jaxode.data.tokenizers import Frame
 from jaxode.evaluation import diverged
 from jaxode.inference.texts.token_ids import check_vocabulary
 from jaxode.model import Transformer, plan
@@ -82,7 +83,7 @@ def fill(
     depth: DepthConfig | None = None,
     top: int = 5,
     document_mask: bool = False,
-    frame: bool | None = None,
+    frame: Frame = None,
 ) -> FilledText:
     """Candidates for every [MASK] of `text`, in one forward pass.
 
@@ -94,7 +95,8 @@ def fill(
         depth: solver, steps and schedule; full depth when None.
         top: candidates a mask. Special tokens are never among them.
         document_mask: keep attention within documents.
-        frame: put the text within the tokenizer's template ([CLS] text [SEP]); None: where the model was trained so.
+        frame: put the text within the tokenizer's template ([CLS] text [SEP]), or between two named tokens; None:
+            within the template where the model was trained so.
 
     Raises:
         UserError: a causal model, another model's tokenizer, several texts, one without a mask or longer than L, or a
@@ -116,7 +118,7 @@ def fill(
     require(top >= 1, f"top = {top}: must be at least 1")
     depth = bound.resolve(depth or DepthConfig())
     plan(model, depth)
-    ids, masks = _encode(tokenizer, text, tokenizer.framed if frame is None else frame)
+    ids, masks = _encode(tokenizer, text, frame)
     require(bool(masks), f"the prompt holds no {MASK}: write it where a token is to be filled in, as in 'a {MASK} day'")
     require(
         len(ids) <= model.length,
@@ -136,12 +138,12 @@ def fill(
     return FilledText(tokenizer.decode(ids), fills, len(ids), int(evaluations), depth.solver)
 
 
-def _encode(tokenizer: Tokenizer, text: str, frame: bool) -> tuple[list[int], list[int]]:
+def _encode(tokenizer: Tokenizer, text: str, frame: Frame) -> tuple[list[int], list[int]]:
     """Token ids, and where the masks are. Some vocabularies write the mask in another way."""
     assert tokenizer.mask_id is not None
-    ids = tokenizer.encode(
-        text.replace(MASK, tokenizer.token(tokenizer.mask_id) or MASK), allow_special=True, frame=frame
-    )
+    before, after = tokenizer.around(frame)
+    text = text.replace(MASK, tokenizer.token(tokenizer.mask_id) or MASK)
+    ids = [*before, *tokenizer.encode(text, allow_special=True), *after]
     return ids, [place for place, token in enumerate(ids) if token == tokenizer.mask_id]
 
 
