@@ -1,9 +1,12 @@
 """Task report of infer.py: every method, the run's calibrations and magnitude matching in one command."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from tiny_runs import model_config, write_run
 
+from jaxode import load, save_pretrained
 from jaxode.calibration import Calibration, Origin, save
 from jaxode.checkpoint import load_run
 from jaxode.config import DepthConfig, InferConfig, UserError
@@ -137,3 +140,26 @@ def test_controls_belong_to_a_report_of_a_loop(infer, text_file, tmp_path):
     ran = infer("--checkpoint", run, "--task", "report", "--file", text_file, "--controls")
     assert ran.code == 2
     assert 'controls: model.sharing = "sequence" has no loop of which a part' in ran.err
+
+
+def test_a_tuned_classifier_of_words_is_one_whatever_its_settings_hold(tmp_path):
+    """Of a Hugging Face folder the head is not among them."""
+    form = model_config(
+        "masked",
+        steps=2,
+        head="token_classifier",
+        labels=("O", "B-PER"),
+        norm_position="post",
+        positions="learned",
+        embedding_norm=True,
+        token_types=2,
+        embedding_width=8,
+        feed_forward="gelu",
+        head_activation="gelu",
+    )
+    begun = load(save_pretrained(load_run(write_run(tmp_path / "first", form, train="gone.csv")), tmp_path / "albert"))
+    tuned = write_run(tmp_path / "tuned", form, train="gone.csv", tokenizer=begun.own_tokenizer)
+    assert report.tuned_model(begun, str(tuned), by_labels=False).task == "token_classifier"
+    other = write_run(tmp_path / "other", dataclasses.replace(form, head="pooler", labels=()))
+    with pytest.raises(UserError, match="has task = 'encoder', this model 'token_classifier'"):
+        report.tuned_model(begun, str(other), by_labels=False)

@@ -98,7 +98,12 @@ def with_tuned(
     return dataclasses.replace(report, rows=(*report.rows, *rows))  # pyright: ignore[reportArgumentType]
 
 
-_SAME_STATES = {"model.width": lambda one: one.config.model.width, "model.head": lambda one: one.config.model.head}
+_SAME_STATES = {
+    "model.width": lambda one: one.config.model.width,
+    "task": lambda one: one.task,
+    # of a Hugging Face model neither task nor pooler stands among its settings
+    "pooler": lambda one: getattr(getattr(one.model, "head", None), "pool", None) is not None,
+}
 # of a Hugging Face model these stand beside its settings
 _SAME_LABELS = {
     "task": lambda one: one.task,
