@@ -27,6 +27,8 @@ Kind = Literal["causal", "masked", "encoder", "classifier", "token_classifier"]
 """What a batch is for: to predict the next token, masked ones, none (states are matched, of the text as it is), or the
 labels of a text."""
 
+_LABELLED = ("classifier", "token_classifier")
+
 Rows = Mapping[str, np.ndarray]  # tokens [B L+1], count [B], of whole texts segments [B L+1] and given [B L+1]
 """Of labelled texts tokens [B L], count [B], wanted [B K], weight [B], of pairs kinds [B L]."""
 
@@ -123,7 +125,7 @@ def make_batch(spec: BatchSpec, rows: Rows, rng: np.random.Generator, part: tupl
 
     Rows that are a `part` (i, n) of a batch, its rows i, i + n, .., are masked as they are in the whole.
     """
-    if spec.kind in ("classifier", "token_classifier"):
+    if spec.kind in _LABELLED:
         return _labelled(rows)
     tokens, count = np.asarray(rows["tokens"], np.int32), np.asarray(rows["count"])
     whole = "segments" in rows
@@ -192,6 +194,13 @@ def _numbered(spec: BatchSpec, seed: int, stream: int, step: int, rows: Rows, pa
     return make_batch(spec, rows, np.random.default_rng((seed, step, stream)), part)
 
 
+def _dealt(spec: BatchSpec, seed: int, step: int, rows: Rows, part: tuple[int, int]) -> Batch:
+    """The `part` of a batch out of the rows of the whole."""
+    first, parts = part
+    whole = _numbered(spec, seed, _TRAINING, step, rows)
+    return jax.tree.map(lambda values: values[first::parts], whole)
+
+
 _ENDLESS = 2**45
 """Rows until an endless reading ends; grain's own number for it does not survive a batch of one row."""
 
@@ -234,9 +243,12 @@ class Batches(Iterator[Batch]):
             for rows in several
         ]
         mixed = sources[0] if len(sources) == 1 else grain.MapDataset.mix(sources, self.weights)
-        source = mixed[first::parts]
-        numbered = partial(_numbered, spec, seed, _TRAINING, part=(first, parts))
-        self._batches = source.batch(batch_size // parts).map_with_index(numbered)
+        if spec.kind in _LABELLED:
+            # a batch is as long as its longest text, which any process may hold
+            self._batches = mixed.batch(batch_size).map_with_index(partial(_dealt, spec, seed, part=part))
+        else:
+            numbered = partial(_numbered, spec, seed, _TRAINING, part=part)
+            self._batches = mixed[first::parts].batch(batch_size // parts).map_with_index(numbered)
         self._step = 0
         self._reader: Any = None
 

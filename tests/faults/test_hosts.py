@@ -277,17 +277,39 @@ def test_one_that_gives_signs_or_is_done_is_not_gone(board, monkeypatch):
     assert board.lines[f"{hosts.ALIVE}/1"] == "done"
 
 
-@pytest.mark.parametrize("kind", ["causal", "masked"])
-def test_what_processes_read_is_together_the_batch_of_one(kind):
+def dealt_rows(what):
+    """Texts of unlike length where they are labelled, so that each process by itself would pad to another one."""
     rng = np.random.default_rng(0)
-    rows = [{"tokens": rng.integers(0, 256, 9).astype(np.int32), "count": np.int32(9)} for _ in range(40)]
-    spec = BatchSpec(byte_tokenizer(), kind)
+    for number in range(40):
+        row = {"tokens": rng.integers(0, 256, 9).astype(np.int32), "count": np.int32(9)}
+        if what in ("texts", "pairs", "words"):
+            row["count"] = np.int32(9 if number % 8 == 0 else 1 + number % 3)
+        if what in ("texts", "pairs"):
+            row |= {"wanted": np.float32([number % 2]), "weight": np.float32(1)}
+        if what == "pairs":
+            row["kinds"] = rng.integers(0, 2, 9).astype(np.int32)
+        if what == "words":
+            row |= {"targets": np.full(9, number, np.int32), "weights": np.ones(9, np.float32)}
+        yield row
+
+
+@pytest.mark.parametrize(
+    ("what", "kind"),
+    [
+        ("stream", "causal"),
+        ("stream", "masked"),
+        ("texts", "classifier"),
+        ("pairs", "classifier"),
+        ("words", "token_classifier"),
+    ],
+)
+def test_what_processes_read_is_together_the_batch_of_one(what, kind):
+    rows, spec = list(dealt_rows(what)), BatchSpec(byte_tokenizer(), kind)
     for step in (0, 3, 11):
         whole = Batches(rows, spec, 8, seed=1).at(step)
         parts = [Batches(rows, spec, 8, seed=1, part=(number, 4)).at(step) for number in range(4)]
-        for name in ("tokens", "targets", "weights", "segments"):
-            dealt = np.stack([getattr(part, name) for part in parts], axis=1)
-            np.testing.assert_array_equal(dealt.reshape(8, -1), getattr(whole, name), err_msg=name)
+        together = jax.tree.map(lambda *rows: np.stack(rows, axis=1).reshape(8, -1), *parts)
+        jax.tree.map(np.testing.assert_array_equal, together, whole)
 
 
 @pytest.mark.parametrize(
