@@ -1,11 +1,11 @@
-"""From a file of labelled words to its sentences: JSON lines with lists, and columns as CoNLL has them. Imports no jax.
+"""From a file of labelled words to its sentences, and from these to rows. Imports no jax.
 
 A sentence is an `Example` whose text is its words, parted by single spaces, and whose label is a tuple, one a word.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,25 +20,15 @@ from jaxode.data.stats import SplitStats
 from jaxode.data.tables import Columns, Example, Table, labelled_records
 from jaxode.data.targets import Target, label_name
 from jaxode.data.tokenizers import Frame, Tokenizer
-
-WORDS = ("tokens", "words", "text", "sentence")
-TAGS = ("ner_tags", "ner", "tags", "labels", "pos_tags", "pos", "upos", "label")
-"""Names of lists that are found without being named, in this order."""
-
-WORD_A_LINE = (".conll", ".conllu", ".bio", ".iob", ".iob2", ".tsv")
-
-HEADERS = ({"word", "token", *WORDS}, {"tag", *TAGS})
-"""What the first line of a table would say."""
+from jaxode.data.word_lines import TAGS, WORD_A_LINE, WORDS, word_lines
 
 
 def read_tagged(file: str, columns: Columns, *, labelled: bool) -> Table:
     """The sentences of a file.
 
     Lines of JSON (.jsonl, .ndjson) and rows of Parquet hold a list of words and one of labels. Any other file has a
-    word a line, with its label behind it, parted by tabs or else by white space; blank lines end sentences. Of its
-    columns the first is the word and the last the label where no numbers are given; lines that begin with -DOCSTART- or
-    with "# " are passed over. Where no labels are read, a file that is not called .conll, .bio, .iob or .tsv has a
-    sentence a line.
+    word a line, with its label behind it, as `word_lines` reads it. Where no labels are read, a file whose name does
+    not say so (`WORD_A_LINE`: .conll, .conllu, .bio, .iob, .tsv) has a sentence a line, and no columns.
 
     Args:
         file: may end in .gz or .xz.
@@ -62,8 +52,14 @@ def read_tagged(file: str, columns: Columns, *, labelled: bool) -> Table:
     if documents.suffix(path) in (".jsonl", ".ndjson"):
         return tagged_of(file, documents.json_records(path), columns, labelled=labelled)
     if labelled or documents.suffix(path) in WORD_A_LINE:
-        examples = tuple(_of_columns(file, path, columns, labelled))
+        examples = tuple(word_lines(file, columns, labelled=labelled))
     else:
+        named = next((what for what in ("text", "label") if getattr(columns, what)), "")
+        require(
+            not named,
+            f"{file}: has a sentence a line, and no column {getattr(columns, named or 'text')} (data.{named}, "
+            f"--{named}): leave it out, or name the file as one with a word a line: {', '.join(WORD_A_LINE)}",
+        )
         examples = tuple(
             Example(" ".join(line.split()), None, None, number)
             for number, line in documents.numbered_lines(path)
@@ -157,42 +153,6 @@ def _field(record: Any, name: str, what: str, given: str, common: Sequence[str])
     wrong = f", and none that is called {given}; name one" if given else f": which holds the {what}s? Name it"
     require(key in record, f"{name} has the fields {', '.join(record) or 'none'}{wrong} (data.{what}, --{what})")
     return key
-
-
-def _of_columns(file: str, path: Path, columns: Columns, labelled: bool) -> Iterator[Example]:
-    words: list[str] = []
-    tags: list[str] = []
-    begins = 0
-    for number, line in (*documents.numbered_lines(path, table=True), (0, "")):
-        if line.startswith(("-DOCSTART-", "# ")):
-            continue
-        if line.strip():
-            cells = line.split("\t") if "\t" in line else line.split()
-            name = f"{file}: line {number}"
-            begins = begins or number
-            words.append(_cell(cells, columns.text, 0, name, "text"))
-            if labelled:
-                require(len(cells) > 1, f"{name} has a word and no label behind it")
-                tags.append(label_name(_cell(cells, columns.label, len(cells) - 1, name, "label"), name))
-                require(
-                    number > 1 or not (words[0].lower() in HEADERS[0] and tags[0].lower() in HEADERS[1]),
-                    f"{name} is a header, and words with labels have none; remove it",
-                )
-        elif words:
-            yield Example(" ".join(words), None, tuple(tags) if labelled else None, begins)
-            words, tags, begins = [], [], 0
-
-
-def _cell(cells: Sequence[str], given: str, default: int, name: str, what: str) -> str:
-    require(
-        not given or (given.isdecimal() and int(given) >= 1),
-        f"{what} = {given}: columns of words have numbers, from 1 (data.{what}, --{what})",
-    )
-    index = int(given) - 1 if given else default
-    require(index < len(cells), f"{name} has {len(cells)} columns, and none of number {given}")
-    cell = cells[index].strip()
-    require(bool(cell) and cell.split() == [cell], f"{name}: {cells[index]!r} is no word; give one a line")
-    return cell
 
 
 def word_tokens(tokenizer: Tokenizer, texts: Sequence[str], names: Sequence[str]) -> list[tuple[list[int], list[int]]]:

@@ -35,6 +35,34 @@ def test_columns_as_conll_has_them(tmp_path):
     assert found(read(tmp_path / "a.tsv", "EU\tB-ORG\nsays\tO\n", labelled=False)) == [("EU says", None, 1)]
 
 
+CONLLU = """# newdoc
+# text = au # lac a b c d e f
+1-2\tau\t_\t_\t_\t_\t_\t_\t_\t_
+1\tà\tà\tADP\tP\t_\t0\troot\t_\t_
+2\tle\tle\tDET\tD\t_\t1\tdet\t_\t_
+2.1\tvu\tvoir\tVERB\tV\t_\t_\t_\t_\t_
+3\t#\t#\tSYM\tS\t_\t1\tdep\t_\t_
+
+#
+1\tlac\tlac\tNOUN\tN\t_\t0\troot\t_\t_
+"""
+
+
+def test_columns_as_universal_dependencies_have_them(tmp_path):
+    file = tmp_path / "a.conllu"
+    assert found(read(file, CONLLU)) == [("à le #", ("ADP", "DET", "SYM"), 4), ("lac", ("NOUN",), 10)]
+    assert found(read(file, CONLLU, label="5"))[0][1] == ("P", "D", "S")
+    assert found(read(file, CONLLU, labelled=False)) == [("à le #", None, 4), ("lac", None, 10)]
+
+
+def test_a_number_sign_is_a_word_where_no_comment_stands(tmp_path):
+    text = "# O\nwin B\n# O\n\n# of 2 games\n# note\nnow O\n"
+    for division in (" ", "\t"):
+        lines = text.replace(" O", f"{division}O").replace(" B", f"{division}B")
+        assert found(read(tmp_path / "a.conll", lines)) == [("# win #", ("O", "B", "O"), 1), ("now", ("O",), 7)]
+        assert found(read(tmp_path / "a.conll", lines, labelled=False))[0] == ("# win #", None, 1)
+
+
 def test_lists_of_json(tmp_path):
     lines = [{"tokens": ["EU", "says"], "ner_tags": ["B", "O"]}, {"tokens": ["no"], "ner_tags": [1]}]
     text = "\n".join(map(json.dumps, lines))
@@ -54,9 +82,13 @@ def test_plain_lines_are_sentences_where_no_labels_are_read(tmp_path):
         ("a.conll", "EU O\n", {"label": "3"}, "line 1 has 2 columns, and none of number 3"),
         ("a.conll", "EU O\n", {"label": "tags"}, "label = tags: columns of words have numbers, from 1"),
         ("a.tsv", "word\ttag\nEU\tO\n", {}, "line 1 is a header, and words with labels have none; remove it"),
+        ("a.conll", "id w t\n\n1 a X\n", {"text": "2", "label": "2"}, "column 2 for the word and for its label"),
+        ("a.conll", "EU NNP B\nsays VBZ\n", {}, "line 2 has 2 columns, line 1 has 3: give every word as many"),
+        ("a.conll", "EU B\n# a note\nsays O\n", {}, "line 2 has 3 columns, line 1 has 2"),
+        ("a.conllu", "EU B\n", {}, "line 1 has 2 columns, and none of number 4"),
         ("a.csv", "EU,O\n", {}, r"labels of words are read from JSON lines \(.jsonl\) and from a word a line"),
         ("a.conll", "\n\n", {}, "holds no sentence; give words with labels"),
-        ("a.conll", "a\tO\n\t\tO\n", {}, "line 2: '' is no word; give one a line"),
+        ("a.conll", "a\tO\n\tO\n", {}, "line 2: '' is no word; give one a line"),
         ("a.conll", "a O\n", {"pair": "2"}, "words with labels have neither pairs nor a header"),
         ("a.jsonl", '{"tokens": ["a", "b"], "tags": ["O"]}', {}, "line 1 has 2 words and 1 labels; give one a word"),
         ("a.jsonl", '{"tokens": ["a b"], "tags": ["O"]}', {}, "line 1: the word 'a b' is empty or holds white space"),
@@ -68,6 +100,19 @@ def test_plain_lines_are_sentences_where_no_labels_are_read(tmp_path):
 def test_files_that_do_not_fit(tmp_path, name, content, columns, message):
     with pytest.raises(UserError, match=message):
         read(tmp_path / name, content, **columns)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "columns", "message"),
+    [
+        ("a.tsv", "word\ttag\nEU\tO\n", {}, "line 1 is a header"),
+        ("a.txt", "EU says\n", {"text": "2"}, r"a.txt: has a sentence a line, and no column 2 \(data.text, --text\)"),
+        ("a.txt", "EU says\n", {"label": "2"}, r"a sentence a line, and no column 2 \(data.label, --label\)"),
+    ],
+)
+def test_files_that_do_not_fit_without_labels(tmp_path, name, content, columns, message):
+    with pytest.raises(UserError, match=message):
+        read(tmp_path / name, content, labelled=False, **columns)
 
 
 def test_a_word_is_where_its_first_token_is():

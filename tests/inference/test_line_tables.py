@@ -56,6 +56,14 @@ def test_lines_of_json_are_their_texts(infer, tmp_path):
     assert [row.split(",")[:2] for row in ran.out.splitlines()[1:]] == [["1", "9"], ["3", "10"]]
 
 
+def test_words_with_labels_are_read_as_their_sentences(tmp_path):
+    path = tmp_path / "words.conll"
+    path.write_text("a\tX\nfilm\tO\n\nb\tX\n")
+    for classified in (False, True):
+        lines = read_lines(str(path), classified=classified)
+        assert (lines.texts, lines.numbers, lines.labels) == (("a film", "b"), (1, 4), None)
+
+
 def test_a_tab_is_refused_where_texts_are_labelled(tmp_path):
     path = tmp_path / "pairs"
     path.write_text("good film\n\ngood film\tbad film\n")

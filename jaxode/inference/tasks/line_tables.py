@@ -11,9 +11,10 @@ from typing import Any
 
 from jaxode.config import DepthConfig, InferConfig, require
 from jaxode.data.documents import PARQUET, numbered_lines, suffix, text_format
-from jaxode.data.tables import PAIRS, Columns, has_field, read_table
+from jaxode.data.tables import PAIRS, Columns, Table, has_field, read_table
 from jaxode.data.tagged import read_tagged
 from jaxode.data.targets import read_tags, read_targets
+from jaxode.data.word_lines import WORD_A_LINE
 from jaxode.evaluation.agreement import agreement
 from jaxode.evaluation.entities import word_agreement
 from jaxode.inference.loading.loaded_model import LoadedModel
@@ -44,6 +45,20 @@ class Lines:
     unit: str = "line"
     """What errors call a place in the file."""
 
+    @classmethod
+    def of(cls, table: Table, labelled: bool) -> Lines:
+        """The examples of a table, with their labels where they are read."""
+        examples = table.examples
+        return cls(
+            table.file,
+            tuple(example.text for example in examples),
+            tuple(example.line for example in examples),
+            0,
+            tuple(str(example.pair) for example in examples) if table.paired else None,
+            tuple(example.label for example in examples) if labelled else None,
+            table.unit,
+        )
+
     @property
     def names(self) -> tuple[str, ...]:
         """What errors call them."""
@@ -51,7 +66,7 @@ class Lines:
 
 
 def read_lines(file: str, text_key: str = "text", classified: bool = False) -> Lines:
-    """The texts of a file, one a line; of JSON lines the field `text_key`.
+    """The texts of a file, one a line; of JSON lines the field `text_key`; of a word a line (.conll, ..) the sentences.
 
     Only line feeds (and carriage returns before them) end a line, as for other programs that count lines.
 
@@ -64,6 +79,8 @@ def read_lines(file: str, text_key: str = "text", classified: bool = False) -> L
         UserError: it cannot be read, is no UTF-8, is a table, or holds no text.
     """
     path = Path(file).expanduser()
+    if suffix(path) in WORD_A_LINE and suffix(path) != ".tsv":
+        return Lines.of(read_tagged(file, Columns(), labelled=False), labelled=False)
     lines = tuple(numbered_lines(path, text_key))
     kept = [(number, line) for number, line in lines if line.strip()]
     require(bool(kept), f"{file}: is empty; give texts, one a line")
@@ -90,17 +107,8 @@ def read_labelled(config: InferConfig, text_key: str) -> Lines:
     tabular = suffix(path) in (".tsv", ".csv") or (suffix(path) == PARQUET and not has_field(path, [text_key]))
     if columns == Columns() and not tabular and not has_field(path, PAIRS):
         return read_lines(config.file, text_key, classified=True)
-    table = read_table(config.file, columns, labelled=bool(config.label))
-    examples = table.examples
-    return Lines(
-        config.file,
-        tuple(example.text for example in examples),
-        tuple(example.line for example in examples),
-        0,
-        tuple(str(example.pair) for example in examples) if table.paired else None,
-        tuple(example.label for example in examples) if config.label else None,
-        table.unit,
-    )
+    labelled = bool(config.label)
+    return Lines.of(read_table(config.file, columns, labelled=labelled), labelled)
 
 
 def score_lines(
@@ -204,11 +212,8 @@ def read_words(config: InferConfig) -> Lines:
         UserError: as `read_tagged`.
     """
     columns = Columns(config.text, config.pair, config.label, config.header)
-    table = read_tagged(config.file, columns, labelled=bool(config.label))
-    examples = table.examples
-    labels = tuple(example.label for example in examples) if config.label else None
-    numbers = tuple(example.line for example in examples)
-    return Lines(config.file, tuple(example.text for example in examples), numbers, 0, labels=labels, unit=table.unit)
+    labelled = bool(config.label)
+    return Lines.of(read_tagged(config.file, columns, labelled=labelled), labelled)
 
 
 def classify_words_of_lines(
