@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from jaxode.config import UserError, require
 from jaxode.config.parsing import parse_json
-from jaxode.data.lines import LARGEST, OPENERS, PIECE, decoded, opened, pieces, raw_lines
+from jaxode.data.lines import LARGEST, OPENERS, PIECE, check_text, decoded, opened, pieces, raw_lines
 from jaxode.data.notices import notice
 from jaxode.data.parquet import parquet_texts
 
@@ -193,14 +193,7 @@ def _json_lines(path: Path, text_key: str) -> Iterator[tuple[int, str]]:
             f'{path}: line {number}: field "{text_key}" is {type(text).__name__}, not a string; data.text_key must '
             "name the field of the text",
         )
-        try:
-            text.encode()
-        except UnicodeEncodeError:
-            raise UserError(f'{path}: line {number}: field "{text_key}" is not Unicode text (lone surrogate)') from None
-        require(
-            "\0" not in text,
-            f'{path}: line {number}: field "{text_key}" holds NUL characters; take them out, or leave the line out',
-        )
+        check_text(text, f'{path}: line {number}: field "{text_key}"')
         yield number, text
 
 

@@ -52,7 +52,8 @@ def labelled_set(
             source = builder.as_data_source(split)  # pyright: ignore[reportCallIssue]
         except Exception as error:
             raise unreadable(name, field, Path(str(builder.data_path)), error) from None
-        called, records = f"{name}, {split}", _records(source, kinds)
+        called = f"{name}, {split}"
+        records = _records(called, source, kinds)
         if by_word:
             table = tagged_of(called, _filled(records), columns, labelled=True, unit="example", secret=True)
         else:
@@ -78,9 +79,12 @@ def _is_sequence(kind: Any) -> bool:
     return isinstance(inner, tfds.features.Text | tfds.features.ClassLabel)
 
 
-def _records(source: Any, kinds: dict[str, Any]) -> Iterator[tuple[int, dict[str, Any]]]:
+def _records(called: str, source: Any, kinds: dict[str, Any]) -> Iterator[tuple[int, dict[str, Any]]]:
     for number, example in enumerate(source, start=1):
-        yield number, {name: _value(example[name], kind) for name, kind in kinds.items()}
+        try:
+            yield number, {name: _value(example[name], kind) for name, kind in kinds.items()}
+        except UnicodeDecodeError as error:
+            raise UserError(f"{called}: example {number}: not UTF-8 text ({error}); name a file without it") from None
 
 
 def _filled(records: Iterable[tuple[int, dict[str, Any]]]) -> Iterator[tuple[int, dict[str, Any]]]:

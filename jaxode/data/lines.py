@@ -83,6 +83,27 @@ def decoded(raw: bytes, path: Path, line: int = 1, where: str = "") -> str:
         raise UserError(f"{path}: {where}not UTF-8 text ({why}); convert the file or leave it out") from None
 
 
+def check_text(text: str, name: str) -> None:
+    """What holds of every text, and of words and labels, whatever a file keeps them in.
+
+    Args:
+        text: decoded.
+        name: what errors call it.
+
+    Raises:
+        UserError: it is longer than `LARGEST`, no Unicode, or holds NUL characters.
+    """
+    require(
+        len(text) <= LARGEST,
+        f"{name} is longer than {LARGEST >> 20} MiB, more than a document may hold: divide it, or leave it out",
+    )
+    require("\0" not in text, f"{name} holds NUL characters; take them out, or leave it out")
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # of JSON, which may name half of a character
+        raise UserError(f"{name} is not Unicode text (lone surrogate)") from None
+
+
 @contextmanager
 def opened(path: Path) -> Iterator[BinaryIO]:
     """The bytes of a file, unpacked.

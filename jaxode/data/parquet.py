@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from jaxode.config import UserError, require
-from jaxode.data.lines import LARGEST
+from jaxode.data.lines import check_text
 from jaxode.data.notices import notice
 
 if TYPE_CHECKING:
@@ -109,18 +109,23 @@ def text_of(cell: Scalar, where: str) -> str:
     """The text of a cell, empty of an empty one (null).
 
     Raises:
-        UserError: it is no UTF-8, holds NUL characters, or is too long.
+        UserError: as `value_of` and `check_text`.
+    """
+    text = value_of(cell, where) or ""
+    check_text(text, f"{where}: the text")
+    return text
+
+
+def value_of(cell: Scalar, where: str) -> Any:
+    """A cell as Python has it.
+
+    Raises:
+        UserError: it holds text that is no UTF-8.
     """
     try:
-        text = cell.as_py() or ""
+        return cell.as_py()
     except UnicodeDecodeError as error:
         raise UserError(f"{where}: not UTF-8 text ({error}); convert it or leave the row out") from None
-    require(
-        len(text) <= LARGEST,
-        f"{where}: longer than {LARGEST >> 20} MiB, more than a document may hold: divide it, or leave it out",
-    )
-    require("\0" not in text, f"{where}: the text holds NUL characters; take them out, or leave the row out")
-    return text
 
 
 def _rows(file: ParquetFile, group: int, columns: Sequence[str]) -> int:

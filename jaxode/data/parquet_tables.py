@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from jaxode.config import require
 from jaxode.config.parsing import parse_json
-from jaxode.data.parquet import column_batches, open_parquet, text_of
+from jaxode.data.parquet import column_batches, open_parquet, text_of, value_of
 
 if TYPE_CHECKING:
     from pyarrow import DataType
@@ -68,7 +68,7 @@ def parquet_records(path: Path, chosen: Collection[str]) -> Iterator[tuple[int, 
                 for name in chosen:
                     spot = f"{path}: {where}, row {number}"
                     cell = cells[name][place]
-                    value = text_of(cell, spot) if columns[name] == "text" else cell.as_py()
+                    value = (text_of if columns[name] == "text" else value_of)(cell, spot)
                     row[name] = _named(value, named[name], f'{spot}: column "{name}"') if name in named else value
                 yield number, row
 

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from jaxode.config import UserError, require
 from jaxode.data import documents
+from jaxode.data.lines import check_text
 from jaxode.data.notices import notice
 from jaxode.data.parquet_tables import chosen_columns, class_names, parquet_columns, parquet_records
 
@@ -240,11 +241,7 @@ class _Fields:
                 f'{where}: field "{name}" is {"missing" if value is None else type(value).__name__}, not a text',
             )
             assert isinstance(value, str)
-            # of JSON; whatever decoded as UTF-8 is Unicode
-            require(
-                not any(0xD800 <= ord(letter) <= 0xDFFF for letter in value),
-                f'{where}: field "{name}" is not Unicode text (lone surrogate)',
-            )
+            check_text(value, f'{where}: field "{name}"')
             require(bool(value.strip()), f'{where}: the text in "{name}" is empty; remove it')
             return value
 
@@ -257,10 +254,9 @@ class _Fields:
         if self.label is not None:
             require(self.label in row, f'{where} lacks the field "{self.label}" of labels')
             label = row[self.label]
-            require(
-                not isinstance(label, str) or not any(0xD800 <= ord(letter) <= 0xDFFF for letter in label),
-                f"{where}: its label is not Unicode text (lone surrogate)",
-            )
+            for part in label if isinstance(label, list) else [label]:
+                if isinstance(part, str):
+                    check_text(part, f"{where}: its label")
         return Example(text(self.text), None if self.pair is None else text(self.pair), label, line)
 
 

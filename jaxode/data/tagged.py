@@ -14,6 +14,7 @@ import numpy as np
 from jaxode.config import require
 from jaxode.data import documents
 from jaxode.data.identity import IdentityCounter
+from jaxode.data.lines import check_text
 from jaxode.data.notices import notice
 from jaxode.data.parquet_tables import parquet_columns
 from jaxode.data.stats import SplitStats
@@ -120,6 +121,7 @@ def tagged_of(
             isinstance(words, list) and bool(words) and all(isinstance(word, str) for word in words),
             f"{name}: its words are no list of texts",
         )
+        check_text(" ".join(words), f"{name}: its text")
         bad = next((word for word in words if not word or word.split() != [word]), None)
         require(bad is None, f"{name}: the word {bad!r} is empty or holds white space; words are parted already")
         tags = None
@@ -133,6 +135,7 @@ def tagged_of(
                 "give one a word",
             )
             tags = tuple(label_name(tag, name) for tag in tags or ())
+            check_text(" ".join(tags), f"{name}: a label")
         examples.append(Example(" ".join(words), None, tags, line))
     require(bool(examples), f"{file}: holds no sentence; give words with labels")
     if labelled and (columns.text, columns.label) == ("", ""):

@@ -63,6 +63,12 @@ class JaxodeScores(tfds.core.GeneratorBasedBuilder):
             yield i, {"text": "a" * (i + 1), "score": i / 4}
 
 
+class JaxodeLatin(JaxodeScores):
+    def _generate_examples(self):
+        yield 0, {"text": "a", "score": 0.0}
+        yield 1, {"text": "ä".encode("latin-1"), "score": 1.0}
+
+
 class JaxodeNoTexts(JaxodeScores):
     def _info(self):
         features = {"image": tfds.features.Tensor(shape=(2,), dtype=np.float32)}
@@ -118,6 +124,11 @@ def test_a_set_brings_its_texts_labels_and_validation_split(tmp_path):
     assert row["kinds"].max() == 1
     assert data.tokenizer.decode([int(i) for i in row["tokens"][: row["count"]]]).startswith("train é")
     assert {float(one["wanted"][0]) for one in data.train_rows} == {0.0, 1.0}
+
+
+def test_a_set_whose_text_is_no_utf_8_is_refused_by_its_example(tmp_path):
+    with pytest.raises(UserError, match="jaxode_latin, train: example 2: not UTF-8 text"):
+        prepared(tmp_path, "jaxode_latin", "regression")
 
 
 def words(tmp_path, name, **data):

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from jaxode.config import DataConfig, UserError
-from jaxode.data import open_corpus, parquet
+from jaxode.data import lines, open_corpus, parquet
 from jaxode.data.documents import numbered_lines, read_texts
 
 TEXTS = [f"text number {i} é" for i in range(10)]
@@ -60,9 +60,9 @@ def test_a_column_that_is_no_text_is_refused(tmp_path: Path, case: str):
 
 
 def test_a_text_that_is_too_long_is_named_by_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(parquet, "LARGEST", 10)
+    monkeypatch.setattr(lines, "LARGEST", 10)
     path = put(tmp_path / "a.parquet", pa.array(["a" * 10, "b" * 11]))
-    with pytest.raises(UserError, match=re.escape(f"{path}: row group 1 of 1, row 2: longer than")):
+    with pytest.raises(UserError, match=re.escape(f"{path}: row group 1 of 1, row 2: the text is longer than")):
         list(read_texts(path))
 
 

@@ -3,11 +3,13 @@
 import json
 import re
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from jaxode.config import DataConfig, InferConfig, ModelConfig, UserError
+from jaxode.data import lines
 from jaxode.data.labelled import prepare_labelled
 from jaxode.data.parquet_tables import parquet_records
 from jaxode.data.tables import Columns, read_table
@@ -119,6 +121,26 @@ def test_what_is_refused(tmp_path, columns, given, message):
     file = put(tmp_path / "a.parquet", columns, {"label": NAMED})
     with pytest.raises(UserError, match=message):
         read_table(file, Columns(**given), labelled=True)
+
+
+def not_text():
+    places = pa.py_buffer(np.array([0, 1, 3], np.int32).tobytes())
+    return pa.StringArray.from_buffers(2, places, pa.py_buffer(b"a\xff\xfe"))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (lambda: pa.ListArray.from_arrays([0, 1, 2], not_text()), "row group 1 of 1, row 2: not UTF-8 text"),
+        (lambda: pa.array([["a"], ["b\0"]]), "row 2: its text holds NUL characters"),
+        (lambda: pa.array([["a"], ["b" * 11]]), "row 2: its text is longer than"),
+    ],
+)
+def test_words_that_are_no_text_are_refused(tmp_path, monkeypatch, words, message):
+    monkeypatch.setattr(lines, "LARGEST", 10)
+    file = put(tmp_path / "a.parquet", {"tokens": words(), "tags": [["O"], ["O"]]})
+    with pytest.raises(UserError, match=message):
+        read_tagged(file, Columns(), labelled=True)
 
 
 def test_an_archive_and_two_columns_of_one_name_are_refused(tmp_path):

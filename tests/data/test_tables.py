@@ -144,6 +144,14 @@ def test_a_single_column_needs_no_name(write):
         ("a.jsonl", '{"text": "a", "label": 0}\n{"text": "a"}\n', PLAIN, 'line 2 lacks the field "label" of labels'),
         ("a.jsonl", '{"text": "\\ud800", "label": 0}\n', PLAIN, "lone surrogate"),
         ("a.jsonl", '{"text": "a", "label": "\\ud800"}\n', PLAIN, "lone surrogate"),
+        (
+            "a.jsonl",
+            '{"text": "a\\u0000b", "label": 0}\n',
+            PLAIN,
+            'line 1: field "text" holds NUL characters; take them',
+        ),
+        ("a.jsonl", '{"text": "a", "label": "b\\u0000"}\n', PLAIN, "line 1: its label holds NUL characters"),
+        ("a.jsonl", '{"text": "a", "label": ["b", "\\ud800"]}\n', PLAIN, "line 1: its label is not Unicode text"),
         ("a.tsv", "question\tsentence\tlabel\na\tb\t1\n", PLAIN, "sentence and question may hold the texts"),
         (
             "a.jsonl",

@@ -94,6 +94,8 @@ def test_plain_lines_are_sentences_where_no_labels_are_read(tmp_path):
         ("a.jsonl", '{"tokens": ["a b"], "tags": ["O"]}', {}, "line 1: the word 'a b' is empty or holds white space"),
         ("a.jsonl", '{"tokens": "a b", "tags": ["O"]}', {}, "line 1: its words are no list of texts"),
         ("a.jsonl", '{"tokens": ["a"], "other": ["O"]}', {}, "has the fields tokens, other: which holds the labels"),
+        ("a.jsonl", '{"tokens": ["a\\u0000"], "tags": ["O"]}', {}, "line 1: its text holds NUL characters"),
+        ("a.jsonl", '{"tokens": ["a"], "tags": ["\\ud800"]}', {}, "line 1: a label is not Unicode text"),
         ("a.jsonl", '{"tokens": ["a"], "tags": [null]}', {}, "line 1: label None is none"),
     ],
 )
