@@ -13,7 +13,7 @@ import tensorflow_datasets as tfds
 
 from jaxode.config import UserError, require
 from jaxode.data.registered import registered_set, unreadable
-from jaxode.data.tables import Columns, Table, table_of
+from jaxode.data.tables import Columns, Table, check_no_header, table_of
 from jaxode.data.tagged import tagged_of
 
 VALIDATION = ("validation", "validation_matched", "dev", "test")
@@ -38,6 +38,7 @@ def labelled_set(
     Raises:
         UserError: it cannot be prepared or read, its features are no texts and labels, or an example has no label.
     """
+    check_no_header(name, columns)
     builder = registered_set(name, cache, field, "name a file (.conll, .jsonl)" if by_word else INSTEAD)
     features = builder.info.features
     named = dict(features.items()) if isinstance(features, tfds.features.FeaturesDict) else {}

@@ -32,11 +32,7 @@ def raw_lines(path: Path) -> Iterator[tuple[int, str]]:
         number = 0
         while raw := file.readline(LARGEST + 1):
             number += 1
-            require(
-                len(raw) <= LARGEST,
-                f"{path}: line {number} is longer than {LARGEST >> 20} MiB, more than a document may hold: divide it, "
-                "or leave it out",
-            )
+            require(len(raw) <= LARGEST, too_long(f"{path}: line {number}"))
             yield number, decoded(raw, path, number, f"line {number}: ")
 
 
@@ -83,6 +79,11 @@ def decoded(raw: bytes, path: Path, line: int = 1, where: str = "") -> str:
         raise UserError(f"{path}: {where}not UTF-8 text ({why}); convert the file or leave it out") from None
 
 
+def too_long(name: str) -> str:
+    """What is told of a text above `LARGEST`."""
+    return f"{name} is longer than {LARGEST >> 20} MiB, more than a document may hold: divide it, or leave it out"
+
+
 def check_text(text: str, name: str) -> None:
     """What holds of every text, and of words and labels, whatever a file keeps them in.
 
@@ -93,10 +94,7 @@ def check_text(text: str, name: str) -> None:
     Raises:
         UserError: it is longer than `LARGEST`, no Unicode, or holds NUL characters.
     """
-    require(
-        len(text) <= LARGEST,
-        f"{name} is longer than {LARGEST >> 20} MiB, more than a document may hold: divide it, or leave it out",
-    )
+    require(len(text) <= LARGEST, too_long(name))
     require("\0" not in text, f"{name} holds NUL characters; take them out, or leave it out")
     try:
         text.encode()

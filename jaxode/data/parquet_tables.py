@@ -105,8 +105,25 @@ def _named(value: Any, names: Sequence[str], where: str) -> Any:
     return names[value]
 
 
+def column_name(path: Path, asked: str) -> str:
+    """The name of the column of a number from 1, as all columns are counted; whatever else was `asked` for stays.
+
+    Raises:
+        UserError: the column holds neither texts, numbers nor lists of these.
+    """
+    with open_parquet(path) as file:
+        schema = file.schema_arrow
+    names = schema.names
+    numbered = asked not in names and asked.isdecimal() and 1 <= int(asked) <= len(names)
+    name = names[int(asked) - 1] if numbered else asked
+    if name in names:
+        kind = schema.field(name).type
+        require(
+            _kind(kind) is not None, f'{path}: column "{name}" is {kind}: neither texts, numbers nor lists of these'
+        )
+    return name
+
+
 def chosen_columns(columns: Mapping[str, Kind], asked: Sequence[str], common: Collection[str]) -> set[str]:
-    """Those that may be read: by their names or numbers as `asked`, by `common` names, or all of at most two."""
-    numbered = {str(number): name for number, name in enumerate(columns, start=1)}
-    wanted = {name if name in columns else numbered.get(name, name) for name in asked} | set(common)
-    return set(columns) if len(columns) <= 2 else wanted & set(columns)
+    """Those that may be read: by their names as `asked`, by `common` names, or all of at most two."""
+    return set(columns) if len(columns) <= 2 else {*asked, *common} & set(columns)

@@ -15,9 +15,9 @@ from typing import Any, Literal
 
 from jaxode.config import UserError, require
 from jaxode.data import documents
-from jaxode.data.lines import check_text
+from jaxode.data.lines import LARGEST, check_text, too_long
 from jaxode.data.notices import notice
-from jaxode.data.parquet_tables import chosen_columns, class_names, parquet_columns, parquet_records
+from jaxode.data.parquet_tables import chosen_columns, class_names, column_name, parquet_columns, parquet_records
 
 TEXTS = ("text", "sentence", "text_a", "sentence1", "premise", "question", "question1", "review", "content")
 PAIRS = ("text_b", "sentence2", "hypothesis", "question2")
@@ -97,9 +97,11 @@ def read_table(file: str, columns: Columns, *, labelled: bool) -> Table:
         is_table(path), f"{file}: is no table by its name; labelled texts are .tsv, .csv, .jsonl, .ndjson or .parquet"
     )
     if kind == documents.PARQUET:
-        records, classes = labelled_records(file, columns, (*TEXTS, *PAIRS, *LABELS))
+        columns, records, classes = labelled_records(file, columns, (*TEXTS, *PAIRS, *LABELS))
         return table_of(file, records, columns, labelled=labelled, unit="row", classes=classes)
     json_lines = kind in (".jsonl", ".ndjson")
+    if json_lines:
+        check_no_header(file, columns)
     rows = documents.json_records(path) if json_lines else _named_cells(path, kind, columns)
     table = table_of(file, rows, columns, labelled=labelled)
     if kind == ".tsv" and all(example.text[:1] == example.text[-1:] == '"' for example in table.examples):
@@ -144,8 +146,9 @@ def table_of(
 
 def labelled_records(
     file: str, columns: Columns, common: Sequence[str]
-) -> tuple[Iterator[tuple[int, dict[str, Any]]], dict[str, tuple[str, ...]]]:
-    """The rows of Parquet, and the names of labels by the columns that have some.
+) -> tuple[Columns, Iterator[tuple[int, dict[str, Any]]], dict[str, tuple[str, ...]]]:
+    """The columns of Parquet that are named, numbers as names, its rows, and the names of labels by the columns that
+    have some.
 
     Args:
         file: its path.
@@ -153,13 +156,20 @@ def labelled_records(
         common: names of others that may be read.
 
     Raises:
-        UserError: it cannot be read, is damaged, or stands in an archive.
+        UserError: it cannot be read, is damaged, or stands in an archive; a column that holds something else.
     """
     path = Path(file).expanduser()
     documents.text_format(path)  # refuses archives
+    check_no_header(file, columns)
+    readable = parquet_columns(path)
+    text, pair, label = (name and column_name(path, name) for name in (columns.text, columns.pair, columns.label))
+    chosen = chosen_columns(readable, (text, pair, label), common)
+    return Columns(text, pair, label), parquet_records(path, chosen), class_names(path)
+
+
+def check_no_header(file: str, columns: Columns) -> None:
+    """Refuse a header of what names its columns itself."""
     require(columns.header == "auto", f"{file}: names its columns itself; leave the header out (data.header, --header)")
-    chosen = chosen_columns(parquet_columns(path), (columns.text, columns.pair, columns.label), common)
-    return parquet_records(path, chosen), class_names(path)
 
 
 def has_field(path: Path, names: Sequence[str]) -> bool:
@@ -315,9 +325,14 @@ def _cells(path: Path, kind: str, quotes: Switch) -> Iterator[tuple[int, list[st
     text = io.StringIO(documents.read_text(path), newline="")
     reader = csv.reader(text, delimiter="\t" if kind == ".tsv" else ",", strict=True)
     begins = 1
+    # 131,072 characters by itself, and it has no setting of a reader's own
+    usual = csv.field_size_limit(LARGEST)
     try:
         for cells in reader:
             yield begins, cells
             begins = reader.line_num + 1
     except csv.Error as error:
+        require("field limit" not in str(error), too_long(f"{path}: line {reader.line_num}: a cell"))
         raise UserError(f"{path}: line {reader.line_num}: {error}; see its quotation marks") from None
+    finally:
+        csv.field_size_limit(usual)

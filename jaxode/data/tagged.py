@@ -48,7 +48,7 @@ def read_tagged(file: str, columns: Columns, *, labelled: bool) -> Table:
         "be a word",
     )
     if documents.suffix(path) == documents.PARQUET:
-        records, classes = labelled_records(file, columns, (*WORDS, *TAGS))
+        columns, records, classes = labelled_records(file, columns, (*WORDS, *TAGS))
         return tagged_of(file, records, columns, labelled=labelled, unit="row", classes=classes)
     if documents.suffix(path) in (".jsonl", ".ndjson"):
         return tagged_of(file, documents.json_records(path), columns, labelled=labelled)

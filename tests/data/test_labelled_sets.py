@@ -131,6 +131,11 @@ def test_a_set_whose_text_is_no_utf_8_is_refused_by_its_example(tmp_path):
         prepared(tmp_path, "jaxode_latin", "regression")
 
 
+def test_a_set_has_no_header(tmp_path):
+    with pytest.raises(UserError, match="jaxode_pairs: names its columns itself; leave the header out"):
+        prepared(tmp_path, "jaxode_pairs", header="yes")
+
+
 def words(tmp_path, name, **data):
     settings = DataConfig(train=name, tokenizer="bytes", cache=str(tmp_path), **data)
     return prepare_labelled(settings, ModelConfig(kind="masked", head="token_classifier", length=32))

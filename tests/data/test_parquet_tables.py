@@ -75,6 +75,22 @@ def test_numbers_and_pairs(tmp_path):
     assert [(one.text, one.pair, one.label) for one in table.examples] == list(zip(*columns.values(), strict=True))
 
 
+def test_all_columns_have_numbers(tmp_path):
+    columns = {"image": [{"bytes": b"x"}], "id": ["i"], "body": ["text"], "words": [["a", "b"]], "tags": [["x", "y"]]}
+    file = put(tmp_path / "a.parquet", columns)
+    (example,) = read_table(file, Columns("3", label="2"), labelled=True).examples
+    assert (example.text, example.label) == ("text", "i")
+    (example,) = read_tagged(file, Columns("4", label="5"), labelled=True).examples
+    assert (example.text, example.label) == ("a b", ("x", "y"))
+    for asked in ("1", "image"):
+        with pytest.raises(
+            UserError, match=r'a.parquet: column "image" is struct<.*: neither texts, numbers nor lists'
+        ):
+            read_table(file, Columns(asked, label="2"), labelled=True)
+    with pytest.raises(UserError, match="none that is called 6"):
+        read_table(file, Columns("6", label="2"), labelled=True)
+
+
 def test_words_have_labels_by_name(tmp_path):
     columns = {"id": ["0", "1"], "tokens": [["a", "b"], ["c"]], "ner_tags": [[0, 1], [0]]}
     names = {"ner_tags": {"feature": {"names": ["O", "B-X"], "_type": "ClassLabel"}, "_type": "Sequence"}}

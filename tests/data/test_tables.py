@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jaxode.config import UserError
+from jaxode.data import tables
 from jaxode.data.tables import Columns, Example, is_table, read_table
 
 PLAIN = Columns()
@@ -160,6 +161,12 @@ def test_a_single_column_needs_no_name(write):
             "line 2 has a second",
         ),
         ("a.csv", "Class,Title\n1,a\n1,b\n2,c\n", Columns("2", label="1"), 'line 1: "Class" is the label of no other'),
+        (
+            "a.jsonl",
+            '{"text": "a", "label": 0}',
+            Columns(header="no"),
+            "names its columns itself; leave the header out",
+        ),
         ("a.jsonl", "[1]\n", PLAIN, "line 1 has no column"),
         ("a.jsonl", "{\n", PLAIN, "line 1 is no JSON "),
     ],
@@ -169,6 +176,18 @@ def test_what_cannot_be_read_names_file_and_line(write, name, text, columns, mes
     with pytest.raises(UserError, match=message) as error:
         found(file, columns)
     assert file in str(error.value)
+
+
+def test_long_cells_are_text(write, monkeypatch):
+    text = "a" * 200_000
+    before = csv.field_size_limit()
+    assert found(write("a.csv", f"text,label\n{text},0\n")) == [(text, None, "0")]
+    assert csv.field_size_limit() == before
+    monkeypatch.setattr(tables, "LARGEST", 100_000)
+    with pytest.raises(
+        UserError, match=r"a.csv: line 2: a cell is longer than 128 MiB, .*: divide it, or leave it out"
+    ):
+        found(write("a.csv", f"text,label\n{text},0\n"))
 
 
 def test_another_encoding_is_named(tmp_path):
