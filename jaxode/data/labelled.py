@@ -194,7 +194,14 @@ def _shuffled(table: Table) -> Table:
 
 def _scores(table: Table) -> tuple[str, ...]:
     """Names of the numbers that the file holds."""
-    count = len(label_parts(table.examples[0].label))
+    counts = [len(label_parts(example.label)) for example in table.examples]
+    # of most examples: then what has others is refused, and not all others
+    count = Counter(counts).most_common(1)[0][0]
+    require(
+        count > 0,
+        f"{table.names[counts.index(count)]} holds no number to predict, as most rows have none; a regression needs "
+        "some for every text",
+    )
     return ("score",) if count == 1 else tuple(f"score {i + 1}" for i in range(count))
 
 

@@ -6,7 +6,11 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from jaxode.config import UserError, require
+
+_LARGEST = float(np.finfo(np.float32).max)
 
 Target = tuple[int, ...] | tuple[float, ...]
 """Numbers of the labels that hold (one, or several), or what a regression predicts."""
@@ -69,8 +73,9 @@ def _target(value: Any, problem_type: str, labels: Sequence[str], name: str) -> 
     parts = label_parts(value)
     if problem_type == "multi_label_classification":
         return tuple(sorted({_number(part, labels, name) for part in parts}))
-    require(len(parts) == len(labels), f"{name} has {len(parts)} numbers to predict, the model gives {len(labels)}")
-    return tuple(_real(part, name) for part in parts)
+    numbers = tuple(_real(part, name) for part in parts)
+    require(len(numbers) == len(labels), f"{name} has {len(numbers)} numbers to predict, the model gives {len(labels)}")
+    return numbers
 
 
 def _number(value: Any, labels: Sequence[str], name: str) -> int:
@@ -87,8 +92,9 @@ def _number(value: Any, labels: Sequence[str], name: str) -> int:
 
 def _real(value: Any, name: str) -> float:
     try:
-        number = float(value)
-    except (TypeError, ValueError):
+        # Python reads 1_000 and True as numbers; no other program writes them so
+        number = math.nan if isinstance(value, bool) or (isinstance(value, str) and "_" in value) else float(value)
+    except (TypeError, ValueError, OverflowError):
         number = math.nan
-    require(math.isfinite(number), f"{name}: {value!r} is no number to predict")
+    require(abs(number) <= _LARGEST, f"{name}: {repr(value)[:40]} is no number to predict")
     return number

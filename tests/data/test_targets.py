@@ -55,6 +55,12 @@ def test_labels_by_name_and_number(value, kind, labels, expected):
         ("3,5", NUMBERS, ("score",), "'3,5' is no number"),
         ("many", NUMBERS, ("score",), "line 2: 'many' is no number"),
         ("nan", NUMBERS, ("score",), "'nan' is no number"),
+        ("1_000", NUMBERS, ("score",), "line 2: '1_000' is no number"),
+        (True, NUMBERS, ("score",), "True is no number"),
+        (None, NUMBERS, ("x", "y"), "None is no number"),
+        ("1e39", NUMBERS, ("score",), "'1e39' is no number"),
+        (10**400, NUMBERS, ("score",), "line 2: 10+ is no number"),
+        ("", NUMBERS, ("x", "y"), "line 2 has 0 numbers to predict, the model gives 2"),
         ("1;2", NUMBERS, ("score",), "line 2 has 2 numbers to predict, the model gives 1"),
     ],
 )
