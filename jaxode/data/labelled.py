@@ -18,6 +18,7 @@ from jaxode.data.identity import IdentityCounter
 from jaxode.data.notices import notice
 from jaxode.data.prepared import PreparedData, cache_folder
 from jaxode.data.pretrained_tokenizers import from_pretrained
+from jaxode.data.splitting import EqualTexts
 from jaxode.data.stats import SplitStats
 from jaxode.data.tables import Columns, Table, is_table, read_table
 from jaxode.data.tagged import read_tagged, tagged_rows
@@ -181,6 +182,12 @@ def _divided(table: Table, share: float) -> tuple[Table, Table]:
     held = max(1, round(share * count))
     require(held < count, f"{table.file}: {count} examples are too few to hold some out; name data.valid")
     chosen = set(np.random.default_rng(SPLIT_SEED).permutation(count)[:held].tolist())
+    equal = EqualTexts()
+    for place, example in enumerate(table.examples):
+        # no text holds NUL characters, so that unlike pairs stay unlike
+        equal.add("\0".join((example.text, example.pair or "")), place in chosen)
+    if note := equal.note():
+        notice(f"{table.file}: {note}")
     parts = ([one for i, one in enumerate(table.examples) if (i in chosen) == side] for side in (False, True))
     train, valid = (dataclasses.replace(table, examples=tuple(part)) for part in parts)
     return train, valid

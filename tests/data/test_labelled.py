@@ -21,6 +21,19 @@ def prepared(tmp_path):
     return make
 
 
+def test_equal_texts_on_both_sides_are_told(prepared, capfd):
+    rows = [{"text": "same" if i < 4 else f"t{i}", "text_b": "a", "label": "xy"[i % 2]} for i in range(8)]
+    prepared(rows, valid_fraction=0.5)
+    (line,) = [line for line in capfd.readouterr().err.splitlines() if "same text" in line]
+    assert line.endswith(
+        "train.jsonl: 3 of 8 documents hold the same text as an earlier one; "
+        "texts that stand in training and in validation: 1"
+    )
+    # of pairs both texts are equal, or none is
+    prepared([row | {"text_b": f"b{i}"} for i, row in enumerate(rows)], valid_fraction=0.5)
+    assert "same text" not in capfd.readouterr().err
+
+
 def numbers(*labels):
     return [{"text": f"t{i}", "label": label} for i, label in enumerate(labels)]
 
