@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -55,6 +56,11 @@ def metric_names(problem_type: str, labels: Sequence[str]) -> tuple[str, ...]:
     else:
         some = [[0], [len(labels) - 1]]
     return tuple(agreement(some, some, problem_type, labels))
+
+
+def plain_name(name: str) -> str:
+    """Of a metric, for keys and for the command line: "F1, mean over labels" is f1_mean_over_labels."""
+    return re.sub(r"\W+", "_", name).lower()
 
 
 def _f1(expected: np.ndarray, found: np.ndarray, average: str) -> float:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import re
 
 from jaxode.checkpoint.best import Best, forget_best, read_best, write_best
 from jaxode.checkpoint.folder import RunFolder
 from jaxode.config import Config, UserError, require
 from jaxode.evaluation import StateEvaluation
-from jaxode.evaluation.agreement import metric_names
+from jaxode.evaluation.agreement import metric_names, plain_name
 from jaxode.evaluation.entities import mark_entities, word_metric_names
 from jaxode.evaluation.labels import LabelEvaluation
 from jaxode.training.validation import AnyEvaluation
@@ -100,28 +99,25 @@ def _named(config: Config) -> str:
     if model.head == "token_classifier":
         names = word_metric_names(model.labels)
         require(
-            not _plain(asked).startswith("entity") or mark_entities(model.labels),
+            not plain_name(asked).startswith("entity") or mark_entities(model.labels),
             f'train.best = "{asked}": the labels {_some(model.labels)} mark no entities, as B-.., I-.. and O do; name '
-            f"{', '.join(['loss', *map(_plain, names)])}",
+            f"{', '.join(['loss', *map(plain_name, names)])}",
         )
     elif model.labels_texts:
         names = metric_names(model.problem_type, model.labels)
-    found = [name for name in names if _plain(name).startswith(_plain(asked))]
+    found = [name for name in names if plain_name(name).startswith(plain_name(asked))]
     if not found:
-        able = ", ".join(["loss", *map(_plain, names)])
+        able = ", ".join(["loss", *map(plain_name, names)])
         raise UserError(f'train.best = "{asked}": a {model.learns} model is validated by {able}')
     # "F1" is also how "F1, mean over labels" begins
+    exact = [name for name in found if plain_name(name) == plain_name(asked)]
+    found = exact or found
     require(
-        len(found) == 1 or found[0] == asked,
-        f'train.best = "{asked}": means {" or ".join(map(_plain, found))}; write more of it',
+        len(found) == 1,
+        f'train.best = "{asked}": means {" or ".join(map(plain_name, found))}; write more of it',
     )
     return found[0]
 
 
 def _some(labels: tuple[str, ...]) -> str:
     return ", ".join(labels[:10]) + (", .." if len(labels) > 10 else "")
-
-
-def _plain(name: str) -> str:
-    """As the command line likes it: "F1, mean over labels" is f1_mean_over_labels."""
-    return re.sub(r"\W+", "_", name).lower()

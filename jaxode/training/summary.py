@@ -17,6 +17,7 @@ from jaxode.evaluation import (
     save_state_sweep,
     save_sweep,
 )
+from jaxode.evaluation.agreement import plain_name
 from jaxode.evaluation.answer_sweep import answer_sweep, save_answer_sweep, task_answers
 from jaxode.evaluation.figures import replacing
 from jaxode.evaluation.label_sweep import label_sweep, save_label_sweep
@@ -27,7 +28,8 @@ SUMMARY = "summary.json"
 
 
 def write_summary(result: TrainResult) -> None:
-    """Write the size of the model, what it has read, and the loss that it reached on how many tokens.
+    """Write the size of the model, what it has read, and the loss that it reached on how many tokens; null stands for
+    what is not a finite number.
 
     Raises:
         UserError: the folder cannot be written.
@@ -36,12 +38,14 @@ def write_summary(result: TrainResult) -> None:
     assert found is not None
     reached: dict[str, Any]
     if isinstance(found, LabelEvaluation):
-        reached = {"loss": found.loss, **found.metrics}
+        reached = {"loss": found.loss, **{plain_name(name): value for name, value in found.metrics.items()}}
     elif isinstance(found, StateEvaluation):
         reached = {"error": found.error, "block_evaluations": found.block_evaluations}
     else:
         reached = {"nats_per_token": found.nats_per_token}
     train, path = result.config.train, result.run.path / SUMMARY
+    # JSON has no word for a correlation that is not a number
+    reached = {name: value if math.isfinite(value) else None for name, value in reached.items()}
     text = {
         "updates": result.step,
         **({"best_update": result.chosen} if result.config.train.best else {}),
@@ -53,7 +57,7 @@ def write_summary(result: TrainResult) -> None:
     }
     try:
         with replacing(path) as partial:
-            partial.write_text(json.dumps(text, indent=1) + "\n", encoding="utf-8")
+            partial.write_text(json.dumps(text, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     except OSError as error:
         raise UserError(f"{path}: cannot be written: {error.strerror or error}") from None
 

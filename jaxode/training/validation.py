@@ -8,6 +8,7 @@ from jaxode import hosts
 from jaxode.config import Config, DepthConfig
 from jaxode.data import PreparedData
 from jaxode.evaluation import Evaluation, StateEvaluation, evaluate, evaluate_states
+from jaxode.evaluation.agreement import plain_name
 from jaxode.evaluation.labels import LabelEvaluation, evaluate_labels
 from jaxode.model.low_rank import merged
 from jaxode.model.parameters import Architecture, Parameters
@@ -88,7 +89,7 @@ def told(evaluation: AnyEvaluation) -> str:
 def validation_metrics(evaluation: AnyEvaluation) -> dict[str, float]:
     """The same as numbers, by the names that the log has."""
     if isinstance(evaluation, LabelEvaluation):
-        named = {f"validation_{name.replace(' ', '_').lower()}": value for name, value in evaluation.metrics.items()}
+        named = {f"validation_{plain_name(name)}": value for name, value in evaluation.metrics.items()}
         return {"validation_loss": evaluation.loss, **named}
     if isinstance(evaluation, StateEvaluation):
         return {"validation_error": evaluation.error, "validation_cosine": evaluation.cosine}

@@ -17,6 +17,7 @@ from jaxode.config import TrainConfig
 from jaxode.evaluation.agreement import metric_names
 from jaxode.evaluation.labels import LabelEvaluation
 from jaxode.training import train, validation
+from jaxode.training.selection import Selection
 from jaxode.training.summary import write_summary
 
 
@@ -143,9 +144,26 @@ def test_what_is_not_finite_is_never_the_best(file, tmp_path, found):
     found[:] = [math.nan, 0.1, math.nan]
     result = train(asked(file, tmp_path / "run", updates=6, best="loss"))
     assert result.chosen == 4
+    write_summary(result)
+
+    def refuse(constant):
+        raise AssertionError(f"{constant} is no JSON")
+
+    summary = json.loads((result.run.path / "summary.json").read_text(), parse_constant=refuse)
+    assert (summary["loss"], summary["accuracy"], summary["f1_of_1"]) == (None, None, 0.0)
+
+
+def test_a_whole_name_is_meant_where_another_begins_with_it(file, tmp_path):
+    model = {"problem_type": "multi_label_classification", "labels": ("a", "b")}
+    for name, meant in (("f1", "F1"), ("F1_mean", "F1, mean over labels")):
+        config = settings(file, tmp_path / "run", model=model, train={"validate_every": 2, "best": name})
+        assert Selection(config, RunFolder(tmp_path / "run"))._name == meant
 
 
 def test_names_of_metrics():
+    found = LabelEvaluation(1.0, {"F1, mean over labels": 0.5}, 8, 4, "euler")
+    # as train.best calls it
+    assert validation.validation_metrics(found) == {"validation_loss": 1.0, "validation_f1_mean_over_labels": 0.5}
     assert metric_names("single_label_classification", ("no", "yes"))[0] == "accuracy"
     assert "Spearman correlation" in metric_names("regression", ("score",))
     assert "F1, mean over labels" in metric_names("multi_label_classification", ("a", "b", "c"))
