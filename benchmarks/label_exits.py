@@ -29,8 +29,9 @@ from timing import RESULTS, report
 import jaxode
 from jaxode import Confidence, DepthConfig, Patience, exit_early
 from jaxode.data import Batch
+from jaxode.data.columns import Columns
 from jaxode.data.labelled import labelled_batches
-from jaxode.data.tables import Columns, read_table
+from jaxode.data.tables import read_table
 from jaxode.evaluation.figures import Panel, panel_figure
 from jaxode.evaluation.loss import batch_inputs
 

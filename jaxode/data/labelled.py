@@ -14,13 +14,14 @@ import numpy as np
 from jaxode.config import DataConfig, ModelConfig, require
 from jaxode.config.checks import parse_frame
 from jaxode.data.batches import Batches, BatchSpec, ValidationBatches
+from jaxode.data.columns import Columns
 from jaxode.data.identity import IdentityCounter
 from jaxode.data.notices import notice
 from jaxode.data.prepared import PreparedData, cache_folder
 from jaxode.data.pretrained_tokenizers import from_pretrained
 from jaxode.data.splitting import EqualTexts
 from jaxode.data.stats import SplitStats
-from jaxode.data.tables import Columns, Table, is_table, read_table
+from jaxode.data.tables import Table, is_table, read_table
 from jaxode.data.tagged import read_tagged, tagged_rows
 from jaxode.data.targets import Target, label_name, label_parts, read_tags, read_targets
 from jaxode.data.tokenizers import Frame, Tokenizer, byte_tokenizer

@@ -12,8 +12,9 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from jaxode.config import UserError, require
+from jaxode.data.columns import Columns
 from jaxode.data.registered import registered_set, unreadable
-from jaxode.data.tables import Columns, Table, check_no_header, table_of
+from jaxode.data.tables import Table, check_no_header, table_of
 from jaxode.data.tagged import tagged_of
 
 VALIDATION = ("validation", "validation_matched", "dev", "test")

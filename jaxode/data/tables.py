@@ -5,40 +5,19 @@ Every fault names the file and the line.
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from jaxode.config import UserError, require
+from jaxode.config import require
 from jaxode.data import documents
-from jaxode.data.lines import LARGEST, check_text, too_long
+from jaxode.data.cells import named_cells
+from jaxode.data.columns import LABELS, PAIRS, TEXTS, Columns
+from jaxode.data.lines import check_text
 from jaxode.data.notices import notice
 from jaxode.data.parquet_tables import chosen_columns, class_names, column_name, parquet_columns, parquet_records
-
-TEXTS = ("text", "sentence", "text_a", "sentence1", "premise", "question", "question1", "review", "content")
-PAIRS = ("text_b", "sentence2", "hypothesis", "question2")
-LABELS = ("label", "labels", "class", "category", "target", "score", "gold")
-"""Names of columns that are found without being named, in this order."""
-
-Switch = Literal["auto", "yes", "no"]
-
-
-@dataclass(frozen=True)
-class Columns:
-    """Where in a table the texts and the labels stand, by name or by number from 1; empty: found by common names."""
-
-    text: str = ""
-    pair: str = ""
-    """Of the second text, of pairs."""
-    label: str = ""
-    header: Switch = "auto"
-    """Whether the first line names the columns. auto: where it holds a name that was asked for, or a common one."""
-    quotes: Switch = "auto"
-    """Whether a cell may stand in quotation marks, and hold what divides cells. auto: in .csv."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +81,7 @@ def read_table(file: str, columns: Columns, *, labelled: bool) -> Table:
     json_lines = kind in (".jsonl", ".ndjson")
     if json_lines:
         check_no_header(file, columns)
-    rows = documents.json_records(path) if json_lines else _named_cells(path, kind, columns)
+    rows = documents.json_records(path) if json_lines else named_cells(path, kind, columns)
     table = table_of(file, rows, columns, labelled=labelled)
     if kind == ".tsv" and all(example.text[:1] == example.text[-1:] == '"' for example in table.examples):
         notice(f"{file}: all texts stand in quotation marks, which are text in .tsv; save it as .csv if they are none")
@@ -268,71 +247,3 @@ class _Fields:
                 if isinstance(part, str):
                     check_text(part, f"{where}: its label")
         return Example(text(self.text), None if self.pair is None else text(self.pair), label, line)
-
-
-def _named_cells(path: Path, kind: str, columns: Columns) -> Iterator[tuple[int, dict[str, str]]]:
-    """Line and cells of every row, by the names of the header or by number."""
-    names: list[str] | None = None
-    for line, cells in _cells(path, kind, columns.quotes):
-        if not any(cell.strip() for cell in cells):
-            continue
-        if names is None:
-            _check_division(f"{path}: line {line}", cells, kind, columns)
-            if _is_header(cells, columns):
-                names = [cell.strip() for cell in cells]
-                twice = next((name for name in names if names.count(name) > 1), None)
-                require(twice is None, f'{path}: line {line}: two columns are called "{twice}"')
-                continue
-            names = [str(number) for number in range(1, len(cells) + 1)]
-        hint = "a tab" if kind == ".tsv" else "a comma or a quotation mark"
-        require(
-            len(cells) == len(names),
-            f"{path}: line {line} has {len(cells)} cells, the first line {len(names)}: {hint} too few or too many",
-        )
-        yield line, dict(zip(names, cells, strict=True))
-
-
-def _check_division(where: str, cells: Sequence[str], kind: str, columns: Columns) -> None:
-    """Refuse a table whose lines or cells are divided by something else: its first line would be one cell."""
-    require(
-        kind != ".tsv" or "\r" not in "".join(cells),
-        f"{where} holds carriage returns: lines end with line feeds; convert the file",
-    )
-    known = {columns.text, columns.pair, columns.label, *TEXTS, *PAIRS, *LABELS}
-    for mark in ";,\t|" if len(cells) == 1 else "":
-        # two names in one cell are no chance
-        require(
-            len(known & {part.strip() for part in cells[0].split(mark)}) < 2,
-            f'{where} is one cell, "{cells[0][:40]}": cells are divided by commas in .csv, by tabs in .tsv, and not by '
-            f"{mark!r}",
-        )
-
-
-def _is_header(cells: Sequence[str], columns: Columns) -> bool:
-    if columns.header != "auto":
-        return columns.header == "yes"
-    asked = [name for name in (columns.text, columns.pair, columns.label) if name and not name.isdigit()]
-    found = [cell.strip() for cell in cells]
-    return bool(asked) or any(name in found for name in (*TEXTS, *PAIRS, *LABELS))
-
-
-def _cells(path: Path, kind: str, quotes: Switch) -> Iterator[tuple[int, list[str]]]:
-    quoted = quotes == "yes" or (quotes == "auto" and kind == ".csv")
-    if kind == ".tsv" and not quoted:
-        for number, line in documents.numbered_lines(path, table=True):
-            yield number, line.split("\t")
-        return
-    text = io.StringIO(documents.read_text(path), newline="")
-    reader = csv.reader(text, delimiter="\t" if kind == ".tsv" else ",", strict=True)
-    begins = 1
-    # 131,072 characters by itself, and it has no setting of a reader's own
-    usual = csv.field_size_limit(LARGEST)
-    try:
-        for cells in reader:
-            yield begins, cells
-            begins = reader.line_num + 1
-    except csv.Error as error:
-        require("field limit" not in str(error), too_long(f"{path}: line {reader.line_num}: a cell"))
-        raise UserError(f"{path}: line {reader.line_num}: {error}; see its quotation marks") from None
-    finally:
-        csv.field_size_limit(usual)

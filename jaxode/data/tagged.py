@@ -13,12 +13,13 @@ import numpy as np
 
 from jaxode.config import require
 from jaxode.data import documents
+from jaxode.data.columns import Columns
 from jaxode.data.identity import IdentityCounter
 from jaxode.data.lines import check_text
 from jaxode.data.notices import notice
 from jaxode.data.parquet_tables import parquet_columns
 from jaxode.data.stats import SplitStats
-from jaxode.data.tables import Columns, Example, Table, labelled_records
+from jaxode.data.tables import Example, Table, labelled_records
 from jaxode.data.targets import Target, label_name
 from jaxode.data.tokenizers import Frame, Tokenizer
 from jaxode.data.word_lines import TAGS, WORD_A_LINE, WORDS, word_lines

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from jaxode.config import require
 from jaxode.data import documents
-from jaxode.data.tables import Columns, Example
+from jaxode.data.columns import Columns
+from jaxode.data.tables import Example
 from jaxode.data.targets import label_name
 
 WORD_A_LINE = (".conll", ".conllu", ".bio", ".iob", ".iob2", ".tsv")

@@ -10,9 +10,10 @@ import pytest
 
 from jaxode.config import DataConfig, InferConfig, ModelConfig, UserError
 from jaxode.data import lines
+from jaxode.data.columns import Columns
 from jaxode.data.labelled import prepare_labelled
 from jaxode.data.parquet_tables import parquet_records
-from jaxode.data.tables import Columns, read_table
+from jaxode.data.tables import read_table
 from jaxode.data.tagged import has_tags, read_tagged
 from jaxode.inference.tasks.line_tables import read_labelled
 

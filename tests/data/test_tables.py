@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jaxode.config import UserError
-from jaxode.data import tables
-from jaxode.data.tables import Columns, Example, is_table, read_table
+from jaxode.data import cells
+from jaxode.data.columns import Columns
+from jaxode.data.tables import Example, is_table, read_table
 
 PLAIN = Columns()
 TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0\r"), min_size=1).filter(str.strip)
@@ -183,7 +184,7 @@ def test_long_cells_are_text(write, monkeypatch):
     before = csv.field_size_limit()
     assert found(write("a.csv", f"text,label\n{text},0\n")) == [(text, None, "0")]
     assert csv.field_size_limit() == before
-    monkeypatch.setattr(tables, "LARGEST", 100_000)
+    monkeypatch.setattr(cells, "LARGEST", 100_000)
     with pytest.raises(
         UserError, match=r"a.csv: line 2: a cell is longer than 128 MiB, .*: divide it, or leave it out"
     ):

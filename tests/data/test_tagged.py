@@ -8,8 +8,8 @@ import pytest
 from jaxode.config import DataConfig, ModelConfig, UserError
 from jaxode.data import byte_tokenizer
 from jaxode.data.batches import BatchSpec, ValidationBatches
+from jaxode.data.columns import Columns
 from jaxode.data.labelled import prepare_labelled
-from jaxode.data.tables import Columns
 from jaxode.data.tagged import read_tagged, word_tokens
 
 CONLL = "-DOCSTART- -X- O\n\nEU NNP B-ORG\nrejects VBZ O\n\n\n# a note\nJaxon NNP B-PER\n"

@@ -23,9 +23,10 @@ from jaxode.checkpoint import Checkpoints, RunFolder, TrainedModel, load_run
 from jaxode.checkpoint.best import Best, read_best, write_best
 from jaxode.config import Config, DataConfig, InferConfig, ModelConfig, from_toml, parse, to_toml
 from jaxode.data import Tokenizer, byte_tokenizer, documents
+from jaxode.data.columns import Columns
 from jaxode.data.pretrained_tokenizers import from_pretrained
 from jaxode.data.stores import make_folder
-from jaxode.data.tables import Columns, read_table
+from jaxode.data.tables import read_table
 from jaxode.data.tagged import read_tagged
 from jaxode.depth import Coefficients
 from jaxode.evaluation.study.grid import load_study

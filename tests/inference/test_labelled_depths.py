@@ -12,8 +12,9 @@ import jaxode
 from jaxode import DepthConfig
 from jaxode.calibration.budget import _class_logits
 from jaxode.config import Config, DataConfig, InferConfig, ModelConfig, OptimizerConfig, TrainConfig
+from jaxode.data.columns import Columns
 from jaxode.data.labelled import labelled_batches, prepare_labelled
-from jaxode.data.tables import Columns, read_table
+from jaxode.data.tables import read_table
 from jaxode.evaluation import label_sweep as sweep_module
 from jaxode.evaluation.divergence import Diverged
 from jaxode.evaluation.labels import evaluate_labels

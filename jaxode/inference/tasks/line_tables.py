@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from jaxode.config import DepthConfig, InferConfig, require
+from jaxode.data.columns import PAIRS, Columns
 from jaxode.data.documents import PARQUET, numbered_lines, suffix, text_format
-from jaxode.data.tables import PAIRS, Columns, Table, has_field, read_table
+from jaxode.data.tables import Table, has_field, read_table
 from jaxode.data.tagged import read_tagged
 from jaxode.data.targets import read_tags, read_targets
 from jaxode.data.word_lines import WORD_A_LINE

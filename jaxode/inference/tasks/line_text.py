@@ -10,8 +10,9 @@ import numpy as np
 from jaxode.checkpoint import Task, TrainedModel
 from jaxode.config import InferConfig, require
 from jaxode.data import Batch, BatchSpec, ValidationBatches
+from jaxode.data.columns import Columns
 from jaxode.data.packing import pack_texts
-from jaxode.data.tables import Columns, read_table
+from jaxode.data.tables import read_table
 from jaxode.data.tagged import has_tags, read_tagged
 from jaxode.data.tokenizers import Frame
 from jaxode.inference.loading.names import LINE_TASKS
