@@ -212,7 +212,10 @@ def test_flags_and_toml_name_plug_ins_and_the_config_of_a_resumed_run_does_not(t
             lambda: InferConfig(sampling="top_k:4", temperature=0.0),
             "with temperature = 0: the most likely token is taken",
         ),
-        (lambda: InferConfig(exit_rule="a:1"), 'exit_rule = "a:1" with task = auto: counts for score; leave it out'),
+        (
+            lambda: InferConfig(exit_rule="a:1"),
+            'exit_rule = "a:1" with task = auto: only score reads it; give --task score',
+        ),
         (
             lambda: InferConfig(exit_rule="a:1", task="score", file="f", lines=True),
             "with lines: a file is scored as a ",

@@ -93,6 +93,7 @@ class InferConfig:
     """Text that `max_loss_increase`, `max_label_flips` or `max_error` is tested on: lines for a classifier or an
     encoder, other ones than it was calibrated on; the run's validation text when empty."""
     confidence: float = 0.95
+    """Of the bound that chooses the depth."""
     solver: str = "auto"
     """auto: calibrated where the run holds a calibration for `steps`, else euler; or as depth.solver in training."""
     schedule: str = "auto"
@@ -143,8 +144,9 @@ class InferConfig:
     max_new_tokens: int = 128
     top: int = 5
     """Candidates listed for each mask."""
-    batches: int = 32
-    """Batches that a sweep, a report, or a calibration on a file reads."""
+    batches: int | None = None
+    """Batches that a sweep, a report, a calibration, or the test of a bound reads (32 when absent; a calibration on the
+    run's text 20), and score of a whole file (all when absent)."""
     adapters: int = 0
     """calibrate: rank of low-rank changes of the block's matrices in each step, its weights frozen; 0 for none. Of a
     post-norm model the fit then begins at the trained block applied n times."""
@@ -173,6 +175,11 @@ class InferConfig:
     def bound(self) -> str:
         """The name of the bound that chooses the depth; empty without one."""
         return next((name for name in BOUNDS if getattr(self, name) is not None), "")
+
+    @property
+    def most_batches(self) -> int:
+        """`batches`, after resolving None: 32."""
+        return 32 if self.batches is None else self.batches
 
     @property
     def by_line(self) -> bool:

@@ -78,14 +78,14 @@ from jaxode.config import (
         (
             InferConfig,
             {"task": "sweep", "budget": 0.5},
-            "budget = 0.5 with task = sweep: it chooses the depth of",
+            "budget = 0.5 with task = sweep: only generate, fill, score, classify, encode, bench read it",
         ),
-        (InferConfig, {"task": "calibrate", "budget": 0.5}, "budget = 0.5 with task = calibrate: it chooses the depth"),
-        (InferConfig, {"task": "report", "budget": 0.5}, "budget = 0.5 with task = report: it chooses the depth"),
+        (InferConfig, {"task": "calibrate", "budget": 0.5}, "budget = 0.5 with task = calibrate: only"),
+        (InferConfig, {"task": "report", "budget": 0.5}, "budget = 0.5 with task = report: only"),
         (
             InferConfig,
             {"task": "report", "max_loss_increase": 0.1},
-            "max_loss_increase = 0.1 with task = report: it chooses the depth",
+            "max_loss_increase = 0.1 with task = report: only",
         ),
         (
             InferConfig,
@@ -120,7 +120,7 @@ def test_refused_value_says_what_to_do(kind, values, message):
             "updates batch_size accumulate log_every checkpoint_every keep",
         ),
         (TrainConfig, "train.", 0, "devices validate_every validation_batches final_batches seed patience"),
-        (InferConfig, "", 1, "max_new_tokens top batches"),
+        (InferConfig, "", 1, "max_new_tokens top"),
     ],
 )
 def test_lower_bounds(kind, prefix, least, names):

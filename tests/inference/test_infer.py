@@ -185,6 +185,8 @@ def test_score(infer, runs, text_file, causal):
     numbers = [expected.tokens, expected.nats_per_token, expected.perplexity, expected.bits_per_byte, by_word]
     assert [float(value) for value in values] == pytest.approx(numbers, rel=1e-4)
     assert expected.tokens == len(TEXT)
+    first = infer("--checkpoint", runs["causal"], "--task", "score", "--file", text_file, "--batches", 1)
+    assert cells(first.out.splitlines()[2])[0] == "32"
 
 
 @pytest.mark.parametrize("stride", [1, 5, 16])
@@ -209,7 +211,7 @@ def test_score_of_windows_predicts_each_token_behind_what_its_row_holds(infer, r
 def test_a_stride_is_for_causal_models_and_whole_files(infer, runs, text_file):
     refused = {
         ("masked", ()): "this is a masked model",
-        ("causal", ("--lines",)): "stride = 4 with task = score and lines",
+        ("causal", ("--lines",)): "stride = 4 with lines",
         ("causal", ("--stride", 17)): "stride = 17: rows of a causal model's stream of text move on, by 16 tokens",
     }
     for (run, flags), message in refused.items():
@@ -265,6 +267,8 @@ def test_a_run_is_calibrated_once_and_then_runs_calibrated(infer, tmp_path):
     about = ("--checkpoint", run)
     assert "is calibrated for no number of steps" in fails(infer(*about, "--steps", 2, "--solver", "calibrated"))
     assert "none is calibrated" in fails(infer(*about, "--max-loss-increase", 0.5))
+    few = infer(*about, "--task", "calibrate", "--steps", 2, "--batches", 2)
+    assert "2 batches to calibrate on: at least 3 needed" in fails(few)
     ran = infer(*about, "--task", "calibrate", "--steps", 2)
     assert ran.code == 0, ran.err
     header, _, row = (cells(line) for line in ran.out.splitlines())

@@ -28,7 +28,7 @@ ROOT = Path(__file__).parents[2]
         (("--schedule", "wavy"), 'depth.schedule = "wavy": allowed are'),
         (("--schedule", "1,2"), "has 2 steps but depth.steps = 4"),
         (("--task", "sweep", "--solver", "magic"), 'depth.solver = "magic"'),
-        (("--at", "4,2"), 'at = "4,2" with task = auto: lists the steps of a sweep; give --task sweep'),
+        (("--at", "4,2"), 'at = "4,2" with task = auto: only sweep reads it; give --task sweep'),
         (("--task", "sweep", "--at", "4,2", "--steps", 2), 'at = "4,2" and steps = 2 both choose the depth'),
         (("--task", "sweep", "--at", "4,two"), 'at = "4,two": must be whole numbers such as "12,6,4"'),
         (("--task", "sweep", "--at", "4,"), 'at = "4,": must be whole numbers'),
@@ -43,8 +43,7 @@ ROOT = Path(__file__).parents[2]
         (("--compare", "4,2", "--budget", 0.5), 'compare = "4,2" and budget = 0.5 both choose the depth'),
         (("--compare", "4,2", "--max-loss-increase", 0.5), "and max_loss_increase = 0.5 both choose the depth"),
         (("--compare", "4,2", "--speculative"), 'compare = "4,2" with speculative: drafts'),
-        (("--compare", "4,2", "--task", "bench"), 'compare = "4,2" with task = bench: compares continuations'),
-        (("--compare", "4,2", "--task", "sweep"), "list the steps of a sweep with --at"),
+        (("--compare", "4,2", "--task", "bench"), 'compare = "4,2" with task = bench: only generate reads it'),
         (("--compare", "4,2"), 'prompt = "": there is nothing to continue'),
         (("--compare", "4,2", "--solver", "calibrated"), "this run is calibrated for no number of steps"),
         (("--compare", "4,2", "--solver", "tsit5"), "chooses its own steps"),
@@ -74,7 +73,7 @@ def test_bad_flags(infer, runs, flags, message):
         ((), "holds no [MASK]"),
         (("--prompt", "[MASK]" + "a" * 16), "17 tokens, the model reads at most model.length = 16"),
         (("--task", "generate"), "use task fill"),
-        (("--compare", "4,2"), 'compare = "4,2" with task = fill: compares continuations'),
+        (("--compare", "4,2"), 'compare = "4,2" with task = fill: only generate reads it'),
     ],
 )
 def test_bad_flags_for_a_masked_run(infer, runs, flags, message):

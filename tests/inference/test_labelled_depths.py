@@ -250,8 +250,8 @@ def test_a_bound_is_tested_on_pairs(pairs, tmp_path):
             "tuned = books-masked: has task = 'masked', this model 'classifier'; name",
         ),
         (("--task", "sweep", "--label", "kind"), "none that is called kind"),
-        (("--task", "calibrate", "--steps", "2", "--label", "label"), "label = label with task = calibrate: names a"),
-        (("--task", "encode", "--out", "a.npz", "--text", "text"), "text = text with task = encode: names a column"),
+        (("--task", "calibrate", "--steps", "2", "--label", "label"), 'label = "label" with task = calibrate: only'),
+        (("--task", "encode", "--out", "a.npz", "--text", "text"), 'text = "text" with task = encode: only classify'),
     ],
 )
 def test_columns_that_do_not_fit(infer, texts, flags, message):
@@ -263,7 +263,7 @@ def test_columns_that_do_not_fit(infer, texts, flags, message):
 def test_columns_are_a_classifiers(infer, texts):
     ran = infer("--checkpoint", "books-masked", "--task", "sweep", "--file", texts / "train.csv", "--text", "text")
     assert ran.code == 2
-    assert "text = text with task = sweep: " in ran.err
+    assert 'text = "text" with task = sweep: ' in ran.err
     assert "is no classifier, which reads columns; leave it out" in ran.err
 
 

@@ -56,6 +56,17 @@ def test_a_validation_file_scores_as_it_did_in_training(tmp_path):
     assert found.bytes_per_token == validation.bytes_per_token("validation")
 
 
+@pytest.mark.parametrize("stride", [0, 4])
+def test_the_first_batches_of_a_file(trained, tmp_path, stride):
+    path = tmp_path / "text.txt"
+    path.write_text("Once upon a time " * 40)
+    everything = list(file_text(trained, str(path), stride=stride).batches)
+    first = list(file_text(trained, str(path), 2, stride=stride).batches)
+    assert len(everything) > len(first) == 2
+    if stride:
+        assert np.array_equal(tokens(first), tokens(everything[:2]))
+
+
 @pytest.mark.parametrize(
     "task",
     [("score",), ("score", "--lines"), ("sweep",), ("calibrate", "--steps", 2), ("report",)],

@@ -134,7 +134,7 @@ def test_controls_beside_the_report(infer, text_file, tmp_path, monkeypatch):
 
 
 def test_controls_belong_to_a_report_of_a_loop(infer, text_file, tmp_path):
-    with pytest.raises(UserError, match=r"controls = true with task = sweep: they belong to report"):
+    with pytest.raises(UserError, match=r"controls = true with task = sweep: only report reads it"):
         InferConfig(task="sweep", controls=True)
     run = write_run(tmp_path / "run", model_config("causal", steps=4, sharing="sequence", groups=2))
     ran = infer("--checkpoint", run, "--task", "report", "--file", text_file, "--controls")

@@ -178,6 +178,8 @@ def test_bench_counts_texts_at_every_depth(infer, encoder, lines):
     rows = [row.split() for row in ran.out.splitlines()[2:]]
     assert [row[:4] for row in rows] == [["full", "euler", "3", "24"], ["2", "calibrated", "3", "24"]]
     assert 'prompt = "a"' in infer("--checkpoint", encoder, "--task", "bench", "--prompt", "a").err
+    drawn = infer("--checkpoint", encoder, "--task", "bench", "--temperature", 0).err
+    assert f"temperature = 0.0 with task = bench: {encoder} continues no text; leave it out" in drawn
 
 
 @pytest.fixture(params=["token_classifier", "question_answering"])

@@ -89,7 +89,10 @@ def test_chat_without_a_template_is_refused(infer, tmp_path):
     assert "Traceback" not in ran.err
     with pytest.raises(UserError, match=r"^chat = True: the prompt is no text"):
         jaxode.generate(jaxode.load(bare), [5, 6], chat=True)
-    assert "only generate and bench read a prompt" in infer("--task", "score", "--file", bare, "--chat").err
+    assert (
+        "chat = true with task = score: only generate, bench read it"
+        in infer("--task", "score", "--file", bare, "--chat").err
+    )
 
 
 def test_the_template_goes_where_the_model_goes(loaded, folder, tmp_path):

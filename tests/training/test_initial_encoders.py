@@ -124,7 +124,7 @@ def test_an_encoders_run_has_a_text_and_a_frame_of_its_own(encoding, infer, tmp_
     infer("--checkpoint", run, "--task", "encode", "--file", lines, "--out", tmp_path / "v.npz")
     assert np.load(tmp_path / "v.npz")["lengths"].tolist() == [7, 6]
     refused = infer("--checkpoint", run, "--task", "calibrate", "--steps", 2, "--frame", "none")
-    assert (refused.code, "frame = none with task = calibrate" in refused.err) == (2, True)
+    assert (refused.code, 'frame = "none" with task = calibrate' in refused.err) == (2, True)
 
 
 def test_a_tuned_encoder_goes_back_to_an_albert(encoding, tmp_path):

@@ -9,7 +9,7 @@ from typing import Literal
 
 from jaxode.checkpoint import RunFolder, Task
 from jaxode.config import ModelConfig, UserError, require
-from jaxode.config.inference_rules import READERS
+from jaxode.config.task_settings import READERS
 from jaxode.interop import is_pretrained, locate, model_config, pretrained_task
 from jaxode.interop.pretrained import with_loops
 

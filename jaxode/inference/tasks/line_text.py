@@ -33,12 +33,12 @@ SHAPES = 4
 
 
 def line_batches(trained: TrainedModel, lines: Lines, config: InferConfig) -> list[Batch]:
-    """The first `config.batches` batches of texts, one a row, in few shapes; in an order of their own, so that the last
-    batches are like all others.
+    """The first `config.most_batches` batches of texts, one a row, in few shapes; in an order of their own, so that the
+    last batches are like all others.
     """
     tokenizer, length = trained.own_tokenizer, trained.config.model.length
     size = config.batch_size or BATCH_SIZE
-    texts, names = lines.texts[: config.batches * size], lines.names[: config.batches * size]
+    texts, names = lines.texts[: config.most_batches * size], lines.names[: config.most_batches * size]
     options = {"frame": _frame(trained, config), "truncate": config.truncate, "names": names}
     pairs = None if lines.pairs is None else lines.pairs[: len(texts)]
     rows = model_rows(trained.config.model, tokenizer, texts, pairs, **options)
@@ -67,7 +67,7 @@ def labelled_text(trained: TrainedModel, config: InferConfig) -> Text:
         UserError: as `read_table`; labels that the model has not; long texts without `config.truncate`.
     """
     if not config.file:
-        return validation_text(trained, config.batches, "name labelled texts with --file")
+        return validation_text(trained, config.most_batches, "name labelled texts with --file")
     from jaxode.data.labelled import labelled_batches
 
     columns = Columns(config.text, config.pair, config.label, config.header)
@@ -86,7 +86,7 @@ def labelled_text(trained: TrainedModel, config: InferConfig) -> Text:
         trained.labels,
         frame=_frame(trained, config),
         batch_size=config.batch_size or BATCH_SIZE,
-        limit=config.batches,
+        limit=config.most_batches,
     )
     require(
         config.truncate or not stats.cut,
@@ -99,18 +99,20 @@ def labelled_text(trained: TrainedModel, config: InferConfig) -> Text:
 
 
 def packed_batches(trained: TrainedModel, lines: Lines, config: InferConfig) -> list[Batch]:
-    """At most `config.batches` batches for a fit of states, in an order of their own: texts share rows of the model's
-    length, so that almost nothing is padding, and each is read as if it stood alone.
+    """At most `config.most_batches` batches for a fit of states, in an order of their own: texts share rows of the
+    model's length, so that almost nothing is padding, and each is read as if it stood alone.
     """
     tokenizer, length = trained.own_tokenizer, trained.config.model.length
     encoded = token_rows(
         tokenizer, lines.texts, length, frame=_frame(trained, config), truncate=config.truncate, names=lines.names
     )
     size = config.batch_size or max(1, PACKED_TOKENS // length)
-    rows = [row.features for row in islice(pack_texts(encoded.ids, length, tokenizer.pad_id), config.batches * size)]
+    rows = [
+        row.features for row in islice(pack_texts(encoded.ids, length, tokenizer.pad_id), config.most_batches * size)
+    ]
     if config.batch_size is None:
         # a short text still makes batches to fit on and to measure on
-        size = max(1, min(size, len(rows) // min(FEWEST, config.batches)))
+        size = max(1, min(size, len(rows) // min(FEWEST, config.most_batches)))
     spec = BatchSpec(tokenizer, "encoder", document_mask=True, around=((), ()))
     found = list(ValidationBatches(rows, spec, min(size, len(rows))))
     return [found[i] for i in np.random.default_rng(config.seed).permutation(len(found))]
@@ -135,6 +137,6 @@ def bound_batches(trained: TrainedModel, config: InferConfig) -> list[Batch]:
             lines = read_lines(config.bound_file, text_key, classified=True)
         return line_batches(trained, lines, config)
     if config.bound_file:
-        return list(file_text(trained, config.bound_file, config.batches).batches)
+        return list(file_text(trained, config.bound_file, config.most_batches).batches)
     remedy = "name one with --bound-file, or choose the depth with --steps or --budget"
-    return list(validation_text(trained, config.batches, remedy).batches)
+    return list(validation_text(trained, config.most_batches, remedy).batches)

@@ -225,7 +225,7 @@ def _fill(loaded: LoadedModel, config: InferConfig, depth: DepthConfig, write: W
 
 
 def _score(loaded: LoadedModel, config: InferConfig, depth: DepthConfig, write: Write, note: Write) -> None:
-    text = file_text(loaded, config.file, stride=config.stride)
+    text = file_text(loaded, config.file, config.batches, stride=config.stride)
     _tell(text, note)
     if config.exit_rule:
         exited = score_with_exits(loaded, text, config.exit_rule, depth)
@@ -254,7 +254,11 @@ def _score(loaded: LoadedModel, config: InferConfig, depth: DepthConfig, write: 
 def _sweep(
     loaded: LoadedModel, config: InferConfig, depths: tuple[DepthConfig, ...], write: Write, note: Write
 ) -> None:
-    text = file_text(loaded, config.file, config.batches) if config.file else validation_text(loaded, config.batches)
+    text = (
+        file_text(loaded, config.file, config.most_batches)
+        if config.file
+        else validation_text(loaded, config.most_batches)
+    )
     _tell(text, note)
     result = depth_sweep(
         loaded,
@@ -295,7 +299,7 @@ def _compare_states(
     compared = methods or tuple(Method(f"{one.solver}, {one.schedule}", one) for one in depths)
     tuned = tuned_model(loaded, config.tuned, by_labels=False) if config.tuned else None
     if lines is None:
-        batches = list(validation_text(loaded, config.batches).batches)
+        batches = list(validation_text(loaded, config.most_batches).batches)
     else:
         batches = line_batches(loaded, lines, config)
     found = compare_states(loaded, batches, compared, profiles=reports, progress="report" if reports else "sweep")
@@ -311,11 +315,12 @@ def _calibrate(
 ) -> None:
     assert config.steps is not None  # InferConfig refuses it
     if batches is None and config.file:
-        text = file_text(loaded, config.file, config.batches)
+        text = file_text(loaded, config.file, config.most_batches)
         _tell(text, note)
         batches = list(text.batches)
     elif batches is None:
-        batches = calibration_batches(needed_corpus(loaded), config.seed)
+        counted = {} if config.batches is None else {"batches": config.batches}
+        batches = calibration_batches(needed_corpus(loaded), config.seed, **counted)
     # a post-norm network turns along depth: what follows its path starts far from where it ends
     turns = config.adapters > 0 and loaded.config.model.norm_position == "post"
     fit = Fit(form="unit" if turns else "step", adapters=config.adapters, updates=config.updates)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,7 +78,7 @@ def file_text(trained: TrainedModel, file: str, limit: int | None = None, stride
     Args:
         trained: the model.
         file: text, or lines of JSON.
-        limit: of batches; None reads all.
+        limit: of batches; None reads all. Bytes and words a token are those of the whole file.
         stride: rows move on by so many tokens and predict what is new in them; 0: they stand end to end.
 
     Raises:
@@ -104,7 +105,7 @@ def file_text(trained: TrainedModel, file: str, limit: int | None = None, stride
             f"stride = {stride}: rows of a causal model's stream of text move on, by {length} tokens at most; this is "
             f'a {model.learns} model with data.rows = "{data.rows}"',
         )
-        batches = _windows(texts, spec, length, stride, rows)
+        batches = itertools.islice(_windows(texts, spec, length, stride, rows), limit)
     words = sum(map(_words, texts))
     return Text(
         batches,

@@ -150,7 +150,11 @@ def write_report(
         UserError: a text that cannot be measured on, or a folder that cannot be written.
     """
     folder = _made_folder(trained, config)
-    text = file_text(trained, config.file, config.batches) if config.file else validation_text(trained, config.batches)
+    text = (
+        file_text(trained, config.file, config.most_batches)
+        if config.file
+        else validation_text(trained, config.most_batches)
+    )
     if text.note is not None:
         note(text.note)
     report = work_precision(

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from jaxode.checkpoint import RUNS, newest_run
 from jaxode.config import InferConfig, require
-from jaxode.config.inference_rules import COLUMNS, ROW_FLAGS
+from jaxode.config.task_settings import COLUMNS, ROW_FLAGS, check_no_decoding, is_default, with_task
 from jaxode.data.tokenizers import MASK
-from jaxode.inference.loading.names import DEFAULTS, LINE_TASKS, ModelFolder, resolve, shipped
+from jaxode.inference.loading.names import DEFAULTS, LINE_TASKS, STATE_TASKS, ModelFolder, resolve, shipped
 
 
 def requested_model(config: InferConfig) -> tuple[ModelFolder, str]:
@@ -66,20 +66,19 @@ def check_rows(config: InferConfig, task: str, folder: ModelFolder) -> None:
         UserError: one that would be passed over.
     """
     if folder.task not in ("classifier", "token_classifier"):
-        for name, plain in COLUMNS.items():
-            value = getattr(config, name)
+        for name in COLUMNS:
             require(
-                value == plain,
-                f"{name} = {value} with task = {task}: {folder.path} is no classifier, which reads columns; leave it "
-                "out",
+                is_default(config, name),
+                f"{with_task(config, name)}: {folder.path} is no classifier, which reads columns; leave it out",
             )
+    if task == "bench" and folder.task in STATE_TASKS:
+        check_no_decoding(config, str(folder.path))
     if config.by_line or (folder.task in LINE_TASKS and (config.file or config.bound_file)):
         return
-    for name, free in ROW_FLAGS.items():
-        value = getattr(config, name)
+    for name in ROW_FLAGS:
         require(
-            value == free or (task, name) == ("bench", "batch_size"),
-            f"{name} = {value} with task = {task}: {folder.path} reads its text as a whole there; leave it out",
+            is_default(config, name) or (task, name) == ("bench", "batch_size"),
+            f"{with_task(config, name)}: {folder.path} reads its text as a whole there; leave it out",
         )
 
 
