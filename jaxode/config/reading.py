@@ -42,6 +42,29 @@ def parse(kind: type[T], argv: Sequence[str] | None = None, *, base: Path | None
     return _command_line(kind, arguments, default=default, description=about)
 
 
+def parse_fields(kind: type[T], argv: Sequence[str] | None, names: Sequence[str]) -> dict[str, Any]:
+    """What ``--config`` and the flags say of fields that stand in no table, whatever they say of the others.
+
+    Where ``--help`` is asked for, or a flag stands without its value, the flags say nothing: `parse` answers that.
+
+    Raises:
+        UserError: a TOML file that cannot be read, or a value of the wrong type.
+    """
+    import tyro
+
+    path, arguments = _take_config_flag(_arguments(argv))
+    stored = {} if path is None else _tables(path)
+    defaults = {field.name: field.default for field in dataclasses.fields(typing.cast(Any, kind))}
+    values = {name: fit(hints(kind)[name], stored.get(name, defaults[name]), name) for name in names}
+    few = dataclasses.make_dataclass("few", [(name, hints(kind)[name], values[name]) for name in names])
+    try:
+        with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
+            said, _ = tyro.cli(few, args=arguments, return_unknown_args=True)
+    except SystemExit:
+        return values
+    return {name: fit(hints(kind)[name], getattr(said, name), name) for name in names}
+
+
 def parse_command(kind: type[T], argv: Sequence[str] | None = None) -> T:
     """Read flags alone, without a config file; fields that have no default are positional.
 
@@ -99,14 +122,17 @@ def _config_path(path: str) -> Path:
 
 def from_toml(kind: type[T], path: Path) -> T:
     """Read `kind` from a TOML file; absent keys keep their defaults."""
+    return from_dict(kind, _tables(path), source=str(path))
+
+
+def _tables(path: Path) -> dict[str, Any]:
     try:
         # editors of Windows begin a file with a mark, which is no text
-        raw = parse_toml(path.read_text(encoding="utf-8-sig"))
+        return parse_toml(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise UserError(f"{path}: no such config file") from None
     except (OSError, ValueError) as error:  # also what is no UTF-8, and numbers of thousands of digits
         raise UserError(f"{path}: cannot be read as TOML: {error}") from None
-    return from_dict(kind, raw, source=str(path))
 
 
 def from_dict(kind: type[T], raw: Any, source: str, prefix: str = "") -> T:

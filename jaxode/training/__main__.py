@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from jaxode.config import Config, UserError, entry, parse
+from jaxode.config import Config, UserError, entry, parse, parse_fields
 
 if TYPE_CHECKING:
     from jaxode.training.run import TrainResult
@@ -18,9 +18,10 @@ if TYPE_CHECKING:
 @entry
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse, train, show loss against depth, say where the result is. Returns the exit code."""
-    config = parse(Config, argv)
-    if config.resume:
-        config = parse(Config, argv, base=Path(config.out) / "config.toml")
+    begun = parse_fields(Config, argv, ("resume", "out"))
+    # over defaults a flag could be refused that fits the run's own settings
+    base = Path(begun["out"]) / "config.toml" if begun["resume"] and begun["out"] else None
+    config = parse(Config, argv, base=base)
 
     # after parsing, so that --help and a wrong flag cost no import of jax
     from jaxode.hosts import barrier, first, met

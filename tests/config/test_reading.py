@@ -23,6 +23,7 @@ from jaxode.config import (
     from_dict,
     from_toml,
     parse,
+    parse_fields,
     to_dict,
     to_toml,
 )
@@ -130,6 +131,25 @@ def test_base_is_read_where_no_config_flag_stands(tmp_path):
     assert parse(Config, ["--config", str(other)], base=base).model == ModelConfig(width=32)
     with pytest.raises(UserError, match=r"absent\.toml: no such config file"):
         parse(Config, [], base=tmp_path / "absent.toml")
+
+
+def test_some_fields_are_read_whatever_the_others_say(tmp_path):
+    path = str(toml(tmp_path, 'out = "runs/a"\n[train]\npatience = 3'))
+    cases = {
+        (): (False, ""),
+        ("--resume", "--train.patience", "3", "--out=runs/b"): (True, "runs/b"),
+        ("--resume", "--out", "~/b", "--no-resume"): (False, str(Path.home() / "b")),
+        ("--config", path, "--resume"): (True, "runs/a"),
+        # what `parse` answers
+        ("--resume", "--out"): (False, ""),
+        ("--resume", "--out", "b", "--help"): (False, ""),
+    }
+    for flags, (resume, out) in cases.items():
+        assert parse_fields(Config, flags, ("resume", "out")) == {"resume": resume, "out": out}
+    with pytest.raises(UserError, match=r"absent\.toml: no such config file"):
+        parse_fields(Config, ["--config", "absent.toml"], ("out",))
+    with pytest.raises(UserError, match=r"^resume = 1: must be"):
+        parse_fields(Config, ["--config", str(toml(tmp_path, "resume = 1"))], ("resume",))
 
 
 def test_flags_reach_nested_fields_and_none():

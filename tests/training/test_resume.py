@@ -12,7 +12,7 @@ import pytest
 from small_runs import change, kill_after, stop_after
 
 from jaxode.checkpoint import Checkpoints, RunFolder, load_run
-from jaxode.config import Config, DataConfig, DepthConfig, UserError
+from jaxode.config import Config, DataConfig, DepthConfig, ModelConfig, TrainConfig, UserError, to_toml
 from jaxode.training import loop, train
 from jaxode.training import run as training_run
 from jaxode.training.__main__ import main
@@ -202,6 +202,38 @@ def test_the_exit_code_names_the_signal(config, monkeypatch, name):
     finally:
         signal.signal(number, before)
     assert load_run(config.out).step in (3, 4)
+
+
+PLAIN = Config(train=TrainConfig(checkpoint_every=300))
+BEST = Config(train=TrainConfig(best="loss"))
+LABELS = Config(model=ModelConfig(kind="masked", head="classifier"), data=DataConfig(train="a.tsv", valid="b.tsv"))
+
+
+@pytest.mark.parametrize(
+    ("begun", "flags", "place", "value"),
+    [
+        (BEST, ("--train.patience", "3"), ("train", "patience"), 3),
+        (PLAIN, ("--train.keep_every", "300"), ("train", "keep_every"), 300),
+        (LABELS, ("--data.train", "c.tsv"), ("data", "train"), "c.tsv"),
+        (LABELS, ("--data.valid", "c.tsv"), ("data", "valid"), "c.tsv"),
+    ],
+    ids=["patience", "keep_every", "train", "valid"],
+)
+def test_flags_of_a_run_that_goes_on_stand_over_its_own_settings(tmp_path, monkeypatch, begun, flags, place, value):
+    (tmp_path / "config.toml").write_text(to_toml(begun))
+    read = []
+
+    def stop(config):
+        read.append(config)
+        raise UserError("far enough")
+
+    monkeypatch.setattr(training_run, "train", stop)
+    assert main(["--resume", *flags, "--out", str(tmp_path)]) == 2
+    section, name = place
+    expected = dataclasses.replace(begun, resume=True, out=str(tmp_path))
+    assert read == [
+        dataclasses.replace(expected, **{section: dataclasses.replace(getattr(expected, section), **{name: value})})
+    ]
 
 
 def broken(*_, **__):
