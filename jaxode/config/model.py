@@ -197,7 +197,7 @@ class ModelConfig:
             '"sphere": must be "none" and "swiglu"',
         )
         looped = self.sharing in ("full", "cycle")
-        plain = LoopConfig(exit_norm=loop.exit_norm, start_size=loop.start_size, schedule=loop.schedule)
+        plain = LoopConfig(exit_norm=loop.exit_norm, schedule=loop.schedule)
         require(
             looped or loop == plain,
             f'model.loop = {loop} with model.sharing = "{self.sharing}": a loop\'s rules belong to "full" or "cycle"',
@@ -221,6 +221,20 @@ class ModelConfig:
             f'model.clock.anchored = true with model.conditioning = "{self.conditioning}": it belongs to "step", which '
             "is told h, and whose gates begin at 1",
         )
+        for name in ("features", "width", "shared", "unit"):
+            value = getattr(self.clock, name)
+            require(
+                self.conditioning != "none" or value == getattr(ClockConfig, name),
+                f'model.clock.{name} = {str(value).lower()} with model.conditioning = "none": nothing is told t; '
+                "choose a conditioning, or leave it out",
+            )
+        for name in ("size", "rate"):
+            value = getattr(self.sphere, name)
+            require(
+                rule == "sphere" or value == getattr(SphereConfig, name),
+                f'model.sphere.{name} = {value} with model.norm_position = "{rule}": it belongs to "sphere"; leave it '
+                "out",
+            )
         narrow = min(map(min, self.matrices))
         require(
             self.clock.rank == 0 or (self.conditioning != "none" and self.clock.rank <= narrow),

@@ -96,6 +96,11 @@ class LoopConfig:
         at_most("model.loop.streams", self.streams, 16)
         require(self.start_size >= 0, f"model.loop.start_size = {self.start_size}: must be at least 0")
         require(
+            self.start == "noise" or self.start_size == LoopConfig.start_size,
+            f'model.loop.start_size = {self.start_size} with model.loop.start = "{self.start}": it is that of "noise"; '
+            "leave it out",
+        )
+        require(
             self.low_cycles == 0 or (self.injection, self.start) == ("none", "entered"),
             f'model.loop.low_cycles = {self.low_cycles} with model.loop.injection = "{self.injection}", start = '
             f'"{self.start}": two states have rules of their own; leave both at their defaults',
