@@ -29,7 +29,7 @@ WORD_BYTES = 1024
 """The trainer of a vocabulary reads longer words, as in text without spaces, in pieces of so many bytes."""
 
 _MODEL_FILE = "tokenizer.json"
-_ROLES_FILE = "jaxode_tokenizer.json"
+ROLES_FILE = "jaxode_tokenizer.json"
 
 
 Frame = bool | tuple[str, str] | None
@@ -250,7 +250,7 @@ class Tokenizer:
         roles |= {"pad_id": self.pad_id, "framed": self.framed}
         if self.chat_template is not None:
             roles["chat_template"] = self.chat_template.written()
-        (folder / _ROLES_FILE).write_text(json.dumps(roles, indent=2) + "\n", encoding="utf-8")
+        (folder / ROLES_FILE).write_text(json.dumps(roles, indent=2) + "\n", encoding="utf-8")
 
     def save_model(self, folder: Path | str) -> None:
         """Write tokenizer.json alone into `folder`, for other libraries."""
@@ -265,10 +265,10 @@ class Tokenizer:
         Raises:
             UserError: a file is missing or damaged.
         """
-        for file in (path := Path(folder)) / _MODEL_FILE, path / _ROLES_FILE:
+        for file in (path := Path(folder)) / _MODEL_FILE, path / ROLES_FILE:
             require(file.is_file(), f"{file}: missing; {folder} holds no saved tokenizer")
         try:
-            roles = parse_json((path / _ROLES_FILE).read_text(encoding="utf-8"))
+            roles = parse_json((path / ROLES_FILE).read_text(encoding="utf-8"))
             model = hf.Tokenizer.from_str((path / _MODEL_FILE).read_text(encoding="utf-8"))
             framed = bool(roles.get("framed", False))
             ids = roles["end_id"], roles["mask_id"], roles["pad_id"]

@@ -180,6 +180,17 @@ def test_a_pretrained_folder_maps_its_roles(tmp_path: Path):
     assert found.encode("the cat") == BPE.encode("the cat")
 
 
+def test_a_saved_tokenizer_is_one_by_its_folder(tmp_path: Path):
+    BPE.save(tmp_path / "run")
+    found = from_pretrained(str(tmp_path / "run"))
+    assert (found.fingerprint, found.end_id, found.mask_id, found.pad_id) == (
+        BPE.fingerprint,
+        BPE.end_id,
+        BPE.mask_id,
+        BPE.pad_id,
+    )
+
+
 def test_a_stored_length_limit_does_not_cut_text(tmp_path: Path):
     folder = pretrained_folder(tmp_path, eos_token=room.END)
     stored = json.loads((folder / "tokenizer.json").read_text())
