@@ -213,8 +213,8 @@ def test_flags_and_toml_name_plug_ins_and_the_config_of_a_resumed_run_does_not(t
             "with temperature = 0: the most likely token is taken",
         ),
         (
-            lambda: InferConfig(exit_rule="a:1"),
-            'exit_rule = "a:1" with task = auto: only score reads it; give --task score',
+            lambda: InferConfig(exit_rule="a:1", task="fill"),
+            'exit_rule = "a:1" with task = fill: only score reads it; give --task score',
         ),
         (
             lambda: InferConfig(exit_rule="a:1", task="score", file="f", lines=True),

@@ -10,9 +10,6 @@ from jaxode.config.checks import require
 if TYPE_CHECKING:
     from jaxode.config.inference import InferConfig
 
-AUTO = ("generate", "fill", "classify", "encode")
-"""What "auto" stands for, once the model is known."""
-
 LABELLED = ("classify", "sweep", "report", "calibrate")
 """Tasks that read texts of a table; the last one without their labels."""
 
@@ -85,15 +82,17 @@ def check_settings(config: InferConfig) -> None:
     Raises:
         UserError: a setting that is not at its default, and that another task reads.
     """
+    # what it stands for is known with the model, and checked then; a TOML file is read before a flag names the task
+    if config.task == "auto":
+        return
     for name, readers in READERS.items():
+        remedy = f"give --task {readers[0]}, or leave it out" if len(readers) == 1 else "leave it out"
         # a bound is tested on batches, whatever the task
-        if config.task in readers or is_default(config, name) or (name == "batches" and config.bound):
-            continue
-        may_be = config.task == "auto" and any(task in AUTO for task in readers)
-        remedy = "leave it out"
-        if config.task == "auto":
-            remedy = f"give --task {readers[0] if len(readers) == 1 else '..'}, or leave it out"
-        require(may_be, f"{with_task(config, name)}: {only(readers)} it; {remedy}")
+        bounded = name == "batches" and bool(config.bound)
+        require(
+            config.task in readers or is_default(config, name) or bounded,
+            f"{with_task(config, name)}: {only(readers)} it; {remedy}",
+        )
     for name in COLUMNS:
         require(
             is_default(config, name) or bool(config.file) or config.task not in LABELLED,

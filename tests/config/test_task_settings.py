@@ -5,8 +5,8 @@ import typing
 
 import pytest
 
-from jaxode.config import InferConfig, UserError
-from jaxode.config.task_settings import AUTO, READERS
+from jaxode.config import InferConfig, UserError, parse
+from jaxode.config.task_settings import READERS
 
 TASKS = typing.get_args(typing.get_type_hints(InferConfig)["task"])
 EVERY_TASK = {"checkpoint", "dtype", "loops", "task", "compiled", "plugins"}
@@ -60,7 +60,7 @@ def test_a_task_takes_what_it_reads_and_nothing_else(task):
     for name, readers in READERS.items():
         lined = {"lines": True} if task == "score" and name in ("batch_size", "truncate", "frame") else {}
         values = {"task": task} | NEEDS.get(task, {}) | changed(name) | lined
-        if task in readers or (task == "auto" and set(AUTO) & set(readers)):
+        if task in (*readers, "auto"):
             InferConfig(**values)
             continue
         with pytest.raises(UserError, match=rf"^{name} = .* with task = {task}: only .*{readers[-1]} reads? it; "):
@@ -76,11 +76,11 @@ def test_a_task_takes_what_it_reads_and_nothing_else(task):
         ),
         (
             {"task": "score", "file": "a", "speculative": True},
-            "speculative = true with task = score: only generate reads it; leave it out",
+            "speculative = true with task = score: only generate reads it; give --task generate, or leave it out",
         ),
         (
-            {"notes": "a.md"},
-            'notes = "a.md" with task = auto: only export reads it; give --task export, or leave it out',
+            {"task": "fill", "notes": "a.md"},
+            'notes = "a.md" with task = fill: only export reads it; give --task export, or leave it out',
         ),
         ({"task": "sweep", "label": "a"}, 'label = "a" with task = sweep: names a column of a table, and the run'),
         ({"task": "calibrate", "steps": 2, "header": "no"}, 'header = "no" with task = calibrate: names a column'),
@@ -110,3 +110,9 @@ def test_a_setting_at_its_default_is_no_matter_to_any_task():
     plain = dataclasses.asdict(InferConfig())
     for task in TASKS:
         InferConfig(**(plain | NEEDS.get(task, {}) | {"task": task, "mesh": InferConfig().mesh}))
+
+
+def test_a_file_may_hold_what_a_flag_names_the_task_for(tmp_path):
+    path = tmp_path / "infer.toml"
+    path.write_text('at = "4,2"\nbatches = 4\n')
+    assert parse(InferConfig, ["--config", str(path), "--task", "sweep"]).at_steps == (4, 2)

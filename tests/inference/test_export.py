@@ -208,7 +208,7 @@ def test_what_cannot_be_exported(infer, runs, finished, exported, tmp_path):
     assert "calibration-2.json was made for other weights" in refusal(other)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "other"]
     assert "task = export needs --out" in fails(infer("--checkpoint", finished, "--task", "export"))
-    assert 'notes = "a.md" with task = auto: only export reads it; give --task export' in fails(
+    assert 'notes = "a.md" with task = generate: only export reads it; give --task export' in fails(
         infer("--checkpoint", finished, "--notes", "a.md")
     )
     assert "budget = 0.5 with task = export" in refusal(finished, tmp_path / "model", "--budget", 0.5)

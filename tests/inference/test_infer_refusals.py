@@ -28,7 +28,7 @@ ROOT = Path(__file__).parents[2]
         (("--schedule", "wavy"), 'depth.schedule = "wavy": allowed are'),
         (("--schedule", "1,2"), "has 2 steps but depth.steps = 4"),
         (("--task", "sweep", "--solver", "magic"), 'depth.solver = "magic"'),
-        (("--at", "4,2"), 'at = "4,2" with task = auto: only sweep reads it; give --task sweep'),
+        (("--at", "4,2"), 'at = "4,2" with task = generate: only sweep reads it; give --task sweep'),
         (("--task", "sweep", "--at", "4,2", "--steps", 2), 'at = "4,2" and steps = 2 both choose the depth'),
         (("--task", "sweep", "--at", "4,two"), 'at = "4,two": must be whole numbers such as "12,6,4"'),
         (("--task", "sweep", "--at", "4,"), 'at = "4,": must be whole numbers'),

@@ -143,7 +143,7 @@ def test_too_many_rows_for_memory(infer, runs, file, monkeypatch):
         (("--task", "classify"), "task = classify needs --file"),
         (("--task", "score", "--lines"), "task = score needs --file"),
         (("--task", "classify", "--file", "a", "--lines"), "lines = true with task = classify: only score reads it"),
-        (("--lines",), "lines = true with task = auto: only score reads it; give --task score"),
+        (("--lines",), "lines = true with task = generate: only score reads it; give --task score"),
         (
             ("--task", "score", "--file", "a", "--batch-size", 4),
             "batch_size = 4 with task = score: counts for it with --lines",
