@@ -18,7 +18,7 @@ from jaxode.data.columns import Columns
 from jaxode.data.identity import IdentityCounter
 from jaxode.data.notices import notice
 from jaxode.data.prepared import PreparedData, cache_folder
-from jaxode.data.pretrained_tokenizers import from_pretrained
+from jaxode.data.pretrained_tokenizers import find_tokenizer
 from jaxode.data.splitting import EqualTexts
 from jaxode.data.stats import SplitStats
 from jaxode.data.tables import Table, is_table, read_table
@@ -65,7 +65,7 @@ def prepare_labelled(data: DataConfig, model: ModelConfig, tokenizer: Tokenizer 
             'data.tokenizer = "bpe": no vocabulary is learned from labelled texts; begin with a model (init), or use '
             '"bytes" or a pretrained tokenizer',
         )
-        tokenizer = byte_tokenizer() if data.tokenizer == "bytes" else from_pretrained(data.tokenizer)
+        tokenizer = byte_tokenizer() if data.tokenizer == "bytes" else find_tokenizer(data.tokenizer)
     columns = Columns(data.text, data.pair, data.label, data.header)
     by_word = model.head == "token_classifier"
     train, valid = (_read(which, data, columns, by_word) for which in ("train", "valid"))

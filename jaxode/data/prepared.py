@@ -20,7 +20,7 @@ from jaxode.data.identity import Identity, IdentityCounter, SplitIdentity, of_mi
 from jaxode.data.mixture import Mixture, Together
 from jaxode.data.notices import notice
 from jaxode.data.packing import Answered, Row, pack, pack_texts
-from jaxode.data.pretrained_tokenizers import from_pretrained
+from jaxode.data.pretrained_tokenizers import find_tokenizer
 from jaxode.data.stats import SplitStats, added
 from jaxode.data.stores import FORMAT, SPLITS, hold, make_folder, read, write_rows
 from jaxode.data.streams import StreamRows, write_stream
@@ -103,7 +103,7 @@ def prepare(
         raise UserError(f"data.cache = {cache}: cannot be made ({error.strerror}); choose another folder") from None
     if tokenizer is None and data.tokenizer not in ("bpe", "bytes"):
         # before the corpus is read: a wrong name should not cost minutes
-        tokenizer = from_pretrained(data.tokenizer)
+        tokenizer = find_tokenizer(data.tokenizer)
     if tokenizer is not None:
         BatchSpec.of(data, tokenizer, kind, length)
     components = corpora_of(data)

@@ -11,26 +11,34 @@ import tokenizers as hf
 from jaxode.config import UserError, require
 from jaxode.data.chat import ChatTemplate
 from jaxode.data.network import hub_reachable
-from jaxode.data.tokenizer_files import quiet, readable, reason
+from jaxode.data.tokenizer_files import MODEL_CONFIG, TOKENIZER_CONFIG, quiet, readable, reason
 from jaxode.data.tokenizers import ROLES_FILE, Tokenizer
 
 
+def find_tokenizer(name: str) -> Tokenizer:
+    """The tokenizer that `data.tokenizer` names: one that `Tokenizer.save` wrote, as the folder "tokenizer" of a run or of
+    a shipped model, or one of Hugging Face.
+
+    Raises:
+        UserError: as `from_pretrained` and `Tokenizer.load`.
+    """
+    folder = Path(name).expanduser()
+    theirs = any((folder / file).exists() for file in (TOKENIZER_CONFIG, MODEL_CONFIG))
+    return Tokenizer.load(folder) if (folder / ROLES_FILE).is_file() and not theirs else from_pretrained(name)
+
+
 def from_pretrained(name: str, framed: bool = False) -> Tokenizer:
-    """A Hugging Face tokenizer by folder or by name, or one of ours as it was saved; end is its eos or sep token, pad
-    falls back to end.
+    """A Hugging Face tokenizer by folder or by name; end is its eos or sep token, pad falls back to end.
 
     Args:
-        name: a folder, or a name in the Hugging Face cache or hub; also the folder of a run's or an exported model's
-            tokenizer. The spiece.model in an ALBERT's folder needs no tokenizer.json beside it, nor the package
-            sentencepiece; those of other models need the package.
+        name: a folder, or a name in the Hugging Face cache or hub. The spiece.model in an ALBERT's folder needs no
+            tokenizer.json beside it, nor the package sentencepiece; those of other models need the package.
         framed: whether the model that it belongs to reads texts within its template.
 
     Raises:
         UserError: there is no such folder, the name cannot be reached, its vocabulary is missing, or the tokenizer
             lacks what packing needs.
     """
-    if (Path(name).expanduser() / ROLES_FILE).is_file():
-        return Tokenizer.load(Path(name).expanduser())
     source = _pretrained(name)
     model = getattr(source, "backend_tokenizer", None)
     if not isinstance(model, hf.Tokenizer):

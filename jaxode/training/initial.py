@@ -16,7 +16,7 @@ from jaxode.config import Config, DepthConfig, ModelConfig, UserError, require
 from jaxode.config.parsing import parse_json
 from jaxode.data import Batch, Tokenizer, byte_tokenizer
 from jaxode.data.checksums import sealed, unsealed
-from jaxode.data.pretrained_tokenizers import from_pretrained
+from jaxode.data.pretrained_tokenizers import find_tokenizer
 from jaxode.evaluation import Diverged, evaluate_states
 from jaxode.evaluation.figures import replacing, writing
 from jaxode.inference import LoadedModel, load
@@ -214,9 +214,9 @@ def _tokenizer(config: Config, own: Tokenizer | None) -> Tokenizer:
             named != "bpe",
             f"init = {config.init}: holds no tokenizer; name the model's own with data.tokenizer",
         )
-        return byte_tokenizer() if named == "bytes" else from_pretrained(named)
+        return byte_tokenizer() if named == "bytes" else find_tokenizer(named)
     if named != "bpe":
-        other = byte_tokenizer() if named == "bytes" else from_pretrained(named)
+        other = byte_tokenizer() if named == "bytes" else find_tokenizer(named)
         if other.fingerprint != own.fingerprint:
             raise UserError(
                 f'data.tokenizer = "{named}" (fingerprint {other.fingerprint}): the model in init = {config.init} '

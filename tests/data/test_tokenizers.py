@@ -182,7 +182,7 @@ def test_a_pretrained_folder_maps_its_roles(tmp_path: Path):
 
 def test_a_saved_tokenizer_is_one_by_its_folder(tmp_path: Path):
     BPE.save(tmp_path / "run")
-    found = from_pretrained(str(tmp_path / "run"))
+    found = pretrained_tokenizers.find_tokenizer(str(tmp_path / "run"))
     assert (found.fingerprint, found.end_id, found.mask_id, found.pad_id) == (
         BPE.fingerprint,
         BPE.end_id,
