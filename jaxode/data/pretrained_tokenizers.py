@@ -16,8 +16,8 @@ from jaxode.data.tokenizers import ROLES_FILE, Tokenizer
 
 
 def find_tokenizer(name: str) -> Tokenizer:
-    """The tokenizer that `data.tokenizer` names: one that `Tokenizer.save` wrote, as the folder "tokenizer" of a run or of
-    a shipped model, or one of Hugging Face.
+    """The tokenizer that `data.tokenizer` names: one that `Tokenizer.save` wrote, as the folder "tokenizer" of a run
+    or of a shipped model, or one of Hugging Face.
 
     Raises:
         UserError: as `from_pretrained` and `Tokenizer.load`.
