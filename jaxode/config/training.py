@@ -61,8 +61,8 @@ class DataConfig:
     valid_fraction: float = 0.05
     """Share of documents held out for validation where the corpus brings no validation split."""
     tokenizer: Place = "bpe"
-    """bpe (byte-level, trained on the corpus) | bytes | name or folder of a Hugging Face tokenizer, or of one that a run
-    or a shipped model holds (its folder "tokenizer")."""
+    """bpe (byte-level, trained on the corpus) | bytes | name or folder of a Hugging Face tokenizer, or the folder
+    "tokenizer" of a run or a shipped model."""
     vocab_size: Annotated[int, Most(1_000_000)] = 2048
     """Size of a trained BPE vocabulary."""
     rows: Literal["stream", "texts"] = "stream"
