@@ -130,7 +130,7 @@ def test_a_regression_is_calibrated_by_its_numbers(count):
     def distance(depth):
         return float(jnp.sqrt(jnp.mean(jnp.square(numbers(depth) - numbers(DepthConfig())))))
 
-    assert distance(done.depth) < 0.7 * distance(DepthConfig(steps=2, solver="euler"))
+    assert distance(done.depth) < 0.9 * distance(DepthConfig(steps=2, solver="euler"))
     assert done.distance == pytest.approx(distance(done.depth), rel=1e-3)
     assert done.kl is done.rise is done.error is None
 

@@ -71,7 +71,8 @@ def test_no_task_named_gives_vectors(infer, encoder, lines, tmp_path):
     assert ": encoder, " in ran.err.splitlines()[0]
     found, loaded = np.load(out), jaxode.load(encoder)
     want = jaxode.encode_texts(loaded, LINES)
-    np.testing.assert_allclose(found["vectors"], want.vectors, rtol=1e-4, atol=1e-5)
+    # in batches of other sizes, so otherwise rounded
+    np.testing.assert_allclose(found["vectors"], want.vectors, rtol=1e-4, atol=5e-4)
     assert found["lines"].tolist() == [*range(1, 9), *range(10, 26)]
     assert found["lengths"].tolist() == want.lengths.tolist()
     ids = loaded.own_tokenizer.encode(LINES[0], frame=True)

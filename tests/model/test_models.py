@@ -224,12 +224,13 @@ def test_auto_takes_the_models_own_calibration_and_says_so(depth, solver, jitted
     def run(params, depth):
         return architecture.bind(params)(TOKENS, depth)
 
-    out = (jax.jit(run, static_argnums=1) if jitted else run)(params | own, depth)
+    runs = jax.jit(run, static_argnums=1) if jitted else run
+    out = runs(params | own, depth)
     assert out.solver == solver
     schedule = "even" if depth.schedule == "auto" else depth.schedule
     named = dataclasses.replace(depth, solver=solver, schedule=schedule)
     assert architecture.bind(params | own).resolve(depth) == named
-    np.testing.assert_array_equal(out.logits, run(params | own, dataclasses.replace(depth, solver=solver)).logits)
+    np.testing.assert_array_equal(out.logits, runs(params | own, dataclasses.replace(depth, solver=solver)).logits)
     assert run(params, depth).solver == ("euler" if solver == "calibrated" else solver)
 
 
