@@ -82,7 +82,8 @@ class InferConfig:
     budget: float | None = None
     """Share of the full depth's block evaluations; chooses the steps."""
     max_loss_increase: float | None = None
-    """Nats per token over the full depth's loss; chooses the fewest calibrated steps that keep it with `confidence`."""
+    """Nats per token over the full depth's loss, below 1, where increases are cut off; chooses the fewest calibrated
+    steps that keep it with `confidence`."""
     max_label_flips: float | None = None
     """Share of a classifier's labels that may differ from those of the full depth; chooses the fewest calibrated steps
     that keep to it with `confidence`."""
