@@ -20,7 +20,7 @@ from jaxode.config.hosts import AUTO, HostsConfig
 
 WAIT = 24 * 3600
 """Seconds that a process waits for the others at a meeting, such as for a corpus that one of them prepares."""
-HEARTBEAT = 30
+HEARTBEAT = 100
 """Seconds without a sign of life after which a process counts as gone: JAX then ends all others."""
 OWN = ("RESOURCE_EXHAUSTED", "INVALID_ARGUMENT", "UNIMPLEMENTED")
 """How errors of JAX begin that say nothing about another process."""
