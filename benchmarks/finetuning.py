@@ -5,9 +5,9 @@
 
 DATA holds the folders sst2_glue, sentcls_raw, cola, rte and agnews_alps. The first trains every way of WAYS on every
 task and seed from the shipped masked model, with the recipes of configs/finetune/, and measures the last checkpoint on
-texts that chose nothing; a run that has its row is not made again. Keeps docs/results/finetuning.csv, finetuning.png
-and finetuning-table.csv (means and deviations over seeds). The second times the labelling of the test texts, all
-depths and TF-IDF in turns: docs/results/bench-finetuning.csv.
+texts that chose nothing; a run that has its row is not made again, but with --again. Keeps docs/results/finetuning.csv,
+finetuning.png and finetuning-table.csv (means and deviations over seeds). The second times the labelling of the test
+texts, all depths and TF-IDF in turns: docs/results/bench-finetuning.csv.
 """
 
 from __future__ import annotations
@@ -42,8 +42,20 @@ from jaxode.training import TrainResult, train
 
 INIT = "books-masked"
 FEWER = (6, 4, 3)
-KINDS = {"plain": 12, "elastic": 12, "direct-6": 6, "direct-4": 4, "direct-3": 3, "scratch": 12, "exits": 12}
-"""What is trained, and its full depth; of "exits" the head is trained on the states after 3, 6 and 9 steps as well."""
+KINDS = {
+    "plain": 12,
+    "elastic": 12,
+    "elastic-longer": 12,
+    "direct-6": 6,
+    "direct-4": 4,
+    "direct-3": 3,
+    "scratch": 12,
+    "exits": 12,
+}
+"""What is trained, and its full depth. An update of "elastic" solves half as many steps as one of "plain" (6.25 on
+average), so "elastic-longer" has 1.92 times as many of them. Of "exits" the head is trained on the states after 3, 6
+and 9 steps as well.
+"""
 
 
 @dataclass(frozen=True)
@@ -127,9 +139,12 @@ def tables(data: Path, work: Path, name: str) -> tuple[Path, Path]:
 
 def settings(name: str, kind: str, seed: int, files: tuple[Path, Path], out: Path) -> Config:
     """Of one run: the recipes of configs/finetune/, with the task's files and length."""
-    recipe = "elastic-classifier" if kind == "elastic" else "classifier"
+    recipe = "elastic-classifier" if kind.startswith("elastic") else "classifier"
     read = from_toml(Config, Path(__file__).resolve().parent.parent / "configs" / "finetune" / f"{recipe}.toml")
     updates = TASKS[name].updates
+    if kind == "elastic-longer":
+        drawn = statistics.fmean((12, *FEWER))
+        updates = round(updates * KINDS["plain"] / drawn)
     paired = "pair" if TASKS[name].read is _rte else ""
     data = dataclasses.replace(
         read.data, train=str(files[0]), valid=str(files[1]), text="text", pair=paired, label="label"
@@ -148,6 +163,11 @@ def settings(name: str, kind: str, seed: int, files: tuple[Path, Path], out: Pat
     objective = ObjectiveConfig(name="exits") if kind == "exits" else read.objective
     read = dataclasses.replace(read, objective=objective)
     return dataclasses.replace(read, model=model, depth=depth, data=data, train=loop, init=init, out=str(out))
+
+
+def _way(kind: str) -> str:
+    """As its rows name it: those of "direct" differ in their steps."""
+    return "direct" if kind.startswith("direct") else kind
 
 
 def measured(name: str, kind: str, seed: int, done: TrainResult, minutes: float) -> Iterator[dict[str, Any]]:
@@ -170,8 +190,8 @@ def measured(name: str, kind: str, seed: int, done: TrainResult, minutes: float)
         }
 
     full = KINDS[kind]
-    yield row(kind.partition("-")[0], full, DepthConfig(steps=full, solver="euler"), done.params, minutes)
-    if kind in ("elastic", "plain"):
+    yield row(_way(kind), full, DepthConfig(steps=full, solver="euler"), done.params, minutes)
+    if kind in ("elastic", "elastic-longer", "plain"):
         for steps in FEWER:
             yield row(kind, steps, DepthConfig(steps=steps, solver="euler"), done.params, minutes)
     if kind == "plain":
@@ -226,8 +246,10 @@ def baselines(name: str, data: Path) -> Iterator[dict[str, Any]]:
         }
 
 
-def results(data: Path, work: Path, names: Sequence[str], kinds: Sequence[str], seeds: Sequence[int]) -> None:
-    """Every run that has no row yet."""
+def results(
+    data: Path, work: Path, names: Sequence[str], kinds: Sequence[str], seeds: Sequence[int], again: bool = False
+) -> None:
+    """Every run that has no row yet; `again`, those that have as well, whose rows are replaced."""
     kept = RESULTS / "finetuning.csv"
     rows: list[dict[str, Any]] = read_csv(kept) if kept.exists() else []
 
@@ -239,7 +261,7 @@ def results(data: Path, work: Path, names: Sequence[str], kinds: Sequence[str], 
             rows += baselines(name, data)
             write_csv(kept, rows)
     for seed, kind, name in itertools.product(seeds, kinds, names):
-        if has(name, seed, kind.partition("-")[0], KINDS[kind]):
+        if has(name, seed, _way(kind), KINDS[kind]) and not again:
             continue
         out = work / name / f"{kind}-{seed}"
         config = settings(name, kind, seed, tables(data, work, name), out)
@@ -250,6 +272,10 @@ def results(data: Path, work: Path, names: Sequence[str], kinds: Sequence[str], 
             raise SystemExit(f"{out}: stopped at update {done.step}; the same command goes on")
         found = list(measured(name, kind, seed, done, (time.perf_counter() - begun) / 60))
         print(table(found, list(found[0])), flush=True)
+        made = {(row["way"], row["steps"]) for row in found}
+        rows = [
+            row for row in rows if (row["task"], row["seed"]) != (name, seed) or (row["way"], row["steps"]) not in made
+        ]
         rows += found
         write_csv(kept, rows)
     summary(rows)
@@ -278,7 +304,7 @@ def summary(rows: Sequence[dict[str, Any]]) -> None:
     panels = []
     for name, task in TASKS.items():
         series: dict[str, Any] = {}
-        for way in ("elastic", "calibrated", "direct", "plain", "scratch"):
+        for way in ("elastic", "elastic-longer", "calibrated", "direct", "plain", "scratch"):
             points = [(row["steps"], row["value"]) for row in means if (row["task"], row["way"]) == (name, way)]
             if points:
                 series[way] = tuple(zip(*sorted(points), strict=True))
@@ -333,13 +359,15 @@ def main() -> None:
     parser.add_argument("--tasks", default=",".join(TASKS))
     parser.add_argument("--kinds", default=",".join(KINDS))
     parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--again", action="store_true", help="also runs that have their rows")
     parser.add_argument("--speed", action="store_true")
     told = parser.parse_args()
     names = tuple(told.tasks.split(","))
     if told.speed:
         speed(told.data, told.work, names)
     else:
-        results(told.data, told.work, names, told.kinds.split(","), [int(seed) for seed in told.seeds.split(",")])
+        seeds = [int(seed) for seed in told.seeds.split(",")]
+        results(told.data, told.work, names, told.kinds.split(","), seeds, told.again)
 
 
 if __name__ == "__main__":

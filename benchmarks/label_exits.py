@@ -1,6 +1,6 @@
 """Does a text know when it is done? Exits of single texts beside fixed numbers of steps, one at a time and 32 at once.
 
-    python benchmarks/finetuning.py --data DATA --kinds elastic,exits --seeds 0
+    python benchmarks/finetuning.py --data DATA --tasks sst2,trec,agnews --kinds elastic,exits --seeds 0 --again
     python benchmarks/label_exits.py --data DATA
 
 Reads the runs that the first command leaves in --work. Rules: patience (PABEE, Zhou et al. 2020) and confidence (CALM,
