@@ -69,7 +69,7 @@ def pytest_collection_modifyitems(config, items):
         return
     cases = {}
     for item in items:
-        if "broad" in item.keywords:
+        if "broad" in item.keywords and "deep" not in item.keywords:
             cases.setdefault((item.path, item.originalname), []).append(item)
     passed_over = {item for item in items if "deep" in item.keywords}
     for (_, name), mine in cases.items():

@@ -40,7 +40,11 @@ def cells(notebook):
 
 @pytest.mark.slow
 @pytest.mark.broad
-@named
+@pytest.mark.parametrize(
+    "notebook",
+    [pytest.param(path, marks=[pytest.mark.deep] * (path.stem == "fine-tune")) for path in NOTEBOOKS],
+    ids=lambda path: path.stem,
+)
 def test_every_cell_runs(notebook, elsewhere):
     names: dict = {}
     for cell in cells(notebook):

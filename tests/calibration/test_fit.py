@@ -89,6 +89,7 @@ def test_a_classifier_is_calibrated_by_its_classes(kind):
     assert again.kl == pytest.approx(done.kl, rel=1e-3)
 
 
+@pytest.mark.deep
 def test_a_classifier_of_several_labels_is_calibrated_label_by_label():
     config = dataclasses.replace(MODEL, kind="masked")
     classifier = SequenceClassifier(config, 3, problem_type="multi_label_classification", rngs=nnx.Rngs(0))

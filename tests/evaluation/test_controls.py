@@ -103,6 +103,7 @@ def test_the_refitted_read_out_is_the_affine_map_of_least_squares():
     np.testing.assert_allclose(found, [*matrix, shift], atol=0.02)
 
 
+@pytest.mark.deep
 def test_a_refitted_read_out_helps_a_state_that_stopped_early(lively):
     """What the later passes add is the same for every state here, and so is found."""
     model = built(lively)

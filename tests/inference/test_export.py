@@ -131,6 +131,7 @@ def test_infer_exports_and_runs_what_it_exported(infer, finished, tmp_path):
     assert "steps 2 (calibrated)" in model.err
 
 
+@pytest.mark.deep
 def test_tasks_of_an_exported_model_need_a_file_where_its_corpus_is_away(infer, model, tmp_path):
     (tmp_path / "text.txt").write_text("Depth is time. " * 9)
     for task in ("score", "sweep"):

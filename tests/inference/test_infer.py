@@ -53,6 +53,7 @@ def test_generate_writes_the_text_alone_to_standard_output(infer, runs, causal):
     assert infer("--checkpoint", runs["causal"], "--prompt", "abc", "--seed", 3, "--max-new-tokens", 24).out == ran.out
 
 
+@pytest.mark.deep
 def test_depth_and_temperature_flags_reach_the_model(infer, runs):
     common = ("--checkpoint", runs["causal"], "--prompt", "abc", "--max-new-tokens", 12, "--temperature", 0)
     full, half = infer(*common), infer(*common, "--steps", 2)
@@ -66,6 +67,7 @@ def test_a_long_prompt_is_refused_unless_a_window_is_asked_for(infer, runs):
     assert infer(*common, "--context", "window").code == 0
 
 
+@pytest.mark.deep
 def test_sampling_flags_reach_the_draws(infer, runs, causal):
     flags = {"top_k": 30, "top_p": 0.9, "min_p": 0.01, "repetition_penalty": 1.3}
     given = [one for name, value in flags.items() for one in (f"--{name.replace('_', '-')}", value)]

@@ -92,6 +92,7 @@ def test_a_run_is_swept_on_a_file(infer, texts, tmp_path):
     assert f"accuracy: {found.metrics['accuracy']:.4f}" in ran.err
 
 
+@pytest.mark.deep
 def test_a_part_of_a_file_is_said(infer, texts, tmp_path):
     file = write(tmp_path / "test.csv", [("text", "label"), *[("a text", "yes"), ("b text", "no")] * 20])
     flags = ("--checkpoint", texts / "run", "--task", "sweep", "--file", file, "--out", tmp_path)
@@ -180,6 +181,7 @@ def test_a_report_of_pairs_reads_the_second_text(infer, pairs, tmp_path, rescale
     assert float(row["loss"]) == pytest.approx(expected.loss, rel=1e-4)
 
 
+@pytest.mark.deep
 def test_a_report_of_numbers_says_how_far_they_are(infer, tmp_path, rescaled_alone):
     form = dataclasses.replace(
         model_config("masked", steps=2), head="classifier", labels=("score",), problem_type="regression"
@@ -211,6 +213,7 @@ def test_a_report_of_numbers_says_how_far_they_are(infer, tmp_path, rescaled_alo
     assert "max_label_flips = 0.1: this model gives numbers and no labels that could change; choose" in ran.err
 
 
+@pytest.mark.deep
 def test_numbers_are_calibrated_from_a_file(infer, tmp_path):
     form = dataclasses.replace(
         model_config("masked", steps=2), head="classifier", labels=("score",), problem_type="regression"

@@ -34,6 +34,7 @@ def text_file(tmp_path):
     return path
 
 
+@pytest.mark.deep
 def test_report_of_a_file_without_a_corpus_at_hand(infer, text_file, tmp_path, rescaled_alone):
     run = calibrated_run(tmp_path / "run", files=str(tmp_path / "gone" / "*.txt"))
     out = tmp_path / "out"

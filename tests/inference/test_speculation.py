@@ -96,6 +96,7 @@ def test_no_more_tokens_than_asked(causal):
         assert done.new_tokens == count
 
 
+@pytest.mark.deep
 def test_how_fast_a_machine_is_changes_no_draw(causal, monkeypatch):
     """A reader gets the text in other pieces, by drafts that were chosen from the same counts."""
     rules = {"sampling": Temperature(0.8), "max_new_tokens": 120, "speculation": Speculation((ONE, HALF), (2, 4, 7))}

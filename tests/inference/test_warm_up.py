@@ -44,6 +44,7 @@ def test_buckets_and_capacities(compilations):
     check_warm(model, prompts_of(1, 16, 17, 33, 40), compilations, max_new_tokens=30, sampling=Greedy())
 
 
+@pytest.mark.deep
 def test_only_the_buckets_that_are_named(compilations):
     model = parameters(model_config("causal", length=40))
     check_warm(model, prompts_of(17, 20, 32), compilations, lengths=[20], max_new_tokens=10)
@@ -81,6 +82,7 @@ def test_one_token_needs_no_decoding(causal, compilations):
     assert decode._cache_size() == compiled
 
 
+@pytest.mark.deep
 def test_a_prompt_and_its_tokens_that_must_fit(compilations):
     model = parameters(model_config("causal", positions="learned", length=20))
     check_warm(model, prompts_of(1, 17, 18), compilations, max_new_tokens=2)

@@ -150,6 +150,7 @@ def test_calibration_and_report_from_the_command_line(infer, encoder, lines, tmp
     )
 
 
+@pytest.mark.deep
 def test_a_calibrated_encoder_keeps_a_bound_on_its_error(encoder, batches):
     loaded = jaxode.load(encoder)
     done = calibrate(loaded, batches, 2, Fit(rank=4, updates=20, candidates=2))
@@ -171,6 +172,7 @@ def test_an_encoder_goes_back_to_its_own_files(encoder, tmp_path):
     )
 
 
+@pytest.mark.deep
 def test_bench_counts_texts_at_every_depth(infer, encoder, lines):
     fit = ("--checkpoint", encoder, "--file", lines, "--batch-size", 4, "--task", "calibrate", "--steps", 2)
     assert infer(*fit).code == 0

@@ -102,6 +102,7 @@ def test_the_template_goes_where_the_model_goes(loaded, folder, tmp_path):
     assert again.own_tokenizer.chat_template.template == CHAT
 
 
+@pytest.mark.deep
 def test_drafts_in_fewer_loops_give_the_same_tokens(loaded):
     rules = {"sampling": Greedy(), "max_new_tokens": 12}
     drafted = jaxode.generate(loaded, "the cat", speculation=Speculation((DepthConfig(steps=1),), (3,)), **rules)
@@ -196,6 +197,7 @@ def test_a_sweep_in_loops_and_beyond_those_of_training(infer, folder, text, tmp_
     assert all(np.isfinite(float(row["nats_per_token"])) for row in rows)
 
 
+@pytest.mark.deep
 def test_a_calibration_for_other_loops_stands_apart(infer, folder, text):
     fit = ("--checkpoint", folder, "--task", "calibrate", "--steps", 2, "--file", text, "--batches", 4)
     ran = infer(*fit)
@@ -219,6 +221,7 @@ def test_a_model_that_diverges_names_the_schedule_that_ran(infer, tmp_path):
     assert 'depth.solver = "euler", depth.steps = 2, depth.schedule = "unit"' in ran.err.splitlines()[-1]
 
 
+@pytest.mark.deep
 def test_bench_says_how_much_the_cache_takes(infer, folder):
     ran = infer("--checkpoint", folder, "--task", "bench", "--max-new-tokens", 4, "--cache", "last")
     assert ran.code == 0, ran.err

@@ -20,6 +20,7 @@ def text_file(tmp_path):
     return path
 
 
+@pytest.mark.deep
 def test_a_run_of_our_own_survives_export(run, exported):
     found = from_pretrained(exported)
     tokens = jnp.arange(48).reshape(2, 24)

@@ -117,6 +117,7 @@ def test_a_classifier_is_calibrated_from_lines_and_then_runs_calibrated(infer, c
     assert infer(*about, "--steps", 2).err.splitlines()[-1].startswith("steps 2 (euler)")
 
 
+@pytest.mark.deep
 def test_a_place_that_is_named_gets_the_calibration(infer, classifier, lines, tmp_path, cache):
     flags = ("--checkpoint", classifier, "--file", lines, "--task", "calibrate", "--steps", 2, "--batch-size", 8)
     assert infer(*flags, "--out", classifier).code == 0

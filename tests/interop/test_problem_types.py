@@ -40,6 +40,7 @@ def several(tmp_path):
     return albert_folders.write(tmp_path / "several", 3, id2label=NAMES, problem_type=SEVERAL)
 
 
+@pytest.mark.deep
 def test_several_labels_have_a_sigmoid_each(several, infer, tmp_path):
     found = from_pretrained(several)
     assert found.model.problem_type == SEVERAL

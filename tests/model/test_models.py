@@ -271,6 +271,7 @@ def test_forward_mode_and_hessian_products_through_a_model(adjoint, tiny, lively
     assert float(jnp.linalg.norm(product - again)) < 1e-3 * float(jnp.linalg.norm(product))
 
 
+@pytest.mark.deep
 def test_the_recursive_adjoint_allows_hessian_products_and_refuses_forward_mode(tiny, lively):
     model = model_of(tiny(), lively)
     x, context = model.start(TOKENS[:1])

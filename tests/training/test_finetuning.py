@@ -229,6 +229,7 @@ def test_data_that_does_not_fit_is_refused(tmp_path, rows, model, data, message)
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.deep
 def test_other_labels_get_a_fresh_head(run, tmp_path):
     file = table(tmp_path / "other.csv", [("a stone", "left"), ("b night", "right")] * 16)
     options = {"init": run[0].run.path, "train": {"updates": 1}}
@@ -238,6 +239,7 @@ def test_other_labels_get_a_fresh_head(run, tmp_path):
     assert jaxode.load(done.run.path).labels == ("left", "right")
 
 
+@pytest.mark.deep
 def test_only_a_classifier_teaches_labels(language_model, run, file, tmp_path):
     objective = ObjectiveConfig(teacher="init", distil=1.0, steps="uniform:2,4")
 

@@ -59,6 +59,7 @@ def test_dropout_is_that_of_the_model_unless_one_is_named(asked, taken):
     assert inherited(ModelConfig(dropout=asked), ModelConfig(dropout=0.3), "init").dropout == taken
 
 
+@pytest.mark.deep
 def test_a_run_from_an_albert_goes_back_to_one(begun, folders, tmp_path):
     result = train(begun)
     trained, own = load_run(result.run.path), from_pretrained(folders["masked"])
@@ -149,6 +150,7 @@ def taught(begun):
     return dataclasses.replace(begun, objective=objective)
 
 
+@pytest.mark.deep
 def test_a_run_that_its_beginning_teaches(taught, folders):
     taught = dataclasses.replace(taught, optimizer=OptimizerConfig(learning_rate=2e-3))
     result = train(change(taught, updates=40))

@@ -44,6 +44,7 @@ def test_an_encoder_begins_as_itself(encoding, folders):
     assert result.validation.tokens > 0
 
 
+@pytest.mark.deep
 def test_an_encoder_learns_from_its_beginning(encoding, folders):
     told = dataclasses.replace(encoding, model=ModelConfig(conditioning="step"))
     result = train(change(told, parallel="pmap", updates=60, accumulate=2))

@@ -72,6 +72,7 @@ def test_stopped_and_continued_equals_never_stopped(config, tmp_path, monkeypatc
     assert spent[0] == spent[1] > 0
 
 
+@pytest.mark.deep
 def test_random_depth_compiles_a_program_for_each_step_count(config, monkeypatch):
     made = []
     original = run.make_train_step

@@ -220,6 +220,7 @@ def test_a_checkpoint_of_any_mesh_is_read_on_any_other(config):
     assert train(change(longer, mesh=MeshConfig(2, 1, 1), devices=2)).step == first.step
 
 
+@pytest.mark.deep
 def test_validation_runs_on_all_devices(config, monkeypatch):
     mesh, seen = MeshConfig(data=2, fsdp=2, tensor=2), []
     evaluate = validation.evaluate
@@ -246,6 +247,7 @@ def logged(run):
     return [json.loads(line) for line in run.metrics.read_text().splitlines()]
 
 
+@pytest.mark.deep
 def test_a_teacher_is_cut_like_what_it_teaches(begun):
     begun = dataclasses.replace(
         begun, objective=dataclasses.replace(begun.objective, distil=1.0, teacher="init", steps="uniform:2,4")

@@ -99,6 +99,7 @@ def test_infer_labels_words_and_says_how_often_it_is_right(infer, run, folder, t
     assert 'line 1: label "MAYBE" is none of the model\'s: B-X, O' in ran.err
 
 
+@pytest.mark.deep
 def test_a_report_measures_the_labels_of_words(infer, run, folder, tmp_path, rescaled_alone):
     flags = ("--checkpoint", run[0].run.path, "--task", "report", "--out", tmp_path)
     ran = infer(*flags)
@@ -140,6 +141,7 @@ def test_a_fit_reads_the_words_of_a_file_alone(infer, run, folder, monkeypatch):
     assert np.isin(words, tokens).all()
 
 
+@pytest.mark.deep
 def test_it_goes_on_from_itself_and_from_other_labels(run, folder, tmp_path):
     again = settings(folder, tmp_path / "again", init=run[0].run.path)
     found = train(Config(**{**vars(again), "train": TrainConfig(updates=1, batch_size=8, validate_every=0)}))
