@@ -3,7 +3,12 @@
 import shutil
 
 import pytest
+from adaptive_models import LAYOUTS, SIZES
+from flax import nnx
 from tiny_runs import model_config, parameters, write_run
+
+from jaxode.config import ModelConfig
+from jaxode.model import SequenceClassifier, make_model
 
 
 @pytest.fixture(scope="session")
@@ -27,3 +32,12 @@ def causal():
 @pytest.fixture(scope="session")
 def masked():
     return parameters(model_config("masked"))
+
+
+@pytest.fixture(scope="module")
+def models(lively):
+    """Of every layout, and a classifier."""
+    made = {name: lively(make_model(ModelConfig(**SIZES | changes))) for name, changes in LAYOUTS.items()}
+    classes = {"kind": "masked", "sharing": "sequence", "groups": 2}
+    made["classifier"] = lively(SequenceClassifier(ModelConfig(**SIZES | classes), 5, rngs=nnx.Rngs(0)))
+    return made
