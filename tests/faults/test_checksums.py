@@ -3,7 +3,8 @@
 import shutil
 
 import pytest
-from readers import read_trained, write_export
+from readers import read_trained
+from samples import write_export
 
 from jaxode import load
 from jaxode.checkpoint import RunFolder

@@ -12,7 +12,7 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from readers import CONFIG, MODEL, RECORD, calibration, params, write_albert, write_calibration, write_export
+from samples import CONFIG, MODEL, RECORD, calibration, params, write_albert, write_calibration, write_export
 
 from jaxode.calibration import load_all
 from jaxode.checkpoint import Checkpoints, RunFolder
