@@ -22,7 +22,7 @@ from jaxode.evaluation.labels import LabelPredictions, class_divergence, label_s
 from jaxode.evaluation.method_rows import MethodRow, filled_table, method_columns, method_panel, row_cells, save_methods
 from jaxode.evaluation.methods import Method, full_depth, ready
 from jaxode.evaluation.profiles import DepthProfile, depth_profile
-from jaxode.evaluation.timing import median_times
+from jaxode.evaluation.timing import ENOUGH, median_times
 from jaxode.model.parameters import Architecture, Parameters
 
 
@@ -81,7 +81,7 @@ def compare_labels(
         labels: their names, where the model's own settings hold none.
         teacher: whose labels those of the methods are compared with; None: the model's own at full depth.
         profiles: also follow every even solve by Euler's method along depth.
-        rounds: timings of each method, of which the median counts.
+        rounds: timings of each method, of which the median counts; as few as three where they take over a minute.
         progress: name of a bar, shown where standard error is a terminal; None shows none.
 
     Raises:
@@ -120,7 +120,10 @@ def compare_labels(
             return label_step(own, batch, architecture=architecture, depth=method.depth)
 
         times = median_times(
-            {number: partial(solve, method) for number, method in enumerate(chosen.methods)}, rounds, bar.update
+            {number: partial(solve, method) for number, method in enumerate(chosen.methods)},
+            rounds,
+            bar.update,
+            enough=ENOUGH,
         )
     nothing = dict.fromkeys(first.evaluation.metrics, math.nan)
     rows = tuple(

@@ -24,7 +24,7 @@ from jaxode.evaluation.loss import LossSums, batch_inputs, forward, kl_divergenc
 from jaxode.evaluation.method_rows import filled_table, method_panel, row_cells, save_methods
 from jaxode.evaluation.methods import FULL_DEPTH, Method, check_shared
 from jaxode.evaluation.profiles import DepthProfile, depth_profile
-from jaxode.evaluation.timing import median_times
+from jaxode.evaluation.timing import ENOUGH, median_times
 from jaxode.model import block_evaluations, plan
 from jaxode.model.parameters import CALIBRATION, Architecture, Parameters
 from jaxode.types import Logits
@@ -85,7 +85,7 @@ def work_precision(
         batches: of one shape.
         methods: what to compare; `comparators` gives those that need no data.
         document_mask: keep attention within documents.
-        rounds: timings of each method, of which the median counts.
+        rounds: timings of each method, of which the median counts; as few as three where they take over a minute.
         progress: a bar on standard error, over all measurements.
 
     Raises:
@@ -133,7 +133,10 @@ def work_precision(
         bar.set_description("report: time")
         first = jax.device_put(batches[0])
         times = median_times(
-            {number: partial(solve, method, first) for number, method in enumerate(measured)}, rounds, bar.update
+            {number: partial(solve, method, first) for number, method in enumerate(measured)},
+            rounds,
+            bar.update,
+            enough=ENOUGH,
         )
     rows = tuple(
         _row(model, method, found, sums[0], times[number], times[0])

@@ -32,7 +32,7 @@ from jaxode.evaluation.method_rows import (
 )
 from jaxode.evaluation.methods import Method, full_depth, ready
 from jaxode.evaluation.profiles import DepthProfile, depth_profile
-from jaxode.evaluation.timing import median_times
+from jaxode.evaluation.timing import ENOUGH, median_times
 from jaxode.model import normalised
 from jaxode.model.parameters import Architecture, Parameters
 from jaxode.types import State
@@ -130,7 +130,7 @@ def compare_states(
         methods: what to compare; several of one name make one line of a figure.
         teacher: whose states are to be met; None: the model's own at full depth.
         profiles: also follow every even solve by Euler's method along depth.
-        rounds: timings of each method, of which the median counts.
+        rounds: timings of each method, of which the median counts; as few as three where they take over a minute.
         progress: name of a bar, shown where standard error is a terminal; None shows none.
 
     Raises:
@@ -160,7 +160,10 @@ def compare_states(
         traces = tuple(depth_profile(architecture, weights, batches, one, False, bar.update) for one in followed)
         first = jax.device_put(batches[0])
         times = median_times(
-            {number: partial(solve, method, first) for number, method in enumerate(measured)}, rounds, bar.update
+            {number: partial(solve, method, first) for number, method in enumerate(measured)},
+            rounds,
+            bar.update,
+            enough=ENOUGH,
         )
     rows = tuple(
         _row(model, method, found, times[number], times[0], chosen.numbers[number])

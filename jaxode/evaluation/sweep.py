@@ -19,7 +19,7 @@ from jaxode.depth import get_solver
 from jaxode.evaluation.divergence import Diverged
 from jaxode.evaluation.figures import line_figure, table, write_csv, writing
 from jaxode.evaluation.loss import Evaluation, evaluate, evaluation_step
-from jaxode.evaluation.timing import median_times
+from jaxode.evaluation.timing import ENOUGH, median_times
 from jaxode.model import plan, resolve
 from jaxode.model.parameters import Architecture, Parameters
 
@@ -107,7 +107,7 @@ def depth_sweep(
         configs: what to measure; `default_configs` of the model when None. The full depth is added where missing.
         document_mask: keep attention within documents.
         bytes_per_token: gives bits per byte.
-        rounds: timings of each configuration, of which the median counts.
+        rounds: timings of each configuration, of which the median counts; three at least within a minute.
         progress: bars on standard error.
 
     Raises:
@@ -174,7 +174,7 @@ def _latencies(
     def forward(depth: DepthConfig) -> Any:
         return evaluation_step(params, batch, architecture=architecture, depth=depth, document_mask=document_mask)
 
-    return median_times({depth: partial(forward, depth) for depth in candidates}, rounds)
+    return median_times({depth: partial(forward, depth) for depth in candidates}, rounds, enough=ENOUGH)
 
 
 def _row(depth: DepthConfig, loss: Evaluation | None, full: Evaluation, time: float, full_time: float) -> SweepRow:

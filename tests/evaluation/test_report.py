@@ -158,7 +158,7 @@ def test_misfit_and_emptiness_are_refused(model, monkeypatch):
 def test_methods_take_turns_on_the_first_batch(model, monkeypatch):
     timed = {}
 
-    def median_times(candidates, rounds, tick):
+    def median_times(candidates, rounds, tick, enough):
         timed.update(rounds=rounds, tick=tick)
         timed["losses"] = [float(run()[1].nats) for run in candidates.values()]
         return dict.fromkeys(candidates, 2.0)

@@ -27,3 +27,14 @@ def test_every_result_is_waited_for(monkeypatch):
     monkeypatch.setattr(timing.jax, "block_until_ready", waited.append)
     median_times({"a": lambda: "result"}, 2)
     assert waited == ["result"] * 3
+
+
+@pytest.mark.parametrize(("enough", "rounds"), [(0.02, 3), (0.031, 4), (1.0, 6)])
+def test_no_round_begins_after_enough(monkeypatch, enough, rounds):
+    """Each call takes 5 ms by this clock: two are 10 ms a round."""
+    now, ticks, called = iter(range(100)), [], []
+    monkeypatch.setattr(time, "perf_counter", lambda: 0.005 * next(now))
+    candidates = {name: lambda name=name: called.append(name) for name in ("a", "b")}
+    assert median_times(candidates, 6, lambda: ticks.append(1), enough=enough)["a"] == pytest.approx(5.0)
+    assert len(called) == 2 * (1 + rounds)
+    assert len(ticks) == 12
