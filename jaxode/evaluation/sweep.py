@@ -107,7 +107,7 @@ def depth_sweep(
         configs: what to measure; `default_configs` of the model when None. The full depth is added where missing.
         document_mask: keep attention within documents.
         bytes_per_token: gives bits per byte.
-        rounds: timings of each configuration, of which the median counts; three at least within a minute.
+        rounds: timings of each configuration, of which the median counts; three where they take a minute.
         progress: bars on standard error.
 
     Raises:

@@ -39,8 +39,9 @@ def median_times(
     times: dict[Name, list[float]] = {name: [] for name in candidates}
     for number in range(rounds):
         if number >= FEWEST and sum(map(sum, times.values())) > 1e3 * enough:
-            for _ in range((rounds - number) * len(candidates) if tick is not None else 0):
-                tick()
+            if tick is not None:
+                for _ in range((rounds - number) * len(candidates)):
+                    tick()
             break
         for name, run in candidates.items():
             start = time.perf_counter()
