@@ -61,6 +61,8 @@ class Calibration:
     """Relative error of an encoder's states: the root mean square of x_n - x_N over that of x_N - mean x_N."""
     distance: float | None = None
     """Of a regression: the root mean square difference of its numbers from the full depth's, in their unit."""
+    plain: float | None = None
+    """The same figure (kl, error or distance) of n even steps by Euler's method, on the same held-out batches."""
     origin: Origin | None = None
     """What it was made for, where it was read from a file."""
 
@@ -119,6 +121,9 @@ def calibrate(
        keep the schedule whose logits come nearest.
     3. Lower KL(full || short) of the logits, or the squared error of an encoder's states or a regression's numbers, by
        gradient through the solve (Adam): weights, correction and gains together.
+
+    4. Compare with n plain steps (even, Euler's method) on the held-out batches, and keep these where they come nearer,
+       as they may where there is little text to fit.
 
     Deterministic. The last `held_out` batches are not fitted on; the figures are theirs.
 
@@ -199,11 +204,17 @@ def calibrate(
         f"calibration for {steps} steps diverged: {comparison.gap} {gap:g} per {comparison.unit}; try more "
         f"steps, a lower rank than {fit.rank}, or a lower learning rate than {fit.recipe.learning_rate:g}",
     )
+    plain = _plain(groups, coefficients, gains, told)
+    plain_gap, plain_rise = _means(comparison, plain, held)
+    if plain_gap < gap:
+        coefficients, gap, rise = plain, plain_gap, plain_rise
+        schedule = tuple(round(size) for size in plain.weights[:, 0])
     return Calibration(
         steps=steps,
         schedule=schedule,
         coefficients=jax.tree.map(lambda x: np.asarray(x, np.float32), coefficients),
         **comparison.measured(gap, rise),
+        plain=next(iter(comparison.measured(plain_gap, plain_rise).values())) if math.isfinite(plain_gap) else None,
         tokens=references.tokens,
         seconds=time.perf_counter() - started,
     )
@@ -249,6 +260,13 @@ def _unit(
     weights[:, 0] = sizes
     at = np.concatenate([np.arange(short, dtype=np.float32) * (full / short) for full, short in groups])
     return tuple(round(size) for size in sizes), Coefficients(weights, gains=gains, starts=at if told else None)
+
+
+def _plain(groups: Sequence[tuple[int, int]], like: Coefficients, gains: Gains | None, told: bool) -> Coefficients:
+    """Even steps by Euler's method, with every part that others have, so that nothing is compiled for them."""
+    _, even = _unit(groups, like.weights.shape[1], gains, told=True)
+    nothing = jax.tree.map(np.zeros_like, like)
+    return dataclasses.replace(nothing, weights=even.weights, gains=gains, starts=even.starts if told else None)
 
 
 def _closed_forms(times: tuple[tuple[int, ...], ...], form: Form, told: bool) -> list[Coefficients]:

@@ -29,6 +29,7 @@ FIELDS = (
     "rise",
     "error",
     "distance",
+    "plain",
     "tokens",
     "seconds",
     "origin",
@@ -54,6 +55,7 @@ def save(folder: Path, calibration: Calibration, origin: Origin) -> Path:
         "rise": calibration.rise,
         "error": calibration.error,
         "distance": calibration.distance,
+        "plain": calibration.plain,
         "tokens": calibration.tokens,
         "seconds": calibration.seconds,
         "origin": dataclasses.asdict(origin),
@@ -135,6 +137,7 @@ def _load(path: Path) -> Calibration:
             origin=Origin(**raw["origin"]),
             error=raw.get("error"),
             distance=raw.get("distance"),
+            plain=raw.get("plain"),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise UserError(f"{path}: cannot be read as a calibration ({error}); delete it and calibrate again") from None

@@ -299,6 +299,23 @@ def test_figures_are_those_of_the_evaluation():
     )
 
 
+def test_a_fit_that_plain_steps_beat_is_not_kept():
+    """Updates that are far too long spoil it; beside it one that does not."""
+    architecture, params = model()
+    bound, text = architecture.bind(params), batches()
+    spoilt = calibrate(bound, text, 2, Fit(rank=2, updates=3, candidates=1, learning_rate=0.5), held_out=1)
+    fitted = calibrate(bound, text, 2, Fit(rank=2, updates=0, candidates=1), held_out=1)
+    tokens, even = jnp.asarray(text[-1].tokens), DepthConfig(steps=2, solver="euler")
+    full, short = (jax.nn.log_softmax(bound(tokens, depth).logits) for depth in (DepthConfig(), even))
+    plain = float(jnp.sum(jnp.exp(full) * (full - short), axis=-1).mean())
+    assert spoilt.kl == spoilt.plain == pytest.approx(plain, rel=2e-3)  # the full depth's are kept in half precision
+    assert spoilt.schedule == (3, 3)
+    kept = architecture.bind(with_calibrations(params, {2: spoilt}))(tokens, spoilt.depth).logits
+    np.testing.assert_allclose(kept, bound(tokens, even).logits, rtol=1e-5, atol=1e-5)
+    assert fitted.plain == pytest.approx(plain, rel=2e-3)
+    assert fitted.kl < fitted.plain
+
+
 def test_what_cannot_be_calibrated_is_refused():
     architecture, params = model()
     with pytest.raises(UserError, match="from 1 to N - 1 = 5"):

@@ -327,7 +327,7 @@ def _calibrate(
     done = calibrate(loaded, batches, config.steps, fit, progress=True)
     folder = Path(config.out) if config.out else loaded.calibration_folder
     path = save(folder, done, loaded.calibration_origin)
-    quality = {name: getattr(done, name) for name in ("kl", "rise", "error", "distance")}
+    quality = {name: getattr(done, name) for name in ("kl", "rise", "error", "distance", "plain")}
     row = {"steps": done.steps, "schedule": ",".join(map(str, done.schedule))}
     row |= {name: value for name, value in quality.items() if value is not None}
     row |= {"tokens": done.tokens, "seconds": done.seconds}
@@ -338,7 +338,14 @@ def _calibrate(
         what = "relative error of the states to those of"
     elif done.distance is not None:
         what = "root mean square distance of the numbers from those of"
-    note(f"{what} the full depth, on text held out of the fit; written: {path}")
+    figure = next(value for value in (done.kl, done.error, done.distance) if value is not None)
+    kept = ""
+    if figure == done.plain:
+        kept = "; plain steps come nearer than what was fitted, and are kept: give more text (--file, --batches)"
+    note(
+        f"{what} the full depth, on text held out of the fit (plain: of {done.steps} even steps by Euler's method)"
+        f"{kept}; written: {path}"
+    )
 
 
 def _tell(text: Text, note: Write) -> None:
