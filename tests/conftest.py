@@ -158,10 +158,10 @@ def nvidia(monkeypatch):
     import jax
     from jax._src.cudnn import fused_attention_stablehlo
 
-    from jaxode.model import layers
+    from jaxode.model import attention
 
     monkeypatch.setattr(fused_attention_stablehlo, "check_cudnn_version", lambda: 91000)
-    monkeypatch.setattr(layers, "capability", lambda: 9.0)
+    monkeypatch.setattr(attention, "capability", lambda: 9.0)
     jax.clear_caches()  # what was traced for the machine that is here
     yield lambda f, *args: f.trace(*args).lower(lowering_platforms=("cuda",)).as_text()
     jax.clear_caches()

@@ -12,7 +12,7 @@ from accelerators.scale import Scale
 from accelerators.timing import median_seconds
 from jaxode.depth import Schedule, integrate
 from jaxode.model import Block, Context, FieldArgs, block_field
-from jaxode.model.layers import rotary_angles
+from jaxode.model.rotary import rotary_angles
 
 
 def latency(scale: Scale, known: Mapping[str, float]) -> tuple[dict[str, float], dict[str, str]]:

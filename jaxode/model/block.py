@@ -17,10 +17,12 @@ from jaxtyping import Array, Float, Int
 
 from jaxode.config import ModelConfig, UserError, require
 from jaxode.model.adapters import Adapters
+from jaxode.model.attention import Attention
 from jaxode.model.conditioning import Conditioning, time_by_row
 from jaxode.model.gains import ATTENTION, FEED_FORWARD, Gains
-from jaxode.model.layers import Attention, FeedForward, Rotary, StoredScale, make_norm
+from jaxode.model.layers import FeedForward, StoredScale, make_norm
 from jaxode.model.loop import Pass
+from jaxode.model.rotary import Rotary
 from jaxode.model.rounding import Copies, with_copies
 from jaxode.model.steps import StepsByRow, StepsOverDepth
 from jaxode.model.sublayer import (

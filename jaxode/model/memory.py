@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
-from jaxode.model.layers import attend, attend_heads_first
+from jaxode.model.attention import attend, attend_heads_first
 from jaxode.types import Mask
 
 ROW_BY_ROW = 8

@@ -17,9 +17,9 @@ from jaxode.depth import Coefficients
 from jaxode.model import cost
 from jaxode.model.block import Context
 from jaxode.model.embedding import Embedding
-from jaxode.model.layers import rotary_angles
 from jaxode.model.masks import document_mask, prefix_mask, text_places
 from jaxode.model.room import check_memory
+from jaxode.model.rotary import rotary_angles
 from jaxode.model.stack import Stack, StackOutput
 from jaxode.types import Key, Segments, State, Tokens, TokenTypes
 

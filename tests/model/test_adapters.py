@@ -13,7 +13,7 @@ from jaxode.depth import Coefficients
 from jaxode.model import make_model
 from jaxode.model.adapters import MANY_ROWS, Adapters, LowRank, wider
 from jaxode.model.gains import Gains
-from jaxode.model.layers import _adapted
+from jaxode.model.layers import adapted
 from jaxode.model.parameters import calibration_parameters, coefficients, named, split
 
 LAYOUTS = {
@@ -123,7 +123,7 @@ def test_many_rows_meet_a_matrix_that_was_changed_first(bias, groups):
         linear = nnx.Linear(
             5, 6, use_bias=bias, dtype=jnp.float32, kernel_init=lambda *_: kernel, bias_init=one, rngs=nnx.Rngs(0)
         )
-        return jnp.sin(_adapted(linear, x, pair, (2, 4), groups))
+        return jnp.sin(adapted(linear, x, pair, (2, 4), groups))
 
     arguments = (jnp.asarray(rng.normal(size=(5, 6)), jnp.float32), pair, x)
     few = [changed(*arguments[:2], rows) for rows in jnp.split(x, 2)]

@@ -8,7 +8,7 @@ from flax import nnx
 
 from jaxode.depth import Schedule, integrate
 from jaxode.model import Block, Context, FieldArgs, block_field, sublayer_fields
-from jaxode.model.layers import rotary_angles
+from jaxode.model.rotary import rotary_angles
 
 
 @pytest.fixture

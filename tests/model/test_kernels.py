@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from jaxode.config import DepthConfig
-from jaxode.model import layers, make_model
+from jaxode.model import attention, make_model
+from jaxode.model.attention import attend
 from jaxode.model.kernels import attention_kernel, capability
-from jaxode.model.layers import attend
 from jaxode.model.masks import document_mask
 from jaxode.model.parameters import split
 
@@ -101,7 +101,7 @@ def test_what_cudnn_is_asked_for_is_the_formula(rows, causal, groups, monkeypatc
         return library(*args, implementation="xla", **kinds)
 
     want = values_and_gradients()
-    monkeypatch.setattr(layers, "attention_kernel", lambda *_, **__: "cudnn")
+    monkeypatch.setattr(attention, "attention_kernel", lambda *_, **__: "cudnn")
     monkeypatch.setattr(jax.nn, "dot_product_attention", elsewhere)
     for new, old in zip(values_and_gradients(), want, strict=True):
         np.testing.assert_allclose(new, old, rtol=1e-4, atol=1e-5)

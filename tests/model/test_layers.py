@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from jaxode.model.layers import Attention, FeedForward, Rotary, dropout, make_norm, output_scale, rotary_angles, rotate
+from jaxode.model.attention import Attention
+from jaxode.model.layers import FeedForward, dropout, make_norm, output_scale
+from jaxode.model.rotary import Rotary, rotary_angles, rotate
 
 
 @pytest.fixture

@@ -12,8 +12,8 @@ from flax import nnx
 from jaxode.config import DepthConfig, UserError
 from jaxode.depth import Coefficients
 from jaxode.model import CausalLM, Context, Encoder, MaskedLM, SequenceClassifier, make_model
-from jaxode.model.layers import rotary_angles
 from jaxode.model.parameters import calibration_parameters, split
+from jaxode.model.rotary import rotary_angles
 
 TOKENS = jnp.asarray(np.random.default_rng(0).integers(0, 50, (2, 8)))
 UNROLL = DepthConfig(adjoint="unroll")  # runs outside jit without a compilation of its own

@@ -9,9 +9,9 @@ from flax import nnx
 from jaxode import DepthConfig, make_model
 from jaxode.config import ClockConfig, LoopConfig, UserError
 from jaxode.model import Context
-from jaxode.model.layers import rotary_angles
 from jaxode.model.loop import noise
 from jaxode.model.parameters import split
+from jaxode.model.rotary import rotary_angles
 from jaxode.model.stack import Stack
 
 X = jax.random.normal(jax.random.key(0), (2, 8, 32))

@@ -10,7 +10,7 @@ from flax import nnx
 
 from jaxode.config import DepthConfig
 from jaxode.model import Context, Stack
-from jaxode.model.layers import rotary_angles
+from jaxode.model.rotary import rotary_angles
 
 LAYOUTS = {
     "full": {},

@@ -8,7 +8,7 @@ from flax import nnx
 
 from jaxode.config import AttentionConfig, SphereConfig
 from jaxode.model import Block, Context
-from jaxode.model.layers import rotary_angles
+from jaxode.model.rotary import rotary_angles
 
 X = jax.random.normal(jax.random.key(0), (2, 8, 32))
 SPHERE = {"norm": "unit", "bias": "none", "feed_forward": "swiglu", "attention": AttentionConfig(norm="unit")}
