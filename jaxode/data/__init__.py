@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from jaxode.data.batches import Batch, Batches, BatchSpec, ValidationBatches, make_batch
+    from jaxode.data.byte_level import byte_tokenizer, train_bpe
     from jaxode.data.corpora import Corpus, open_corpus
     from jaxode.data.packing import Row, pack, segments, unpack
     from jaxode.data.prepared import PreparedData, ScoredText, SplitStats, prepare, text_batches
     from jaxode.data.pretrained_tokenizers import from_pretrained
-    from jaxode.data.tokenizers import Tokenizer, byte_tokenizer, train_bpe
+    from jaxode.data.tokenizers import Tokenizer
 
 _HOMES = {
     "batches": ("Batch", "BatchSpec", "Batches", "ValidationBatches", "make_batch"),
@@ -19,7 +20,8 @@ _HOMES = {
     "packing": ("Row", "pack", "segments", "unpack"),
     "prepared": ("PreparedData", "ScoredText", "SplitStats", "prepare", "text_batches"),
     "pretrained_tokenizers": ("from_pretrained",),
-    "tokenizers": ("Tokenizer", "byte_tokenizer", "train_bpe"),
+    "byte_level": ("byte_tokenizer", "train_bpe"),
+    "tokenizers": ("Tokenizer",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

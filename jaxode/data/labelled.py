@@ -14,6 +14,7 @@ import numpy as np
 from jaxode.config import DataConfig, ModelConfig, require
 from jaxode.config.checks import parse_frame
 from jaxode.data.batches import Batches, BatchSpec, ValidationBatches
+from jaxode.data.byte_level import byte_tokenizer
 from jaxode.data.columns import Columns
 from jaxode.data.identity import IdentityCounter
 from jaxode.data.notices import notice
@@ -24,7 +25,7 @@ from jaxode.data.stats import SplitStats
 from jaxode.data.tables import Table, is_table, read_table
 from jaxode.data.tagged import read_tagged, tagged_rows
 from jaxode.data.targets import Target, label_name, label_parts, read_tags, read_targets
-from jaxode.data.tokenizers import Frame, Tokenizer, byte_tokenizer
+from jaxode.data.tokenizers import Frame, Tokenizer
 
 SPLIT_SEED = 0x5917
 

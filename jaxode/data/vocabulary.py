@@ -10,9 +10,10 @@ from pathlib import Path
 from tqdm import tqdm
 
 from jaxode.config import DataConfig
+from jaxode.data.byte_level import byte_tokenizer, train_bpe
 from jaxode.data.corpora import Corpus, Texts
 from jaxode.data.stores import FORMAT, make_folder
-from jaxode.data.tokenizers import Tokenizer, byte_tokenizer, train_bpe
+from jaxode.data.tokenizers import Tokenizer
 
 TRAINING_CHARACTERS = 50_000_000
 """A BPE vocabulary is learned from about this much text, taken evenly from a larger corpus."""

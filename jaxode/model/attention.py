@@ -15,7 +15,7 @@ from jaxode.config import ModelConfig
 from jaxode.depth import KEPT
 from jaxode.model.adapters import Adapters
 from jaxode.model.kernels import attention_kernel, capability
-from jaxode.model.layers import StoredScale, Unit, adapted, make_norm, output_initializer, scaled
+from jaxode.model.layers import AnyNorm, StoredScale, Unit, adapted, make_norm, output_initializer, scaled
 from jaxode.model.rotary import Rotary, rotate
 from jaxode.model.tensor_parallel import Fused, collect
 from jaxode.types import Mask, State

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from jaxode.config import UserError
 from jaxode.data import Tokenizer, byte_tokenizer, from_pretrained, pretrained_tokenizers, train_bpe
-from jaxode.data import tokenizers as room
+from jaxode.data import byte_level as room
+from jaxode.data.tokenizers import Template
 
 BYTES = byte_tokenizer()
 BPE = train_bpe(["the cat sat on the mat\n" * 10, "die Katze saß auf der Matte"], 300)
@@ -83,7 +84,7 @@ def test_the_template_is_there_for_a_tokenizer_that_drops_a_text():
     raw["normalizer"] = {"type": "Replace", "pattern": {"Regex": "[a-z]"}, "content": ""}
     tokenizer = Tokenizer(room.hf.Tokenizer.from_str(json.dumps(raw)), "drops", BYTES.end_id, None, BYTES.pad_id)
     assert tokenizer.encode("abc") == []
-    assert tokenizer.template == room.Template((BYTES.end_id,), ())
+    assert tokenizer.template == Template((BYTES.end_id,), ())
 
 
 def test_the_byte_vocabulary_has_one_id_a_byte():

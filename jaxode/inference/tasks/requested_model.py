@@ -5,7 +5,7 @@ from __future__ import annotations
 from jaxode.checkpoint import RUNS, newest_run
 from jaxode.config import InferConfig, require
 from jaxode.config.task_settings import COLUMNS, ROW_FLAGS, check_no_decoding, is_default, with_task
-from jaxode.data.tokenizers import MASK
+from jaxode.data.byte_level import MASK
 from jaxode.inference.loading.names import DEFAULTS, LINE_TASKS, STATE_TASKS, ModelFolder, resolve, shipped
 
 
