@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Annotated, Literal
 
 from jaxode.config.checks import UserError, at_least, at_most, require, within
@@ -196,12 +196,14 @@ class ModelConfig:
             f'model.bias = "{self.bias}", model.feed_forward = "{self.feed_forward}" with model.norm_position = '
             '"sphere": must be "none" and "swiglu"',
         )
-        looped = self.sharing in ("full", "cycle")
-        plain = LoopConfig(exit_norm=loop.exit_norm, schedule=loop.schedule)
-        require(
-            looped or loop == plain,
-            f'model.loop = {loop} with model.sharing = "{self.sharing}": a loop\'s rules belong to "full" or "cycle"',
-        )
+        looped, any_sharing = self.sharing in ("full", "cycle"), ("exit_norm", "schedule")
+        for one in fields(loop):
+            value = getattr(loop, one.name)
+            require(
+                looped or one.name in any_sharing or value == one.default,
+                f'model.loop.{one.name} = {value!r} with model.sharing = "{self.sharing}": a loop\'s rules belong to '
+                '"full" or "cycle"; choose one of these, or leave it out',
+            )
         require(
             loop.low_cycles == 0 or self.sharing == "full",
             f'model.loop.low_cycles = {loop.low_cycles} with model.sharing = "{self.sharing}": must be "full"',

@@ -57,10 +57,13 @@ def choose_devices(config: TrainConfig) -> tuple[Device, ...]:
     data, fsdp, tensor = config.mesh.over(count)
     rows, shares = config.batch_size // config.accumulate, data * fsdp
     groups = f"{count} devices" if tensor == 1 else f"{shares} groups of {tensor} devices"
+    unit = shares * config.accumulate
+    below = config.batch_size // unit * unit
+    near = " or ".join(str(size) for size in (below, below + unit) if size)
     require(
         rows % shares == 0,
         f"train.batch_size = {config.batch_size} in train.accumulate = {config.accumulate} micro-batches gives {rows} "
-        f"rows, which {groups} do not divide: make train.batch_size a multiple of {shares * config.accumulate}",
+        f"rows, which {groups} do not divide: make train.batch_size {near}, or another multiple of {unit}",
     )
     return tuple(available[:count])
 

@@ -55,7 +55,10 @@ def test_a_head_may_have_a_width_of_its_own():
             {"norm": "unit", "norm_position": "sphere", "attention": AttentionConfig(norm="unit")},
             'model.bias = "all", model.feed_forward = "gelu_tanh" with model.norm_position = "sphere"',
         ),
-        ({"sharing": "none", "loop": LoopConfig(boundary="norm")}, 'with model.sharing = "none": a loop'),
+        (
+            {"sharing": "none", "loop": LoopConfig(boundary="norm")},
+            "model.loop.boundary = 'norm' with model.sharing = \"none\": a loop",
+        ),
         ({"clock": ClockConfig(features=32)}, 'model.clock.features = 32 with model.conditioning = "none": nothing is'),
         ({"clock": ClockConfig(width=8)}, 'model.clock.width = 8 with model.conditioning = "none": nothing is told t'),
         ({"clock": ClockConfig(shared=True)}, 'model.clock.shared = true with model.conditioning = "none": nothing'),

@@ -166,7 +166,11 @@ def test_batches_are_spread_over_the_mesh():
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"batch_size": 12}, r"train\.batch_size = 12 .* 8 devices do not divide: .* multiple of 8"),
+        ({"batch_size": 12}, r"batch_size = 12 .* 8 devices do not divide: .*_size 8 or 16, or another multiple of 8$"),
+        (
+            {"batch_size": 6, "accumulate": 2},
+            r"gives 3 rows, .*: make train\.batch_size 16, or another multiple of 16$",
+        ),
         ({"batch_size": 4096, "devices": 4096}, r"train\.devices = 4096: only \d+ cpu device"),
         ({"mesh": MeshConfig(fsdp=3)}, r"fsdp = 3 times .* is 3, which does not divide 8 device\(s\): make it 2 or 4"),
         (
