@@ -89,7 +89,7 @@ def training_flops(config: Config, updates: int) -> int:
 
 def rows(task: str, way: str, seed: int, done: TrainResult) -> Iterator[dict[str, Any]]:
     """Of every difficulty at every depth."""
-    questions = task_answers(done.config.data, done.data, 64)
+    questions = task_answers(done.config.data, done.data.spec, done.data.length, 64)
     about = {
         "task": task,
         "way": way,

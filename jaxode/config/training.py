@@ -117,6 +117,11 @@ class DataConfig:
                 f'data.tokenizer = "bpe" with data.corpus = "{self.corpus}": a question is digits and letters one by '
                 'one; set data.tokenizer = "bytes"',
             )
+            require(
+                self.answer_after in ("", "="),
+                f'data.answer_after = "{self.answer_after}" with data.corpus = "{self.corpus}": an answer stands '
+                'behind "=" there; leave it out',
+            )
             object.__setattr__(self, "rows", "texts")
             object.__setattr__(self, "answer_after", "=")
         parse_frame("data.frame", self.frame)

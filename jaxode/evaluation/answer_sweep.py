@@ -10,7 +10,7 @@ from typing import Any
 from tqdm import tqdm
 
 from jaxode.config import DataConfig, DepthConfig
-from jaxode.data import Batch, PreparedData, text_batches
+from jaxode.data import Batch, BatchSpec, text_batches
 from jaxode.data.tasks import asked
 from jaxode.evaluation.answers import evaluate_answers
 from jaxode.evaluation.divergence import Diverged
@@ -28,12 +28,23 @@ class Answers:
     batches: Sequence[Batch]
     majority: float
     """Share of the most frequent answer."""
+    chance: float
+    """Share that is right by drawing."""
     trained: bool
     """Whether such questions were trained on; else they are more difficult."""
 
 
-def task_answers(config: DataConfig, data: PreparedData, batch_size: int) -> list[Answers]:
+def task_answers(
+    config: DataConfig, spec: BatchSpec, length: int, batch_size: int, limit: int | None = None
+) -> list[Answers]:
     """The questions that a run on a task is tested on at its end (`data.task`), as batches of its own tokens.
+
+    Args:
+        config: of the run.
+        spec: its tokens.
+        length: of a row, in tokens.
+        batch_size: rows of a batch.
+        limit: of batches a difficulty; None takes all.
 
     Raises:
         UserError: a difficulty that the task has not.
@@ -41,8 +52,9 @@ def task_answers(config: DataConfig, data: PreparedData, batch_size: int) -> lis
     return [
         Answers(
             one.difficulty,
-            list(text_batches(one.texts, data.spec, data.length, batch_size).batches),
+            list(text_batches(one.texts, spec, length, batch_size, limit).batches),
             one.majority,
+            one.chance,
             one.trained,
         )
         for one in asked(config)
@@ -98,6 +110,7 @@ def answer_sweep(
                         "exact": exact,
                         "tokens": tokens,
                         "majority": one.majority,
+                        "chance": one.chance,
                     }
                 )
                 bar.update()
@@ -124,5 +137,6 @@ def save_answer_sweep(folder: Path, rows: Sequence[Mapping[str, Any]], name: str
         same = [row for row in rows if (row["steps"], row["solver"]) == (steps, solver)]
         cells = {f"d{row['difficulty']}": row["exact"] for row in same}
         shown.append({"steps": steps, "solver": solver, **cells})
-    shown.append({"steps": "", "solver": "majority", **{f"d{row['difficulty']}": row["majority"] for row in rows}})
+    for baseline in ("majority", "chance"):
+        shown.append({"steps": "", "solver": baseline, **{f"d{row['difficulty']}": row[baseline] for row in rows}})
     return table(shown, list(shown[0]))

@@ -16,6 +16,7 @@ from flax import nnx
 from jaxode import hosts, plugins
 from jaxode.checkpoint import RUNS, Checkpoints, RunFolder
 from jaxode.config import Config, ModelConfig, require
+from jaxode.config.task import TASKS_PREFIX
 from jaxode.data import PreparedData, prepare
 from jaxode.data.labelled import prepare_labelled
 from jaxode.machine import readable
@@ -97,6 +98,11 @@ def _train(config: Config) -> TrainResult:
         rate == 1.0 or config.model.conditioning != "none",
         f'optimizer.conditioning_rate = {rate:g} with model.conditioning = "none": nothing tells the blocks t and h; '
         "leave it out, or choose a conditioning",
+    )
+    require(
+        config.model.learns == "causal" or not config.data.corpus.startswith(TASKS_PREFIX),
+        f'data.corpus = "{config.data.corpus}" with a model of kind {config.model.learns}: answers are written token '
+        'by token; set model.kind = "causal"',
     )
     curriculum = Curriculum(config)
     config.train.mesh.check_fits(config.model)

@@ -74,7 +74,7 @@ def sweep(result: TrainResult) -> str:
     if result.config.model.labels_texts:
         return save_label_sweep(folder, label_sweep(result.architecture, result.params, batches))
     if config.data.corpus.startswith(TASKS_PREFIX):
-        questions = task_answers(config.data, data, config.train.batch_size)
+        questions = task_answers(config.data, data.spec, data.length, config.train.batch_size)
         found = answer_sweep(result.architecture, result.params, questions, progress="answers")
         return save_answer_sweep(folder, found, config.data.corpus)
     if result.config.model.head == "vocabulary":

@@ -86,6 +86,24 @@ def test_answers_are_those_of_an_independent_solver(name):
         assert len({question.answer for question in drawn}) > 1 or difficulty == 1
 
 
+@pytest.mark.parametrize(
+    ("name", "difficulty", "answers"),
+    [("s3", 6, 6), ("parity", 3, 2), ("reachable", 2, 2), ("addition", 1, 19), ("s5", 9, 120)],
+)
+def test_chance_is_one_over_the_answers_that_there_are(name, difficulty, answers):
+    task = find_task(name, "data.corpus")
+    assert task.answers(difficulty) == answers
+    drawn = {question.answer for question in task_examples(task, difficulty, 2000, 0, share=0.1, held_out=False)}
+    # an even, or an odd, number of swaps leads to half of the orders
+    assert len(drawn) == (answers // 2 if name in ("s3", "s5") else answers)
+
+
+def test_chance_where_there_are_more_answers_than_are_drawn():
+    # four nodes of sixteen in some order, eleven cells
+    assert TASKS["p-hop"].answers(3) == 16 * 15 * 14 * 13
+    assert TASKS["rule-30"].answers(3) == 2048
+
+
 def test_every_task_has_a_solver():
     assert set(SOLVERS) == set(TASKS)
 
@@ -165,6 +183,8 @@ def test_tasks_that_do_not_fit(tmp_path, corpus, task, message):
 def test_settings_that_contradict():
     with pytest.raises(UserError, match=r"a question is digits and letters one by one; set data\.tokenizer"):
         DataConfig(corpus="tasks/s3")
+    with pytest.raises(UserError, match=r'data.answer_after = ":" with .* stands behind "=" there; leave it out'):
+        DataConfig(corpus="tasks/s3", tokenizer="bytes", answer_after=":")
     with pytest.raises(UserError, match=r'data.task with data.corpus = "stdlib": it belongs to a corpus "tasks/NAME"'):
         DataConfig(task=TaskConfig(difficulty="3"))
 

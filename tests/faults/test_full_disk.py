@@ -31,7 +31,10 @@ from jaxode.training.initial import Initial
 
 resource = pytest.importorskip("resource")
 ROWS = [{"solver": "euler", "schedule": "even", "steps": 2, "block_evaluations": 2, "loss": 1.0, "texts": 4}]
-ANSWERS = [{"difficulty": 1, "block_evaluations": 2, "exact": 0.5, "majority": 0.1, "steps": 2, "solver": "euler"}]
+ANSWERS = [
+    {"difficulty": 1, "block_evaluations": 2, "exact": 0.5, "steps": 2, "solver": "euler"}
+    | {"majority": 0.1, "chance": 0.1}
+]
 
 
 @contextlib.contextmanager

@@ -50,7 +50,8 @@ def test_answers_by_difficulty_and_steps(run):
     found = evaluate_answers(result.architecture, result.params, batches, DepthConfig(steps=2, solver="euler"))
     assert next(float(row["exact"]) for row in rows if row["steps"] == "2") == found.exact
     assert shown.splitlines()[0].split() == ["steps", "solver", "d1", "d2", "d4"]
-    assert all(0.5 <= float(row["majority"]) <= 1 for row in rows)
+    assert all(float(row["chance"]) == 0.5 <= float(row["majority"]) <= 1 for row in rows)
+    assert shown.splitlines()[-1].split() == ["chance", "0.5000", "0.5000", "0.5000"]
 
 
 def test_an_exact_match_is_what_greedy_decoding_writes(run):
@@ -68,6 +69,18 @@ def test_an_exact_match_is_what_greedy_decoding_writes(run):
     assert found.answers == len(texts)
     assert found.exact == pytest.approx(np.mean(right))
     assert found.exact == found.tokens  # an answer is one token
+
+
+def test_a_masked_model_is_refused_before_questions_are_made(tmp_path, monkeypatch):
+    monkeypatch.setattr("jaxode.training.run.prepare", lambda *_, **__: pytest.fail("made"))
+    config = Config(
+        model=ModelConfig(kind="masked", width=16, heads=2, length=12, steps=2),
+        data=DataConfig(corpus="tasks/parity", tokenizer="bytes", cache=str(tmp_path / "cache")),
+        train=TrainConfig(batch_size=8),
+        out=str(tmp_path / "run"),
+    )
+    with pytest.raises(UserError, match=r'data.corpus = "tasks/parity" with a model of kind masked: .*= "causal"$'):
+        train(config)
 
 
 def test_masked_models_do_not_answer():

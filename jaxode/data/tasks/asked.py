@@ -20,6 +20,8 @@ class Asked:
     """With their answers."""
     majority: float
     """Share of the most frequent answer: what is right without a look at the question."""
+    chance: float
+    """Share that is right where answers of the right form are drawn, each as often."""
     trained: bool
     """Whether questions of this difficulty are trained on."""
 
@@ -41,7 +43,7 @@ def asked(data: DataConfig) -> Iterator[Asked]:
         # another seed than that of the validation split
         drawn = task_examples(task, difficulty, told.tested, told.seed + 1, data.valid_fraction, held_out=True)
         texts = tuple(map(_written, drawn))
-        yield Asked(difficulty, texts, majority(drawn), difficulty in trained)
+        yield Asked(difficulty, texts, majority(drawn), 1 / task.answers(difficulty), difficulty in trained)
 
 
 def _written(question: Question) -> str:

@@ -33,6 +33,8 @@ class Task:
     name: str
     draw: Callable[[np.random.Generator, int], Question]
     """A question of a difficulty."""
+    answers: Callable[[int], int]
+    """How many answers a question of a difficulty could have, by its form alone."""
     least: int
     usual: int
     """The most difficult of those that are trained where nothing is said."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 import string
 
 import numpy as np
@@ -48,7 +49,7 @@ def swaps(objects: int) -> Task:
             order[a], order[b] = order[b], order[a]
         return Question("".join(string.ascii_lowercase[i] for i in chosen), "".join(map(str, order)))
 
-    return Task(f"s{objects}", draw, 1, 12)
+    return Task(f"s{objects}", draw, lambda difficulty: math.factorial(objects), 1, 12)
 
 
 def parity(rng: np.random.Generator, difficulty: int) -> Question:
@@ -88,13 +89,13 @@ def reachable(rng: np.random.Generator, difficulty: int) -> Question:
 TASKS = {
     task.name: task
     for task in (
-        Task("p-hop", hops, 1, 8, most=len(CIRCLE) - 1),
+        Task("p-hop", hops, lambda difficulty: math.perm(len(CIRCLE), STARTS), 1, 8, most=len(CIRCLE) - 1),
         swaps(3),
         swaps(5),
-        Task("parity", parity, 1, 16),
-        Task("rule-30", rule_30, 1, 6),
-        Task("addition", addition, 1, 8),
-        Task("reachable", reachable, 1, 8, most=(len(NODES) - 2) // 2),
+        Task("parity", parity, lambda difficulty: 2, 1, 16),
+        Task("rule-30", rule_30, lambda difficulty: 2**CELLS, 1, 6),
+        Task("addition", addition, lambda difficulty: 2 * 10**difficulty - 1, 1, 8),
+        Task("reachable", reachable, lambda difficulty: 2, 1, 8, most=(len(NODES) - 2) // 2),
     )
 }
 """By name."""
