@@ -10,7 +10,8 @@ from pathlib import Path
 from jaxode import plugins
 from jaxode.calibration import Fit, calibrate, calibration_batches, check_steps, save
 from jaxode.config import DepthConfig, InferConfig, InferMeshConfig, require
-from jaxode.data import Batch
+from jaxode.config.task import TASKS_PREFIX
+from jaxode.data import Batch, BatchSpec
 from jaxode.evaluation import (
     Method,
     compare_states,
@@ -20,6 +21,7 @@ from jaxode.evaluation import (
     save_state_sweep,
     save_sweep,
 )
+from jaxode.evaluation.answer_sweep import answer_sweep, save_answer_sweep, task_answers
 from jaxode.evaluation.figures import table
 from jaxode.evaluation.label_sweep import label_sweep, save_label_sweep
 from jaxode.inference.adaptive.exits import make_rule
@@ -188,6 +190,8 @@ def run(config: InferConfig, write: Write, note: Write) -> None:
         _export(loaded, config, note)
     elif task == "report":
         write_report(loaded, config, methods, write, note)
+    elif model.learns == "causal" and loaded.config.data.corpus.startswith(TASKS_PREFIX) and not config.file:
+        _sweep_answers(loaded, config, depths, write, note)
     else:
         _sweep(loaded, config, depths, write, note)
 
@@ -270,6 +274,20 @@ def _sweep(
     folder = Path(config.out) if config.out else loaded.run.path
     write(save_sweep(folder, result) + "\n")
     note(f"{result.tokens} tokens predicted; written: {folder / 'sweep.csv'}, {folder / 'sweep.png'}")
+
+
+def _sweep_answers(
+    loaded: LoadedModel, config: InferConfig, depths: tuple[DepthConfig, ...], write: Write, note: Write
+) -> None:
+    """Exact matches of a task's questions by difficulty, in the place of a text's loss."""
+    data, model = loaded.config.data, loaded.config.model
+    spec = BatchSpec.of(data, loaded.own_tokenizer, model.learns, model.length)
+    questions = task_answers(data, spec, model.length, loaded.config.train.batch_size, config.batches)
+    rows = answer_sweep(loaded.architecture, loaded.params, questions, depths, progress="answers")
+    folder = Path(config.out) if config.out else loaded.run.path
+    write(save_answer_sweep(folder, rows, data.corpus) + "\n")
+    difficulties = f"{len(questions)} difficulties of {data.corpus}"
+    note(f"{difficulties}, exact matches; written: {folder / 'answers.csv'}, {folder / 'answers.png'}")
 
 
 def _sweep_labels(
