@@ -17,6 +17,11 @@ from jaxode.config import UserError
 Series = Mapping[str, tuple[Sequence[float | int], Sequence[float | int]]]  # name -> (x, y)
 Ranges = Mapping[str, tuple[Sequence[float | int], Sequence[float | int]]]  # name -> (lowest, highest) y
 
+PANELS_IN_A_ROW = 3
+"""More of them cannot be read across a page, and stand two in a row."""
+LEGEND_LINE = 0.21
+"""Inches."""
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
@@ -120,7 +125,8 @@ class Panel:
 
 
 def panel_figure(path: Path, panels: Sequence[Panel], title: str) -> None:
-    """Draw panels side by side, each 810 pixels wide, under one legend in which a name has one colour and marker.
+    """Draw panels, each 810 pixels wide and up to three of them in a row, beside one legend in which a name has one
+    colour and marker.
 
     Raises:
         ValueError: no panel, one without series, or a series whose x, y and ranges differ in length.
@@ -129,11 +135,16 @@ def panel_figure(path: Path, panels: Sequence[Panel], title: str) -> None:
         raise ValueError(f"{path}: no panel to draw")
     _check(path, panels)
     names = list(dict.fromkeys(name for panel in panels for name in panel.series))
-    figure = _figure(5.4 * len(panels) + 1.8, 5.2)
-    figure.suptitle(title)
+    columns = len(panels) if len(panels) <= PANELS_IN_A_ROW else 2
+    rows = math.ceil(len(panels) / columns)
+    figure = _figure(5.4 * columns + 1.8, max(5.2 if rows == 1 else 3.8 * rows, LEGEND_LINE * (len(names) + 1)))
+    figure.suptitle(title, x=0.01, horizontalalignment="left")  # the legend stands in the upper right
     drawn: dict[str, Any] = {}
-    for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+    places = figure.subplots(rows, columns, squeeze=False).flat
+    for panel, axes in zip(panels, places, strict=False):
         drawn |= _draw(axes, panel, names)
+    for axes in places:  # those left over
+        axes.remove()
     figure.legend([drawn[name] for name in names], names, loc="outside right upper", frameon=False)
     with replacing(path) as temporary:
         figure.savefig(temporary, format="png")

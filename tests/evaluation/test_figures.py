@@ -131,6 +131,22 @@ def test_panels_share_one_legend_in_which_a_name_looks_the_same(tmp_path, drawn)
     assert ticks == ["2", "5", "10", "20"]
 
 
+def test_many_panels_stand_in_rows_and_all_names_of_a_long_legend_are_in_the_picture(tmp_path, drawn):
+    panel = Panel({f"a variant with a long name, {i}": ([1, 2], [i, i]) for i in range(60)}, "x", "y")
+    panel_figure(tmp_path / "a.png", [panel] * 5, "Five panels")
+    (figure,) = drawn
+    corners = [axes.get_position() for axes in figure.axes]
+    assert len({round(one.y0, 3) for one in corners}) == 3
+    assert len({round(one.x0, 3) for one in corners}) == 2
+    assert len(corners) == 5
+    assert figure.legends[0].get_window_extent().y0 >= 0
+    panel_figure(
+        tmp_path / "b.png", [Panel({"a name": ([1], [1])}, "x", "y")], "A title as long as one panel is wide is"
+    )
+    legend, title = drawn[1].legends[0].get_window_extent(), drawn[1]._suptitle.get_window_extent()
+    assert title.x1 < legend.x0
+
+
 def test_a_symmetric_logarithm_shows_zero_and_no_more_below_than_there_is(tmp_path, drawn):
     for least in (0.0, -0.05):
         panel_figure(tmp_path / "a.png", [Panel({"a": ([1, 2], [least, 3.0])}, "x", "y", yscale="symlog")], "t")
