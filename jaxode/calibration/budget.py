@@ -18,7 +18,7 @@ from jaxode.config import DepthConfig, ModelConfig, UserError, require
 from jaxode.data import Batch
 from jaxode.evaluation.labels import class_loss
 from jaxode.evaluation.loss import batch_inputs, row_loss
-from jaxode.model import SequenceClassifier, block_evaluations, normalised
+from jaxode.model import Encoder, SequenceClassifier, TokenClassifier, block_evaluations, normalised
 from jaxode.model.parameters import Architecture, Parameters
 
 FULL_DEPTH = DepthConfig(solver="euler")
@@ -76,15 +76,20 @@ def within_increase(
     A loaded model may stand for architecture and params.
 
     Raises:
-        UserError: a regression, a limit outside (0, 1), or not even the dearest depth passes; the message names the
-            increase that it reached.
+        UserError: a model without such a loss, a regression, a limit outside (0, 1), or not even the dearest depth
+            passes; the message names the increase that it reached.
     """
     require(
         0.0 < limit < CEILING,
         f"max_loss_increase = {limit}: nats per token, above 0 and below {CEILING:g}, where increases are cut off",
     )
-    batches = list(batches)
     model = architecture.bind(params)
+    require(
+        not _states_alone(model),
+        f"max_loss_increase = {limit}: {type(model).__name__} is measured by its states; bound their error with "
+        "within_error",
+    )
+    batches = list(batches)
     classifier = model if isinstance(model, SequenceClassifier) else None
     labels = None
     if classifier is not None:
@@ -132,7 +137,8 @@ def within_flips(
     model = architecture.bind(params)
     require(
         isinstance(model, SequenceClassifier),
-        f"max_label_flips = {limit}: {type(model).__name__} gives no labels; bound its loss with max_loss_increase",
+        f"max_label_flips = {limit}: {type(model).__name__} labels no whole text; use "
+        f"{'within_error' if _states_alone(model) else 'within_increase'}",
     )
     _require_labels(model, f"max_label_flips = {limit}")
     batches = list(batches)
@@ -298,6 +304,11 @@ def _classes(params: Parameters, batch: Batch, *, architecture: Architecture, de
     # who pools has to know where padding begins, causal or not
     inputs = batch_inputs(batch, "masked", False)
     return architecture.bind(params)(jnp.asarray(batch.tokens), depth, **inputs).logits
+
+
+def _states_alone(model: object) -> bool:
+    """Whether nothing but its states is bounded."""
+    return isinstance(model, Encoder | TokenClassifier)
 
 
 def _require_labels(model: SequenceClassifier, bound: str) -> None:

@@ -11,7 +11,7 @@ from jaxode.calibration import budget as module
 from jaxode.calibration import p_value, within_flips, within_increase, within_share
 from jaxode.config import DepthConfig, ModelConfig, UserError
 from jaxode.data import Batch
-from jaxode.model import SequenceClassifier
+from jaxode.model import Encoder, SequenceClassifier, TokenClassifier, make_model
 from jaxode.model.parameters import split
 
 MODEL = ModelConfig(vocab_size=31, width=16, heads=2, length=8, steps=12)
@@ -107,6 +107,20 @@ def test_a_solve_that_is_not_finite_is_not_chosen(losses, monkeypatch):
 
     monkeypatch.setattr(module, "_row_losses", rows)
     assert choose(losses, 0.05).depth.steps == 6
+
+
+@pytest.mark.parametrize(
+    ("rule", "make", "message"),
+    [
+        (within_flips, lambda: make_model(MODEL), "CausalLM labels no whole text; use within_increase"),
+        (within_flips, lambda: Encoder(MODEL, rngs=nnx.Rngs(0)), "Encoder labels no whole text; use within_error"),
+        (within_increase, lambda: Encoder(MODEL, rngs=nnx.Rngs(0)), "Encoder is measured by its states; bound their"),
+        (within_increase, lambda: TokenClassifier(MODEL, 3, rngs=nnx.Rngs(0)), "TokenClassifier is measured by its"),
+    ],
+)
+def test_what_a_model_does_not_give_is_not_bounded(rule, make, message):
+    with pytest.raises(UserError, match=message):
+        rule(*split(make()), [], [], 0.1)
 
 
 @pytest.mark.parametrize("problem_type", ["multi_label_classification", "regression"])

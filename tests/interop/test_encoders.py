@@ -145,9 +145,14 @@ def test_calibration_and_report_from_the_command_line(infer, encoder, lines, tmp
     assert "steps 2 (calibrated): 2 block evaluations" in ran.err
     bound = ("--checkpoint", encoder, "--task", "encode", "--file", lines, "--out", out, "--bound-file", lines)
     assert "cannot be promised" in infer(*bound, "--max-error", 0.001).err
-    assert (
-        "this model has no loss here; bound its states with max_error" in infer(*bound, "--max-loss-increase", 0.1).err
-    )
+
+
+@pytest.mark.parametrize("bound", ["--max-loss-increase", "--max-label-flips"])
+def test_only_an_error_of_states_bounds_an_encoder(infer, encoder, lines, tmp_path, bound):
+    flags = ("--task", "encode", "--file", lines, "--out", tmp_path / "v.npz", bound, 0.1)
+    ran, name = infer("--checkpoint", encoder, *flags), bound[2:].replace("-", "_")
+    assert f"error: {name} = 0.1: {encoder} is measured by its states; bound their error with max_error, or" in ran.err
+    assert (ran.code, len(ran.err.splitlines())) == (2, 1)
 
 
 @pytest.mark.deep

@@ -11,7 +11,6 @@ from jaxode.depth import get_solver
 from jaxode.evaluation import default_configs
 from jaxode.evaluation.methods import EXACT
 from jaxode.inference.loading.loaded_model import LoadedModel
-from jaxode.inference.loading.names import STATE_TASKS
 from jaxode.inference.tasks.line_text import bound_batches
 from jaxode.model import flops_per_token, plan, resolve
 
@@ -138,10 +137,6 @@ def choose_depth(loaded: LoadedModel, config: InferConfig) -> Choice:
     if config.max_error is not None:
         return within_error(loaded, batches, depths, config.max_error, confidence=config.confidence)
     assert config.max_loss_increase is not None
-    require(
-        loaded.task not in STATE_TASKS,
-        f"max_loss_increase = {config.max_loss_increase}: this model has no loss here; bound its states with max_error",
-    )
     return within_increase(loaded, batches, depths, config.max_loss_increase, confidence=config.confidence)
 
 

@@ -70,7 +70,13 @@ from jaxode.inference.tasks.report import (
     write_label_report,
     write_report,
 )
-from jaxode.inference.tasks.requested_model import check_places, check_rows, requested_model, wants_calibrations
+from jaxode.inference.tasks.requested_model import (
+    check_bound,
+    check_places,
+    check_rows,
+    requested_model,
+    wants_calibrations,
+)
 from jaxode.inference.tasks.vectors import encode_lines, encoder_bench
 from jaxode.inference.texts.fill_mask import fill
 from jaxode.model import plan, resolve
@@ -98,6 +104,7 @@ def run(config: InferConfig, write: Write, note: Write) -> None:
     task = check_task(folder, config.task, config.prompt)
     config = dataclasses.replace(config, task=task)  # refuses what belongs to another task
     check_rows(config, task, folder)
+    check_bound(config, folder)
     check_places(config, task, folder)
     model, labelled = folder.config, folder.task == "classifier"
     # what does not fit is refused before any weight is read

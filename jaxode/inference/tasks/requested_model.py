@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from jaxode.checkpoint import RUNS, newest_run
 from jaxode.config import InferConfig, require
+from jaxode.config.inference_rules import BOUNDS
 from jaxode.config.task_settings import COLUMNS, ROW_FLAGS, check_no_decoding, is_default, with_task
 from jaxode.data.byte_level import MASK
 from jaxode.inference.loading.names import DEFAULTS, LINE_TASKS, STATE_TASKS, ModelFolder, resolve, shipped
@@ -25,6 +26,24 @@ def requested_model(config: InferConfig) -> tuple[ModelFolder, str]:
         )
         folder = resolve(models[DEFAULTS[kind]], loops=config.loops)
     return folder, f"{folder}{why}"
+
+
+def check_bound(config: InferConfig, folder: ModelFolder) -> None:
+    """What chooses the depth bounds something that the model gives.
+
+    Raises:
+        UserError: it does not.
+    """
+    able, instead = ("max_loss_increase", "max_error"), "labels no text; bound its loss with max_loss_increase"
+    if folder.task == "classifier":
+        able = BOUNDS
+    elif folder.task in STATE_TASKS:
+        able, instead = ("max_error",), "is measured by its states; bound their error with max_error"
+    require(
+        not config.bound or config.bound in able,
+        f"{config.bound} = {getattr(config, config.bound, None)}: {folder.path} {instead}, or choose the depth with "
+        "--steps or --budget",
+    )
 
 
 def check_places(config: InferConfig, task: str, folder: ModelFolder) -> None:
