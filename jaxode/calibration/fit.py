@@ -146,6 +146,11 @@ def calibrate(
     architecture, params = split(model)
     config = model.config
     check_steps(config, steps)
+    most = min(itertools.chain(*config.matrices))
+    require(
+        fit.adapters <= most,
+        f"calibration adapters = {fit.adapters}: the block's smallest matrix has rank {most}; must be at most that",
+    )
     require(held_out >= 1, f"held_out = {held_out}: at least one batch must measure what the others fitted")
     fit = dataclasses.replace(fit, rank=min(fit.rank, config.width))
     both = zip(plan(config, DepthConfig()), plan(config, DepthConfig(steps=steps)), strict=True)

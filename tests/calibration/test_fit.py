@@ -210,6 +210,12 @@ def test_adapters_without_what_fits_them_are_refused(changes):
         Fit(adapters=2, **changes)
 
 
+def test_adapters_of_a_higher_rank_than_the_matrices_are_refused():
+    smallest = min(min(shape) for shape in MODEL.matrices)
+    with pytest.raises(UserError, match=rf"adapters = {smallest + 1}: the block's smallest matrix has rank {smallest}"):
+        calibrate(make_model(MODEL), batches(), 2, Fit(adapters=smallest + 1))
+
+
 def test_gradient_updates_lower_the_divergence():
     architecture, params = model()
     before = calibrate(architecture.bind(params), batches(), 2, Fit(memory=1, rank=0, updates=0), held_out=1)
