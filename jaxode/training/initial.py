@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import jax.numpy as jnp
 
 from jaxode.checkpoint import RunFolder
-from jaxode.config import Config, DepthConfig, ModelConfig, UserError, require
+from jaxode.config import Config, DataConfig, DepthConfig, ModelConfig, UserError, require
 from jaxode.config.parsing import parse_json
 from jaxode.data import Batch, Tokenizer, byte_tokenizer
 from jaxode.data.checksums import sealed, unsealed
@@ -65,9 +65,11 @@ def read_initial(config: Config) -> Initial:
     # of a masked ALBERT, the pooler that a head over the vocabulary has no use for
     pooled = config.model.head == "classifier" and folder.origin == "huggingface" and folder.task == "masked"
     loaded = load(name, "encoder" if pooled else None)
+    labels = loaded.task in ("classifier", "token_classifier") and not classifies
+    on = f', or set model.head = "{loaded.task}" and data.train to train it on labelled texts' if labels else ""
     require(
         loaded.task in ("causal", "masked", "encoder", *((config.model.head,) if classifies else ())),
-        f"init = {name}: is a {loaded.task.replace('_', ' ')}; train on from a language model or an encoder",
+        f"init = {name}: is a {loaded.task.replace('_', ' ')} model; train on from a language model or an encoder{on}",
     )
     require(
         not classifies or loaded.task == config.model.head or config.objective.resolved.teacher == "main",
@@ -222,6 +224,12 @@ def _tokenizer(config: Config, own: Tokenizer | None) -> Tokenizer:
                 f'data.tokenizer = "{named}" (fingerprint {other.fingerprint}): the model in init = {config.init} '
                 f"reads with {own.name} (fingerprint {own.fingerprint}); leave it out"
             )
+    size = config.data.vocab_size
+    require(
+        config.resume or size in (DataConfig().vocab_size, own.vocab_size),
+        f"data.vocab_size = {size}: the model in init = {config.init} reads with {own.name}, which has "
+        f"{own.vocab_size} tokens; leave it out, or begin with another model",
+    )
     return own
 
 

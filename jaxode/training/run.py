@@ -117,9 +117,11 @@ def _train(config: Config) -> TrainResult:
         if config.data.train:
             data = prepare_labelled(config.data, config.model, given)
             config = dataclasses.replace(config, model=dataclasses.replace(config.model, labels=data.labels))
-            initial = None if initial is None else with_labels(initial, config.model, config.train.seed)
         else:
             data = prepare(config.data, config.model.length, config.model.learns, tokenizer=given)
+    selection = Selection(config, run)  # a metric that there is not is refused before any parameter is made
+    if initial is not None and config.data.train:
+        initial = with_labels(initial, config.model, config.train.seed)
     batches = data.train(config.train.batch_size, config.train.seed, parallel.part)
     config = dataclasses.replace(config, out=str(run.path), model=_with_vocabulary(config.model, data))
     check_memory(config, parallel.shares)  # now with the tokenizer's vocabulary
@@ -167,7 +169,7 @@ def _train(config: Config) -> TrainResult:
         )
 
     validation = Validation(config, curriculum.shortest, architecture, data, parallel, taught_by)
-    selection, fresh = Selection(config, run), False
+    fresh = False
     if stored is None and hosts.first():
         fresh = run.create(config, data.tokenizer)
         if initial is not None:

@@ -122,7 +122,9 @@ def test_settings_that_contradict_the_model_are_refused(begun, changes, message)
 
 
 def test_a_classifier_is_refused(begun, folders):
-    with pytest.raises(UserError, match=r"is a classifier; train on from a language model or an encoder"):
+    with pytest.raises(
+        UserError, match=r"is a classifier model; .*, or set model\.head = \"classifier\" and data\.train"
+    ):
         train(dataclasses.replace(begun, init=str(folders["classifier"])))
 
 
@@ -136,6 +138,12 @@ def test_another_tokenizer_is_refused(begun, tmp_path):
     )
     data = dataclasses.replace(begun.data, tokenizer=str(folder))
     with pytest.raises(UserError, match=r"data\.tokenizer = .*other.* \(fingerprint .*\): the model in init"):
+        train(dataclasses.replace(begun, data=data))
+
+
+def test_another_size_of_vocabulary_is_refused(begun):
+    data = dataclasses.replace(begun.data, vocab_size=5000)
+    with pytest.raises(UserError, match=r"data\.vocab_size = 5000: .*masked reads with .*, which has 259 tokens"):
         train(dataclasses.replace(begun, data=data))
 
 

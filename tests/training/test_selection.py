@@ -169,7 +169,8 @@ def test_names_of_metrics():
     assert "F1, mean over labels" in metric_names("multi_label_classification", ("a", "b", "c"))
 
 
-def test_wrong_choices_are_refused_before_anything_compiles(file, tmp_path):
+def test_wrong_choices_are_refused_before_anything_compiles(file, tmp_path, monkeypatch):
+    monkeypatch.setattr("jaxode.training.run.make_model", lambda *_, **__: pytest.fail("parameters were made"))
     with pytest.raises(UserError, match=r"train\.patience = 2 without train\.best"):
         TrainConfig(patience=2)
     with pytest.raises(UserError, match=r'train\.best = "loss" with train\.validate_every = 0'):
