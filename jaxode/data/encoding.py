@@ -76,7 +76,7 @@ class Counter:
         around: tuple[tuple[int, ...], tuple[int, ...]] | None = None,
         length: int = 0,
     ) -> None:
-        self.documents = self.tokens = self.bytes = self.cut = 0
+        self.documents = self.tokens = self.bytes = self.cut = self.unknown = 0
         self.identity, self.around, self.length = identity, around, length
 
     def add(self, text: str, ids: Sequence[int], given: int = 0) -> Answered:
@@ -96,7 +96,7 @@ class Counter:
         return Answered(framed, len(before) + given if given else 0)
 
     def stats(self) -> SplitStats:
-        return SplitStats(self.documents, self.tokens, self.bytes, self.cut)
+        return SplitStats(self.documents, self.tokens, self.bytes, self.cut, self.unknown)
 
 
 def encoded(
@@ -108,12 +108,16 @@ def encoded(
     source: Callable[[int], str],
 ) -> Iterator[Answered]:
     """The ids of every text in order, encoded some megabytes at a time so that all cores work."""
+    unknown = spec.tokenizer.count_unknown
     with tqdm(
         total=len(texts), desc=f"packing {name}", unit="doc", disable=None if progress else True, leave=False
     ) as bar:
         for first, chunk in _chunks(texts):
             for place, (text, ids, given) in enumerate(_divided(chunk, spec)):
                 answered = count.add(text, ids, given)
+                # to look for the unknown token itself in a long text would take many times its memory
+                short = len(text) <= LONG
+                count.unknown += unknown([text], [ids]) if short else spec.tokenizer.unknown_ids(ids)
                 if spec.answer_after and answered.given >= len(answered.ids):
                     raise UserError(
                         f"{source(first + place)}: nothing of it is left to predict behind data.answer_after = "

@@ -89,7 +89,7 @@ def prepare_labelled(data: DataConfig, model: ModelConfig, tokenizer: Tokenizer 
         counter = IdentityCounter(len(table.examples), table.names.__getitem__)
         rows[name], stats[name] = _rows(table, targets[name], weights, tokenizer, frame, model, counter)
         identity[name] = counter.identity()
-        if note := stats[name].cut_note(model.length):
+        for note in stats[name].notes(model.length):
             notice(f"{table.file}: {note}")
     return LabelledData(
         corpus=data.train,
@@ -287,7 +287,10 @@ def _rows(
         characters += len(raw)
         identity.add(raw)
         rows.append(_row(ids, kinds, targets[number], weights, tokenizer, model))
-    return rows, SplitStats(len(examples), tokens, characters, cut)
+    unknown = tokenizer.count_unknown([one.text for one in examples], firsts)
+    if seconds is not None:
+        unknown += tokenizer.count_unknown([one.pair or "" for one in examples], seconds)
+    return rows, SplitStats(len(examples), tokens, characters, cut, unknown)
 
 
 def _row(

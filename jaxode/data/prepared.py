@@ -192,7 +192,7 @@ def _of_corpus(
         json.loads((folder / name).read_text(encoding="utf-8")) for name in (_STATS_FILE, _IDENTITY_FILE)
     )
     for split in SPLITS:
-        if note := SplitStats(**stats[split]).cut_note(length):
+        for note in SplitStats(**stats[split]).notes(length):
             notice(f"{data.corpus}, {split}: {note}")
     return PreparedData(
         corpus=data.corpus,

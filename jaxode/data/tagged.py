@@ -203,7 +203,7 @@ def tagged_rows(
     before, after = tokenizer.around(frame)
     room = length - len(before) - len(after)
     require(room > 0, f"model.length = {length}: {length - room} tokens stand around every text")
-    rows, cut, tokens, characters = [], 0, 0, 0
+    rows, cut, tokens, characters, unknown = [], 0, 0, 0, 0
     encoded = word_tokens(tokenizer, [one.text for one in table.examples], table.names)
     for example, target, (ids, firsts) in zip(table.examples, targets, encoded, strict=True):
         row = np.full(length, tokenizer.pad_id, np.int32)
@@ -214,8 +214,9 @@ def tagged_rows(
             if place < room:
                 wanted[len(before) + place], weight[len(before) + place] = label, weights[int(label)]
         cut, tokens = cut + (len(ids) > room), tokens + len(whole)
+        unknown += tokenizer.unknown_ids(ids)
         raw = f"{example.text}\t{' '.join(map(str, example.label))}".encode()
         characters += len(raw)
         identity.add(raw)
         rows.append({"tokens": row, "count": len(whole), "targets": wanted, "weights": weight})
-    return rows, SplitStats(len(rows), tokens, characters, cut)
+    return rows, SplitStats(len(rows), tokens, characters, cut, unknown)

@@ -212,6 +212,10 @@ class Tokenizer:
         token = model.get("unk_token")
         return model.get("unk_id") if token is None else self.token_id(token)
 
+    def unknown_ids(self, ids: Sequence[int]) -> int:
+        """How many of them stand for what the vocabulary has not, or for the unknown token itself."""
+        return 0 if self.unknown_id is None else list(ids).count(self.unknown_id)
+
     def count_unknown(self, texts: Sequence[str], ids: Sequence[Sequence[int]]) -> int:
         """Tokens of plain texts, whose `ids` these are, that stand for what the vocabulary has not."""
         unknown, count = self.unknown_id, 0

@@ -3,8 +3,10 @@
 import json
 
 import pytest
+import tokenizers
 
 from jaxode.config import DataConfig, ModelConfig, UserError
+from jaxode.data import Tokenizer
 from jaxode.data.labelled import prepare_labelled
 
 
@@ -13,7 +15,7 @@ def prepared(tmp_path):
     def make(rows, problem_type="single_label_classification", **data):
         file = tmp_path / "train.jsonl"
         file.write_text("\n".join(map(json.dumps, rows)))
-        settings = DataConfig(train=str(file), tokenizer="bytes", **data)
+        settings = DataConfig(**{"train": str(file), "tokenizer": "bytes"} | data)
         return prepare_labelled(
             settings, ModelConfig(kind="masked", head="classifier", length=16, problem_type=problem_type)
         )
@@ -32,6 +34,18 @@ def test_equal_texts_on_both_sides_are_told(prepared, capfd):
     # of pairs both texts are equal, or none is
     prepared([row | {"text_b": f"b{i}"} for i, row in enumerate(rows)], valid_fraction=0.5)
     assert "same text" not in capfd.readouterr().err
+
+
+def test_what_the_tokenizer_does_not_know_is_told(prepared, tmp_path, capfd):
+    words = tokenizers.Tokenizer(tokenizers.models.WordLevel({"?": 0, "a": 1, "good": 2}, unk_token="?"))
+    words.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
+    Tokenizer(words, "words", 1, None, 1).save(tmp_path / "words")
+    rows = [{"text": f"a good {'film' * (i % 2)}", "text_b": f"a t{i}", "label": "xy"[i % 2]} for i in range(8)]
+    prepared(rows, valid_fraction=0.5, tokenizer=str(tmp_path / "words"))
+    told = [line.partition(".jsonl: ")[2] for line in capfd.readouterr().err.splitlines()]
+    counts = [int(line.split()[0]) for line in told if "that the tokenizer does not know" in line]
+    assert len(counts) == 2
+    assert sum(counts) == 4 + 8
 
 
 def numbers(*labels):

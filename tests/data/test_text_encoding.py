@@ -4,7 +4,7 @@ import pytest
 import tokenizers as hf
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
-from jaxode.data import Tokenizer, byte_tokenizer, encoding
+from jaxode.data import BatchSpec, Tokenizer, byte_tokenizer, encoding, text_batches
 from jaxode.data.encoding import encode_texts
 
 TEXT = "".join(
@@ -48,3 +48,23 @@ def test_a_text_without_words_stays_whole(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(encoding, "LONG", 200)
     (ids,) = encode_texts(byte_tokenizer(), ["x" * 1000])
     assert len(ids) == 1000
+
+
+def knows(*words: str) -> Tokenizer:
+    """A vocabulary of whole words."""
+    model = hf.Tokenizer(models.WordLevel({word: i for i, word in enumerate(("<e>", "<u>", *words))}, unk_token="<u>"))
+    model.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return Tokenizer(model, "words", 0, None, 0)
+
+
+@pytest.mark.parametrize("long", [10, 10_000])
+def test_what_the_vocabulary_has_not_is_counted_and_told(monkeypatch: pytest.MonkeyPatch, long: int):
+    monkeypatch.setattr(encoding, "LONG", long)
+    texts = ["a b c", "c d a a a e", "a b a b a b"]
+    stats = text_batches(texts, BatchSpec(knows("a", "b"), "causal"), length=4, batch_size=1).stats
+    assert (stats.tokens, stats.unknown) == (18, 4)
+    (note,) = stats.notes(4)
+    assert note.startswith("4 of 18 tokens stand for pieces of text that the tokenizer does not know")
+    known = text_batches(texts, BatchSpec(byte_tokenizer(), "causal"), length=4, batch_size=1).stats
+    assert known.unknown == 0
+    assert not list(known.notes(4))

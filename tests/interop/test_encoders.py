@@ -6,13 +6,17 @@ import dataclasses
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tokenizers
 from flax import nnx
 
 import jaxode
 from jaxode import DepthConfig, Encoder, TokenClassifier, UserError
 from jaxode.calibration import Fit, calibrate, within_error
-from jaxode.data import Batch
+from jaxode.config import InferConfig
+from jaxode.data import Batch, Tokenizer
 from jaxode.evaluation import Method, compare_states
+from jaxode.inference.tasks.line_tables import read_lines
+from jaxode.inference.tasks.line_text import line_batches, packed_batches
 from jaxode.interop import Pretrained, from_pretrained, save_pretrained
 from jaxode.model.parameters import split
 
@@ -112,6 +116,19 @@ def test_sweep_from_the_command_line(infer, encoder, lines, tmp_path):
     rows = list(csv.DictReader((tmp_path / "out" / "sweep.csv").open()))
     assert [row["steps"] for row in rows] == ["4", "2"]
     assert float(rows[0]["error"]) == 0 < float(rows[1]["error"])
+
+
+@pytest.mark.parametrize("make", [line_batches, packed_batches])
+def test_what_its_tokenizer_does_not_know_is_told(encoder, lines, make, capfd):
+    words = tokenizers.Tokenizer(tokenizers.models.WordLevel({"?": 0, "a": 1, "good": 2, "film": 3}, unk_token="?"))
+    words.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
+    loaded = dataclasses.replace(from_pretrained(encoder), tokenizer=Tokenizer(words, "words", 1, None, 1))
+    config = InferConfig(task="calibrate", steps=2, file=str(lines), updates=1, batch_size=4)
+    make(loaded, read_lines(str(lines)), config)
+    unknown = sum(word not in ("a", "good", "film") for line in LINES for word in line.split())
+    assert unknown > 10
+    line = f"{lines}: pieces of text that the tokenizer does not know, read as its unknown token: {unknown}"
+    assert capfd.readouterr().err.splitlines() == [line]
 
 
 @pytest.mark.deep

@@ -11,6 +11,7 @@ from jaxode.checkpoint import Task, TrainedModel
 from jaxode.config import InferConfig, require
 from jaxode.data import Batch, BatchSpec, ValidationBatches
 from jaxode.data.columns import Columns
+from jaxode.data.notices import notice
 from jaxode.data.packing import pack_texts
 from jaxode.data.tables import read_table
 from jaxode.data.tagged import has_tags, read_tagged
@@ -42,11 +43,17 @@ def line_batches(trained: TrainedModel, lines: Lines, config: InferConfig) -> li
     options = {"frame": _frame(trained, config), "truncate": config.truncate, "names": names}
     pairs = None if lines.pairs is None else lines.pairs[: len(texts)]
     rows = model_rows(trained.config.model, tokenizer, texts, pairs, **options)
+    _tell_unknown(config.file, rows.unknown)
     found = []
     for batch in bucketed(rows.lengths, size, length, SHAPES):
         tokens, real, *kinds = rows.arrays(batch, tokenizer.pad_id)
         found.append(Batch(tokens, tokens, real.astype(np.float32), real, kinds=kinds[0] if kinds else None))
     return [found[i] for i in np.random.default_rng(config.seed).permutation(len(found))]
+
+
+def _tell_unknown(file: str, unknown: int) -> None:
+    if unknown:
+        notice(f"{file}: pieces of text that the tokenizer does not know, read as its unknown token: {unknown}")
 
 
 def measured_by_labels(task: Task, config: InferConfig) -> bool:
@@ -95,7 +102,8 @@ def labelled_text(trained: TrainedModel, config: InferConfig) -> Text:
     )
     read = min(len(batches) * (config.batch_size or BATCH_SIZE), stats.documents)
     some = f"the first {read} of {stats.documents} texts, in an order of their own; --batches reads more"
-    return Text(batches, None, note=some if read < stats.documents else None)
+    notes = [*([some] if read < stats.documents else []), *stats.notes(trained.config.model.length)]
+    return Text(batches, None, note="; ".join(notes) or None)
 
 
 def packed_batches(trained: TrainedModel, lines: Lines, config: InferConfig) -> list[Batch]:
@@ -106,6 +114,7 @@ def packed_batches(trained: TrainedModel, lines: Lines, config: InferConfig) -> 
     encoded = token_rows(
         tokenizer, lines.texts, length, frame=_frame(trained, config), truncate=config.truncate, names=lines.names
     )
+    _tell_unknown(config.file, encoded.unknown)
     size = config.batch_size or max(1, PACKED_TOKENS // length)
     rows = [
         row.features for row in islice(pack_texts(encoded.ids, length, tokenizer.pad_id), config.most_batches * size)

@@ -96,7 +96,7 @@ def file_text(trained: TrainedModel, file: str, limit: int | None = None, stride
     note = None
     if length < model.length:
         note = f"measured in rows of {length} tokens, each a beginning; the model reads up to {model.length} at once"
-    note = scored.stats.cut_note(length) or note
+    note = "; ".join(filter(None, [note, *scored.stats.notes(length)])) or None
     whole = model.learns == "causal" and not scored.stats.cut
     batches: Iterable[Batch] = scored.batches
     if stride:
