@@ -53,6 +53,10 @@ def test_links_and_anchors_resolve(document):
     assert not wrong
 
 
+def test_the_front_page_is_short():
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 130
+
+
 @named
 def test_pictures_have_words(document):
     assert all(len(words) > 3 for mark, words, _ in LINK.findall(_prose(document)) if mark)

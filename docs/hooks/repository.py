@@ -20,6 +20,10 @@ PAGES = {"README.md": "index.md", "CHANGELOG.md": "changelog.md", "CONTRIBUTING.
 NOTEBOOKS = ROOT / "docs/notebooks"
 LINK = re.compile(r"(?<=\]\()(?!https?:|#)([^)\s#]+)(#[^)\s]*)?(?=\))")
 FIGURE = re.compile(r'(<img [^>]*src="([^"]+\.png)"[^>]*>)')
+BOOSTS = {"": 2, "reference": 0.5, "reference/configuration.md": 2, "reference/commands.md": 2}
+"""By folder or page: a search names pages that explain, settings and commands before the API, which has every word."""
+HIDDEN = "---\nsearch:\n  exclude: true\n---\n\n"
+"""Files are found by name in the repository; a search of the documents is for what they say."""
 LANGUAGES = {".py": "python", ".toml": "toml", ".cff": "yaml", ".jsonl": "json"}
 
 
@@ -46,6 +50,7 @@ def on_files(files: Files, config: Any) -> Files:
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str:
     """Turn links between files of the repository into links between pages."""
     source, here = _repository_path(page.file.src_uri), os.path.dirname(page.file.src_uri)
+    page.meta.setdefault("search", {"boost": BOOSTS.get(page.file.src_uri, BOOSTS.get(here, 1))})
 
     def rewritten(match: re.Match[str]) -> str:
         target = _resolve(source, match[1])
@@ -98,13 +103,11 @@ def _shown(path: Path) -> str:
         return path.read_text(encoding="utf-8")
     if path.is_file():
         language = LANGUAGES.get(path.suffix, "text")
-        # found by name in the repository; a search of the documents is for what they say
-        hidden = "---\nsearch:\n  exclude: true\n---\n\n"
-        return f"{hidden}{title}````{language}\n{path.read_text(encoding='utf-8')}\n````\n"
+        return f"{HIDDEN}{title}````{language}\n{path.read_text(encoding='utf-8')}\n````\n"
     names = sorted(item.name for item in path.iterdir() if item.is_file() and not item.name.startswith("__"))
     if path.is_relative_to(ROOT / "docs"):
         return title + "".join(f"- [{name}]({name})\n" for name in names)
-    return title + "".join(f"- [{name}]({path.name}/{name})\n" for name in names)
+    return HIDDEN + title + "".join(f"- [{name}]({path.name}/{name})\n" for name in names)
 
 
 def _add_notebook(files: Files, config: Any, path: Path) -> None:

@@ -21,3 +21,13 @@ if (location.protocol === "file:") {
     }
   }
 }
+
+// The search takes a leading dash for "without"; who types one means a flag.
+{
+  const QUERY = 2
+  const post = Worker.prototype.postMessage
+  Worker.prototype.postMessage = function (message, ...rest) {
+    const query = message?.type === QUERY
+    post.call(this, query ? { ...message, data: message.data.replace(/(^|\s)-+(?=\w)/g, "$1") } : message, ...rest)
+  }
+}
