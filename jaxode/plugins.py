@@ -31,6 +31,7 @@ T = TypeVar("T")
 
 HOMES = {
     "block": "jaxode.model.block",
+    "boundary": "jaxode.model.loop",
     "solver": "jaxode.depth.solvers",
     "exit_rule": "jaxode.inference.adaptive.exits",
     "objective": "jaxode.training.terms",
@@ -144,7 +145,7 @@ def register(kind: str, name: str) -> Callable[[T], T]:
     """Declare a part, as a decorator or as ``register("solver", "ralston")(diffrax.Ralston())``; `load` takes it in.
 
     Args:
-        kind: block, solver, exit_rule, objective, sampling or corpus.
+        kind: block, boundary, solver, exit_rule, objective, sampling or corpus.
         name: by which Python, TOML and the command line know it.
     """
     caller = sys._getframe(1)

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 import jaxode
 from jaxode import plugins
@@ -22,6 +23,7 @@ from jaxode.config import (
     DataConfig,
     DepthConfig,
     InferConfig,
+    LoopConfig,
     ModelConfig,
     ObjectiveConfig,
     TrainConfig,
@@ -34,6 +36,7 @@ from jaxode.inference.generation.sampling import named_sampling
 from jaxode.inference.loading.names import resolve
 from jaxode.inference.tasks.main import run
 from jaxode.model import ModelOutput, plan
+from jaxode.model.loop import Pass
 from jaxode.training import train
 from jaxode.training.curriculum import Solves
 from jaxode.training.objectives import count, objective_terms
@@ -41,6 +44,7 @@ from jaxode.training.terms import TERMS, term_mean
 
 EXAMPLES = Path(__file__).parents[1] / "examples/plugins"
 TRAINING = tuple(str(EXAMPLES / f"{name}.py") for name in ("parallel_block", "z_loss", "brackets"))
+MADE = {"rngs": nnx.Rngs(0), "dtype": jnp.float32}
 SIZES = ModelConfig(block="parallel", vocab_size=0, width=16, heads=2, length=16, steps=4)
 
 
@@ -254,6 +258,37 @@ def test_exit_rule_in_one_command(trained, tmp_path):
 def test_names_and_numbers_are_refused_before_a_model_is_looked_for(fields, why):
     with pytest.raises(UserError, match=why):
         infer("typical_sampling", checkpoint="absent", **fields)
+
+
+def test_a_boundary_ends_a_pass_and_what_is_below_its_bound_stays():
+    plugins.load(EXAMPLES / "capped_state.py")
+    loop = Pass(dataclasses.replace(SIZES, block="standard", loop=LoopConfig(boundary="capped")), **MADE)
+    x = jnp.ones((1, 2, 16)) * jnp.asarray([1.0, 5.0])[None, :, None]
+    ended = x + loop.increment(0.0, 1.0, x, None, lambda state: 3 * state)
+    np.testing.assert_allclose(ended[0, :, 0], [3.0, 8.0], rtol=1e-6)
+
+
+def test_a_boundary_may_have_parameters_and_is_recorded(tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "from flax import nnx\nfrom jaxode.plugins import register\n@register('boundary', 'scaled')\n"
+        "class Scaled(nnx.Module):\n    def __init__(self, config, *, rngs, dtype):\n"
+        "        self.scale = nnx.Param(2.0 + nnx.initializers.zeros(rngs.params(), (config.width,)))\n"
+        "    def __call__(self, x):\n        return x * self.scale[...]\n",
+        encoding="utf-8",
+    )
+    (loaded,) = plugins.load(file)
+    config = dataclasses.replace(SIZES, block="standard", loop=LoopConfig(boundary="scaled"))
+    x = jnp.ones((1, 2, 16))
+    np.testing.assert_allclose(Pass(config, **MADE).increment(0.0, 1.0, x, None, lambda state: 3 * state), 5.0)
+    assert made_by.plugins_of(Config(model=config)) == (loaded,)
+    plugins.load(EXAMPLES / "capped_state.py")
+    assert made_by.plugins_of(Config(model=config)) == (loaded,), "and no file of which no part is named"
+
+
+def test_a_boundary_that_nobody_brings_is_refused():
+    with pytest.raises(UserError, match=r'^model.loop.boundary = "cap": allowed are none, norm, and what a plug-in'):
+        Pass(dataclasses.replace(SIZES, loop=LoopConfig(boundary="cap")), **MADE)
 
 
 def test_the_solver_has_order_three():

@@ -73,7 +73,7 @@ def test_a_file_that_has_changed_since_is_refused(write):
         ("def f(:", r"mine.py, line 2: cannot be imported: SyntaxError: "),
         ("raise SystemExit(3)", r"mine.py, line 2: cannot be imported: SystemExit: 3"),
         ("", r'mine.py: registers nothing; put @register\("KIND", "NAME"\) of jaxode.plugins before a part \(block, '),
-        ('register("colour", "a")(1)', r'mine.py, line 2: register\("colour", "a"\): kinds are block, solver, '),
+        ('register("colour", "a")(1)', r'mine.py, line 2: register\("colour", "a"\): kinds are block, boundary, '),
         ('register("solver", "A b")(1)', r'mine.py, line 2: register\("solver", "A b"\): a name is lower-case letters'),
         ('register("solver", "euler")(1)', r'line 2: register\("solver", "euler"\): "euler" is built in; choose'),
         ('register("solver", "auto")(1)', r'"auto" is built in'),
@@ -97,6 +97,18 @@ def test_refused_in_one_line_with_its_file(write, text, why):
         (
             'from jaxode import Block\n@register("block", "a")\nclass A(Block):\n    def __init__(self, config): ...',
             "line 3: .*A: is made as A.config, rngs=.., dtype=.., conditioned=.., index=...*does not take",
+        ),
+        ('register("boundary", "norm")(lambda x: x)', '"norm" is built in; choose another name'),
+        ('register("boundary", "a")(int)', "must be a function of the state, or a class that inherits from flax.nnx"),
+        ('register("boundary", "a")(lambda: 0)', "is called with .x., which it does not take"),
+        (
+            "from flax import nnx\n@register('boundary', 'a')\nclass A(nnx.Module):\n    x = 1",
+            "A: lacks __call__.self, x.",
+        ),
+        (
+            "from flax import nnx\n@register('boundary', 'a')\nclass A(nnx.Module):\n"
+            "    def __init__(self, config): ...\n    def __call__(self, x): return x",
+            "A: is called with .config, rngs=.., dtype=..., which it does not take",
         ),
         ('register("solver", "a")(3)', "3: must be an explicit Runge-Kutta solver of Diffrax, or a function from"),
         ('import diffrax\nregister("solver", "a")(diffrax.ImplicitEuler)', "must be an explicit Runge-Kutta method"),

@@ -148,7 +148,7 @@ class RunFolder:
             f"{self.path}: is an exported model and holds no optimizer state to continue with; resume the run itself",
         )
 
-    def config(self, needed: Collection[str] = ("block",)) -> Config:
+    def config(self, needed: Collection[str] = ("block", "boundary")) -> Config:
         """The resolved config.
 
         Args:

@@ -21,7 +21,8 @@ _SAID: set[str] = set()
 def plugins_of(config: Config) -> tuple[Plugin, ...]:
     """Those loaded plug-ins of which the settings name a part."""
     data = config.data
-    named = {("block", config.model.block), ("solver", config.depth.solver), ("corpus", data.corpus)}
+    named = {("block", config.model.block), ("boundary", config.model.loop.boundary)}
+    named |= {("solver", config.depth.solver), ("corpus", data.corpus)}
     named |= {("corpus", share.corpus) for share in parse_mixture("data.mixture", data.mixture)}
     named |= {("objective", name) for name, _ in config.objective.weighted_terms}
     return tuple(plugin for plugin in loaded() if named & set(plugin.parts))

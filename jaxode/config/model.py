@@ -209,7 +209,7 @@ class ModelConfig:
             f'model.loop.low_cycles = {loop.low_cycles} with model.sharing = "{self.sharing}": must be "full"',
         )
         require(
-            rule != "post" or loop.boundary == "none",
+            rule != "post" or loop.boundary != "norm",
             'model.loop.boundary = "norm" with model.norm_position = "post": the state is normalised already; choose '
             '"none"',
         )

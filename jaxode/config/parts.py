@@ -69,8 +69,9 @@ class LoopConfig:
     injection: Literal["none", "concat", "unit_sum"] = "none"
     """What a pass reads besides the state x, of the prelude's result e: concat: [x; e] W; unit_sum: U(x) + U(e) with
     U(x) = x / |x|. (`model.inject_input` adds the embedding through a gate.)"""
-    boundary: Literal["none", "norm"] = "none"
-    """norm: each pass ends in the final norm, and the next one begins from there."""
+    boundary: str = "none"
+    """How a pass ends. norm: in the final norm, and the next one begins from there; or the name that a plug-in brings
+    (`--plugins`)."""
     exit_norm: bool = False
     """Put the final norm before the coda as well."""
     exit_gate: bool = False

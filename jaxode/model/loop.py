@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -11,14 +12,50 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
-from jaxode.config import ModelConfig
+from jaxode.config import ModelConfig, UserError, require
 from jaxode.model.conditioning import Clock, time_by_row
 from jaxode.model.layers import Unit, make_norm
 from jaxode.model.streams import Streams
+from jaxode.plugins import Table
 from jaxode.types import LoopState, State
 
 Blocks = Callable[..., State]
 """State -> state after some of the blocks; all of them where none are named."""
+
+
+def _final_norm(config: ModelConfig, *, rngs: nnx.Rngs, dtype: DTypeLike) -> Any:
+    return make_norm(config, config.width, rngs, config.final_norm)
+
+
+def _nothing(config: ModelConfig, *, rngs: nnx.Rngs, dtype: DTypeLike) -> None:
+    return None
+
+
+def _fit(name: str, part: Any) -> Callable[..., Any]:
+    """A plug-in's: what makes the rule."""
+    module = isinstance(part, type)
+    require(
+        callable(part) and (not module or issubclass(part, nnx.Module)),
+        f"{part!r}: must be a function of the state, or a class that inherits from flax.nnx.Module",
+    )
+    called = getattr(part, "__name__", repr(part))
+    # a class itself can always be called
+    require(not module or any("__call__" in vars(kind) for kind in part.__mro__), f"{called}: lacks __call__(self, x)")
+    try:
+        if module:
+            inspect.signature(part.__init__).bind(None, None, rngs=None, dtype=None)
+        else:
+            inspect.signature(part).bind(None)
+    except TypeError as error:
+        how = "config, rngs=.., dtype=.." if module else "x"
+        raise UserError(f"{called}: is called with ({how}), which it does not take ({error})") from None
+    return part if module else lambda config, **options: part
+
+
+BOUNDARIES: Table[Callable[..., Any]] = Table(
+    "boundary", "model.loop.boundary", {"none": _nothing, "norm": _final_norm}, _fit
+)
+"""By name, what makes the rule by which a pass ends: the state there to the one that the next pass begins with."""
 
 
 def has_rules(config: ModelConfig) -> bool:
@@ -35,14 +72,19 @@ class Pass(nnx.Module):
     """
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs, dtype: DTypeLike):
-        """Only what `model.loop` asks for."""
+        """Only what `model.loop` asks for.
+
+        Raises:
+            UserError: an unknown `model.loop.boundary`.
+        """
         loop, width = config.loop, config.width
         self.injection, self.low_cycles, self.half = loop.injection, loop.low_cycles, config.inner_blocks
         concat = loop.injection == "concat"
         self.adapter = nnx.Linear(2 * width, width, use_bias=False, dtype=dtype, rngs=rngs) if concat else None
         self.unit = Unit(config.norm_epsilon)
-        norm = make_norm(config, width, rngs, config.final_norm)
-        self.norm = norm if loop.boundary == "norm" else None
+        rule = BOUNDARIES.find(loop.boundary)(config, rngs=rngs, dtype=dtype)
+        # under the name that runs have
+        self.norm, self.boundary = (rule, None) if loop.boundary == "norm" else (None, rule)
         told = config.clock.shared and config.conditioning != "none"
         self.clock = Clock(config, rngs=rngs) if told else None
         self.per_pass = config.clock.per_pass
@@ -83,7 +125,8 @@ class Pass(nnx.Module):
         return self.adapter(jnp.concatenate([x, entered], axis=-1)).astype(x.dtype)
 
     def _end(self, x: State) -> State:
-        return x if self.norm is None else self.norm(x).astype(x.dtype)
+        rule = self.boundary if self.norm is None else self.norm
+        return x if rule is None else rule(x).astype(x.dtype)
 
     def _two_speeds(self, x: LoopState, blocks: Blocks) -> LoopState:
         """z_L a few times for each z_H (Wang et al. 2025, HRM)."""

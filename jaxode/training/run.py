@@ -22,6 +22,7 @@ from jaxode.data.labelled import prepare_labelled
 from jaxode.machine import readable
 from jaxode.model import make_model, plan
 from jaxode.model.block import BLOCKS
+from jaxode.model.loop import BOUNDARIES
 from jaxode.model.low_rank import merged, with_low_rank
 from jaxode.model.parameters import Architecture, Parameters, split
 from jaxode.training.continuation import check_same, restored
@@ -93,6 +94,7 @@ def _train(config: Config) -> TrainResult:
         config = dataclasses.replace(config, model=dataclasses.replace(config.model, dropout=0.0))
     plan(config.model, config.depth)
     BLOCKS.find(config.model.block)  # before minutes of reading text
+    BOUNDARIES.find(config.model.loop.boundary)
     rate = config.optimizer.conditioning_rate
     require(
         rate == 1.0 or config.model.conditioning != "none",
