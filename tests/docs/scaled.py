@@ -23,7 +23,7 @@ PARSED = {
     r"^benchmarks/(calibrated|adaptive|direct)_depth|^benchmarks/depth_(tasks\.py --tasks|exits)": "hours of fits",
     r"^benchmarks/step_adapters": "six fits",
     r"^benchmarks/(speculation|cache_quality)": "decodes many texts with shipped models",
-    r"^benchmarks/(finetuning|kills|stops|start_and_resume)": "hours of runs",
+    r"^benchmarks/(finetuning|kills|label_exits|stops|start_and_resume)": "hours of runs, or what reads them",
     r"^benchmarks/(block_matmuls|calibration_time|decode_speed|diffrax_overhead|encoder_throughput|finetuning_torch"
     r"|latency_by_steps|loop_cost|looped_decoding|multistep_overhead|train_step_torch)": "times an ALBERT-base or so",
     r"^benchmarks/(collectives|update_memory)": "compiles for 64 devices, and 17 programs of updates",
