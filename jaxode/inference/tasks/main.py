@@ -21,7 +21,6 @@ from jaxode.evaluation import (
     save_state_sweep,
     save_sweep,
 )
-from jaxode.evaluation.answer_sweep import answer_sweep, save_answer_sweep, task_answers
 from jaxode.evaluation.figures import table
 from jaxode.evaluation.label_sweep import label_sweep, save_label_sweep
 from jaxode.inference.adaptive.exits import make_rule
@@ -287,6 +286,9 @@ def _sweep_answers(
     loaded: LoadedModel, config: InferConfig, depths: tuple[DepthConfig, ...], write: Write, note: Write
 ) -> None:
     """Exact matches of a task's questions by difficulty, in the place of a text's loss."""
+    # questions are made of what reads corpora, which nothing else here needs
+    from jaxode.evaluation.answer_sweep import answer_sweep, save_answer_sweep, task_answers
+
     data, model = loaded.config.data, loaded.config.model
     spec = BatchSpec.of(data, loaded.own_tokenizer, model.learns, model.length)
     questions = task_answers(data, spec, model.length, loaded.config.train.batch_size, config.batches)
