@@ -67,6 +67,11 @@ class Calibration:
     """What it was made for, where it was read from a file."""
 
     @property
+    def keeps_plain(self) -> bool:
+        """Whether plain steps came nearer than what was fitted, and were kept."""
+        return self.plain is not None and self.plain in (self.kl, self.error, self.distance)
+
+    @property
     def adapted(self) -> bool:
         """Whether step adapters belong to it."""
         return self.coefficients.gains is not None and self.coefficients.gains.adapters is not None

@@ -316,6 +316,7 @@ def test_a_fit_that_plain_steps_beat_is_not_kept():
     plain = float(jnp.sum(jnp.exp(full) * (full - short), axis=-1).mean())
     assert spoilt.kl == spoilt.plain == pytest.approx(plain, rel=2e-3)  # the full depth's are kept in half precision
     assert spoilt.schedule == (3, 3)
+    assert (spoilt.keeps_plain, fitted.keeps_plain) == (True, False)
     kept = architecture.bind(with_calibrations(params, {2: spoilt}))(tokens, spoilt.depth).logits
     np.testing.assert_allclose(kept, bound(tokens, even).logits, rtol=1e-5, atol=1e-5)
     assert fitted.plain == pytest.approx(plain, rel=2e-3)

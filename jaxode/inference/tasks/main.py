@@ -365,9 +365,8 @@ def _calibrate(
         what = "relative error of the states to those of"
     elif done.distance is not None:
         what = "root mean square distance of the numbers from those of"
-    figure = next(value for value in (done.kl, done.error, done.distance) if value is not None)
     kept = ""
-    if figure == done.plain:
+    if done.keeps_plain:
         kept = "; plain steps come nearer than what was fitted, and are kept: give more text (--file, --batches)"
     note(
         f"{what} the full depth, on text held out of the fit (plain: of {done.steps} even steps by Euler's method)"
