@@ -154,8 +154,8 @@ class InferConfig:
     updates: int = 100
     """calibrate: updates by gradient, a batch each in turn."""
     controls: bool = False
-    """report: also what k of the N applications give when later ones are left out, repeated or alone, or when the
-    read-out is refitted on other text; k are the steps that the report compares."""
+    """report, sweep: also what k of the N applications give when later ones are left out, repeated or alone, or when
+    the read-out is refitted on other text; k are the steps that are compared."""
     tuned: Place = ""
     """report, of an encoder or a classifier: a run that was trained on from it; its states or labels, in every number
     of steps, beside this model's own at full depth."""

@@ -25,6 +25,9 @@ class StudySettings:
     """Euler's even steps to measure a run at, beside the full depth and the one that it was trained at."""
     calibrate: tuple[Steps, ...] = ()
     """Steps to calibrate a run for and to measure it at."""
+    controls: bool = False
+    """Also what k applications give alone, repeated, or with a read-out that was refitted on other text, k of the steps
+    that a run is measured at; of runs whose layout has one loop."""
     batches: int = 32
     """Validation batches that a measurement reads."""
 

@@ -68,7 +68,7 @@ READERS: dict[str, tuple[str, ...]] = {
     "batches": ("score", "sweep", "report", "calibrate"),
     "adapters": ("calibrate",),
     "updates": ("calibrate",),
-    "controls": ("report",),
+    "controls": ("report", "sweep"),
     "tuned": ("report",),
     "out": ("encode", "sweep", "report", "calibrate", "export"),
     "notes": ("export",),

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from tqdm import tqdm
 
 from jaxode.config import DataConfig, DepthConfig
@@ -96,9 +98,9 @@ def answer_sweep(
             for one in answers:
                 try:
                     found = evaluate_answers(architecture, params, one.batches, depth)
-                    exact, tokens = found.exact, found.tokens
+                    exact, tokens, nats = found.exact, found.tokens, found.nats_per_token
                 except Diverged:
-                    exact = tokens = 0.0
+                    exact, tokens, nats = 0.0, 0.0, math.inf
                 rows.append(
                     {
                         "solver": resolved.solver,
@@ -109,6 +111,8 @@ def answer_sweep(
                         "trained": one.trained,
                         "exact": exact,
                         "tokens": tokens,
+                        "nats_per_token": nats,
+                        "predicted": sum(int((np.asarray(batch.weights) > 0).sum()) for batch in one.batches),
                         "majority": one.majority,
                         "chance": one.chance,
                     }

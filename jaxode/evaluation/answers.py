@@ -13,13 +13,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool
+from jaxtyping import Array, Bool, Float
 
 from jaxode.checkpoint import takes_params
 from jaxode.config import DepthConfig, require
 from jaxode.data import Batch
 from jaxode.evaluation.divergence import diverged
-from jaxode.evaluation.loss import batch_inputs
+from jaxode.evaluation.loss import batch_inputs, token_loss
 from jaxode.model.parameters import Architecture, Parameters
 
 
@@ -31,6 +31,8 @@ class AnswerEvaluation:
     """Share of answers all of whose tokens are right."""
     tokens: float
     """Share of the answers' tokens that are right."""
+    nats_per_token: float
+    """Mean loss of the answers' tokens."""
     answers: int
     block_evaluations: int | float
     solver: str
@@ -40,11 +42,13 @@ class AnswerEvaluation:
 @partial(jax.jit, static_argnames=("architecture", "depth"))
 def _right(
     params: Parameters, batch: Batch, *, architecture: Architecture, depth: DepthConfig
-) -> tuple[Bool[Array, "B L"], Bool[Array, ""], Any]:
+) -> tuple[Bool[Array, "B L"], Bool[Array, ""], Float[Array, ""], Any]:
     model = architecture.bind(params)
     out = model(jnp.asarray(batch.tokens), depth, **batch_inputs(batch, model.config.kind, True))
     finite = jnp.all(jnp.isfinite(jnp.where(jnp.asarray(batch.weights)[..., None] > 0, out.logits, 0.0)))
-    return out.logits.argmax(axis=-1) == jnp.asarray(batch.targets), finite, out.block_evaluations
+    targets = jnp.asarray(batch.targets)
+    nats = token_loss(out.logits, targets, jnp.asarray(batch.weights)).nats
+    return out.logits.argmax(axis=-1) == targets, finite, nats, out.block_evaluations
 
 
 @takes_params
@@ -69,9 +73,10 @@ def evaluate_answers(
         f"answers are predicted token by token: needs a causal model, this one is {model.config.learns}",
     )
     depth = model.resolve(depth)
-    exact = tokens = answers = predicted = evaluations = count = 0
+    exact = tokens = answers = predicted = count = 0
+    nats = evaluations = 0.0
     for batch in batches:
-        found, finite, used = jax.device_get(_right(params, batch, architecture=architecture, depth=depth))
+        found, finite, loss, used = jax.device_get(_right(params, batch, architecture=architecture, depth=depth))
         if not finite:
             inputs = batch_inputs(batch, model.config.kind, True)
             raise diverged("a prediction", architecture, params, batch.tokens, inputs, depth)
@@ -82,12 +87,13 @@ def evaluate_answers(
                 right = row[real & (number == text)]
                 exact, answers = exact + int(right.all()), answers + 1
                 tokens, predicted = tokens + int(right.sum()), predicted + len(right)
-        evaluations, count = evaluations + float(used), count + 1
+        nats, evaluations, count = nats + float(loss), evaluations + float(used), count + 1
     require(answers > 0, "nothing to evaluate: no text has an answer")
     blocks = evaluations / count
     return AnswerEvaluation(
         exact / answers,
         tokens / predicted,
+        nats / predicted,
         answers,
         round(blocks) if blocks == round(blocks) else blocks,
         depth.solver,

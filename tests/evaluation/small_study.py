@@ -71,7 +71,9 @@ class Played:
             return self.fails.get("data")
         if module == "jaxode.training":
             return self.train(Path(flags[1]), flags[2:])
-        return self.infer(Path(flags[1]), dict(zip(flags[2::2], flags[3::2], strict=True)))
+        controls = "--controls" in flags
+        flags = [flag for flag in flags if flag != "--controls"]
+        return self.infer(Path(flags[1]), dict(zip(flags[2::2], flags[3::2], strict=True)), controls)
 
     def train(self, recipe, flags):
         config = from_toml(Config, recipe)
@@ -86,7 +88,7 @@ class Played:
         (folder / "summary.json").write_text(json.dumps(summary))
         return None
 
-    def infer(self, folder, flags):
+    def infer(self, folder, flags, controls):
         task = flags["--task"]
         self.calls.append((folder.name, task, flags.get("--steps") or flags["--at"]))
         if (folder.name, task) in self.fails:
@@ -101,7 +103,18 @@ class Played:
             {"solver": solver, "steps": n, "block_evaluations": n, "nats_per_token": loss(config, solver, n)}
             for solver, n in [*asked, *(("calibrated", n) for n in found)]
         ]
-        write_csv(folder / "sweep.csv", rows)
+        if controls:
+            write_csv(folder / "controls.csv", [{"control": "prefix", "k": 2, "rise": 0.5 + config.train.seed}])
+        if not config.data.corpus.startswith("tasks/"):
+            write_csv(folder / "sweep.csv", rows)
+            return None
+        # easy questions are right at full depth, the ones that were trained on; the harder half of them are predicted
+        answers = [
+            row | {"schedule": "even", "difficulty": difficulty, "trained": difficulty < 3, "predicted": difficulty,
+                   "exact": row["steps"] / 4 / difficulty, "nats_per_token": row["nats_per_token"] * difficulty}
+            for row in rows for difficulty in (1, 2, 3)
+        ]  # fmt: skip
+        write_csv(folder / "answers.csv", answers)
         return None
 
 

@@ -108,6 +108,39 @@ def test_direct_ones_that_differ_in_more_than_their_depth_are_lines_of_their_own
     }
 
 
+def test_runs_on_a_task_are_compared_by_their_answers(study, capsys):
+    task = '[settings]\ndata = { files = "", corpus = "tasks/parity", valid_fraction = 0.1 }\n'
+    assert study(text=HEAD + task + VARIANTS)[0] == 0
+    shown = capsys.readouterr().out
+    answers = read_csv(ROOT / "small-answers.csv")
+    assert len(answers) == 3 * len(read_csv(ROOT / "small.csv"))
+    assert {row["difficulty"] for row in answers if row["variant"] == "unshared"} == {1, 2, 3}
+    # of 1 and 2, which were trained on, weighed by what is predicted: (1 * 1 + 2 * 2) / 3 of what is played
+    row = next(
+        row for row in read_csv(ROOT / "small.csv") if (row["variant"], row["seed"], row["n"]) == ("fixed", 1, 4)
+    )
+    assert row["nats_per_token"] == pytest.approx(2.1 * 5 / 3)
+    exact = {tuple(line.split()[:3]): line for line in shown.split("\n\n")[1].splitlines()}
+    assert exact["variant", "n", "solver"].split()[3:] == ["d1", "d2", "d3"]
+    assert exact["fixed", "2", "euler"].endswith("0.5000 ± 0.0000  0.2500 ± 0.0000  0.1667 ± 0.0000")
+    assert study(text=HEAD + task + VARIANTS) == (0, [])
+
+
+def test_controls_where_the_study_asks_for_them(study, played):
+    assert study()[0] == 0
+    assert not (ROOT / "small-controls.csv").exists()
+    asked = HEAD + "controls = true\n" + VARIANTS
+    # measured again, and not trained; the unshared one has no loop
+    again = [call for call in FIRST if call[1:2] == ("sweep",) and call[0] != "unshared-s1"]
+    assert study(text=asked) == (0, [("data",), *again])
+    rows = read_csv(ROOT / "small-controls.csv")
+    assert [(row["variant"], row["seed"], row["control"], row["rise"]) for row in rows] == [
+        ("fixed", 0, "prefix", 0.5), ("fixed", 1, "prefix", 1.5), ("direct-2", 0, "prefix", 0.5),
+        ("direct-2", 1, "prefix", 1.5),
+    ]  # fmt: skip
+    assert study(text=asked) == (0, [])
+
+
 def test_flops_are_the_cost_where_every_run_has_them(study, played):
     played.logged = {"training_flops": 3e9}
     assert study()[0] == 0

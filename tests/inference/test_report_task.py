@@ -135,12 +135,13 @@ def test_controls_beside_the_report(infer, text_file, tmp_path, monkeypatch):
 
 
 def test_controls_belong_to_a_report_of_a_loop(infer, text_file, tmp_path):
-    with pytest.raises(UserError, match=r"controls = true with task = sweep: only report reads it"):
-        InferConfig(task="sweep", controls=True)
+    with pytest.raises(UserError, match=r"controls = true with task = score: only report, sweep read it"):
+        InferConfig(task="score", controls=True)
     run = write_run(tmp_path / "run", model_config("causal", steps=4, sharing="sequence", groups=2))
-    ran = infer("--checkpoint", run, "--task", "report", "--file", text_file, "--controls")
-    assert ran.code == 2
-    assert 'controls: model.sharing = "sequence" has no loop of which a part' in ran.err
+    for task in ("report", "sweep"):
+        ran = infer("--checkpoint", run, "--task", task, "--file", text_file, "--controls")
+        assert ran.code == 2
+        assert 'controls: model.sharing = "sequence" has no loop of which a part' in ran.err
 
 
 def test_a_tuned_classifier_of_words_is_one_whatever_its_settings_hold(tmp_path):

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxode.config import Config, ModelConfig, StudyConfig, StudySettings, UserError, from_toml, override, require
+from jaxode.evaluation.controls import has_controls
 
 CHOSEN = {
     "out": "the study chooses the folder of a run",
@@ -67,6 +68,10 @@ class Study:
         """Of the step counts asked for, those that there is something to calibrate for."""
         model = run.config.model
         return tuple(n for n in run.calibrate if n < model.steps and takes(model, n))
+
+    def controlled(self, run: Run) -> bool:
+        """Whether the study asks for controls, and the run's layout has them."""
+        return self.settings.controls and has_controls(run.config.model)
 
     def wanted(self, run: Run) -> set[tuple[str, int]]:
         """Solver and step count of every row that the study shows."""

@@ -17,6 +17,7 @@ from jaxode.evaluation.study.records import Result, settings_of
 Rows = Sequence[Mapping[str, Any]]
 Points = list[tuple[float | int, float, float, float]]  # x, and of y mean, least and most over seeds
 DIRECT = "trained directly at n"
+PARTS = ("answers", "controls")
 LOSSES = ("nats_per_token", "rise_nats_per_token", "perplexity_rise_percent")
 
 
@@ -87,7 +88,8 @@ def comparison(study: Study, rows: Rows) -> list[dict[str, Any]]:
 
 
 def save_study(folder: Path, study: Study, results: Mapping[Run, Result]) -> str:
-    """Write NAME.csv and NAME.png into `folder`; return the table for the terminal.
+    """Write NAME.csv and NAME.png into `folder`, and NAME-answers.csv and NAME-controls.csv where runs have them;
+    return the tables for the terminal.
 
     Raises:
         UserError: the folder cannot be written.
@@ -99,8 +101,31 @@ def save_study(folder: Path, study: Study, results: Mapping[Run, Result]) -> str
         if panels:
             seeds = "mean over seeds, bars from the lowest to the highest" if any(one.ranges for one in panels) else ""
             panel_figure(folder / f"{study.name}.png", panels, ": ".join(filter(None, (study.name, seeds))))
+        for part in PARTS:
+            found = [
+                {"variant": run.variant, "seed": run.seed, "trained_at": run.trained_at, **row}
+                for run, result in results.items()
+                for row in getattr(result, part)
+            ]
+            if found:
+                write_csv(folder / f"{study.name}-{part}.csv", found)
     compared = comparison(study, rows)
-    return table(compared, list(compared[0]))
+    shown = [table(compared, list(compared[0]))]
+    exact = exact_matches(results)
+    return "\n\n".join([*shown, table(exact, list(exact[0]))] if exact else shown)
+
+
+def exact_matches(results: Mapping[Run, Result]) -> list[dict[str, Any]]:
+    """Of runs on tasks: the share of right answers by variant, solver, n and difficulty, as mean over seeds with the
+    sample standard deviation.
+    """
+    answers = [{"variant": run.variant, **row} for run, result in results.items() for row in result.answers]
+    difficulties = sorted({row["difficulty"] for row in answers})
+    rows = []
+    for (variant, solver, n), same in _grouped(answers, "variant", "solver", "steps").items():
+        cells = {f"d{one}": _spread([row["exact"] for row in same if row["difficulty"] == one]) for one in difficulties}
+        rows.append({"variant": variant, "n": n, "solver": solver, **cells})
+    return rows
 
 
 def _panels(rows: Rows) -> list[Panel]:

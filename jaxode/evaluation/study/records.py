@@ -78,6 +78,10 @@ class Result:
     measured_by: Code | None = None
     rows: tuple[dict[str, Any], ...] = ()
     """As in sweep.csv: one a step count and solver."""
+    answers: tuple[dict[str, Any], ...] = ()
+    """Of a run on a task, as in answers.csv: one a difficulty as well."""
+    controls: tuple[dict[str, Any], ...] = ()
+    """As in controls.csv: one a control and number of applications."""
 
 
 def started(run: Run, tokens: Mapping[str, int]) -> Started:

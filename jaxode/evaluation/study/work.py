@@ -6,7 +6,7 @@ import dataclasses
 import json
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import Any
 from tqdm import tqdm
 
 from jaxode.config import UserError, require, to_toml
+from jaxode.config.task import TASKS_PREFIX
 from jaxode.evaluation.figures import read_csv
 from jaxode.evaluation.study.children import Children, Stopped
 from jaxode.evaluation.study.grid import Run, Study
@@ -33,6 +34,8 @@ from jaxode.evaluation.study.records import (
     write_record,
 )
 from jaxode.tracking import read_jsonl
+
+DEPTH = ("solver", "schedule", "steps", "block_evaluations")
 
 
 @dataclass(frozen=True)
@@ -109,7 +112,9 @@ class Work:
         rows = result.rows if result and result.batches == self.study.settings.batches else ()
         found = {(row["solver"], row["steps"]) for row in rows}
         calibrate = tuple(lacking)
-        return State(begun, began, result, calibrate, bool(calibrate) or not self.study.wanted(run) <= found)
+        measure = bool(calibrate) or not self.study.wanted(run) <= found
+        measure = measure or (self.study.controlled(run) and not (result and result.controls))
+        return State(begun, began, result, calibrate, measure)
 
     def results(self) -> dict[Run, Result]:
         """What is measured so far, on as many batches as the study asks for."""
@@ -256,15 +261,24 @@ class Work:
         folder, batches = self.folder(run), self.study.settings.batches
         self._check_unchanged()
         at = ",".join(map(str, self.study.measured_at(run)))
-        failure = self._infer(run, "sweep", "--at", at, "--batches", str(batches))
+        controlled = self.study.controlled(run)
+        flags = ["--at", at, "--batches", str(batches), *(["--controls"] if controlled else [])]
+        failure = self._infer(run, "sweep", *flags)
         if failure is not None:
             return failure
         result = self.state(run).result
         assert result is not None
-        rows = tuple(read_csv(folder / "sweep.csv"))
-        write_record(
-            folder / RESULT, dataclasses.replace(result, batches=batches, measured_by=Code.current(), rows=rows)
+        on_task = run.config.data.corpus.startswith(TASKS_PREFIX)
+        answers = tuple(read_csv(folder / "answers.csv")) if on_task else ()
+        measured = dataclasses.replace(
+            result,
+            batches=batches,
+            measured_by=Code.current(),
+            rows=_losses(answers) if on_task else tuple(read_csv(folder / "sweep.csv")),
+            answers=answers,
+            controls=tuple(read_csv(folder / "controls.csv")) if controlled else (),
         )
+        write_record(folder / RESULT, measured)
         return None
 
     def _infer(self, run: Run, task: str, *flags: str) -> str | None:
@@ -276,3 +290,17 @@ class Work:
 
     def _recipe(self, run: Run) -> Path:
         return self.root / f"{run.folder}.toml"
+
+
+def _losses(answers: Iterable[Mapping[str, Any]]) -> tuple[dict[str, Any], ...]:
+    """The loss of a task's answers, over all difficulties that were trained on: a row a step count and solver."""
+    depths: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
+    for row in answers:
+        if row["trained"]:
+            depths.setdefault(tuple(row[name] for name in DEPTH), []).append(row)
+    losses = []
+    for depth, same in depths.items():
+        predicted = sum(row["predicted"] for row in same)
+        nats = sum(row["predicted"] * row["nats_per_token"] for row in same) / predicted
+        losses.append({**dict(zip(DEPTH, depth, strict=True)), "nats_per_token": nats})
+    return tuple(losses)

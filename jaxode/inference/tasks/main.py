@@ -21,6 +21,7 @@ from jaxode.evaluation import (
     save_state_sweep,
     save_sweep,
 )
+from jaxode.evaluation.controls import check_controls
 from jaxode.evaluation.figures import table
 from jaxode.evaluation.label_sweep import label_sweep, save_label_sweep
 from jaxode.inference.adaptive.exits import make_rule
@@ -32,6 +33,7 @@ from jaxode.inference.loading.names import LINE_TASKS, STATE_TASKS, check_task
 from jaxode.inference.mesh import check_mesh
 from jaxode.inference.programs import keep_compiled
 from jaxode.inference.tasks.comparison import bench, compare
+from jaxode.inference.tasks.controls import write_controls
 from jaxode.inference.tasks.depths import (
     asked_depth,
     check_start,
@@ -62,7 +64,6 @@ from jaxode.inference.tasks.line_tables import (
 from jaxode.inference.tasks.line_text import labelled_text, line_batches, measured_by_labels, packed_batches
 from jaxode.inference.tasks.measured_text import Text, file_text, needed_corpus, validation_text
 from jaxode.inference.tasks.report import (
-    control_counts,
     report_methods,
     tuned_model,
     with_tuned,
@@ -113,12 +114,12 @@ def run(config: InferConfig, write: Write, note: Write) -> None:
         check_mesh(model, config.mesh)
     named = resolve(model, named_depth(config))
     plan(model, named)
+    if config.controls:
+        check_controls(model)
     if task == "calibrate":
         check_steps(model, config.steps)
     elif task == "report":
         report_methods(model, config, named, {})
-        if config.controls:
-            control_counts(model, config)
         require(
             not config.tuned or folder.task in LINE_TASKS,
             f"tuned = {config.tuned}: {folder.path} is a {folder.task.replace('_', ' ')} model, and is measured by its "
@@ -280,6 +281,8 @@ def _sweep(
     folder = Path(config.out) if config.out else loaded.run.path
     write(save_sweep(folder, result) + "\n")
     note(f"{result.tokens} tokens predicted; written: {folder / 'sweep.csv'}, {folder / 'sweep.png'}")
+    if config.controls:
+        write_controls(loaded, config, list(text.batches), _counts(loaded, depths), write, note)
 
 
 def _sweep_answers(
@@ -297,6 +300,14 @@ def _sweep_answers(
     write(save_answer_sweep(folder, rows, data.corpus) + "\n")
     difficulties = f"{len(questions)} difficulties of {data.corpus}"
     note(f"{difficulties}, exact matches; written: {folder / 'answers.csv'}, {folder / 'answers.png'}")
+    if config.controls:
+        trained = [batch for one in questions if one.trained for batch in one.batches]
+        write_controls(loaded, config, trained, _counts(loaded, depths), write, note)
+
+
+def _counts(loaded: LoadedModel, depths: Sequence[DepthConfig]) -> list[int]:
+    """The steps of a sweep."""
+    return [one.steps or loaded.config.model.steps for one in depths]
 
 
 def _sweep_labels(

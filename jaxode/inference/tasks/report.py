@@ -24,11 +24,11 @@ from jaxode.evaluation import (
     save_report,
     work_precision,
 )
-from jaxode.evaluation.controls import check_controls, depth_controls, save_controls
 from jaxode.evaluation.label_report import LabelReport, compare_labels, save_label_report
 from jaxode.evaluation.methods import FULL_DEPTH
 from jaxode.inference.loading.loaded_model import LoadedModel, load
 from jaxode.inference.loading.names import STATE_TASKS
+from jaxode.inference.tasks.controls import CALIBRATION_BATCHES, write_controls
 from jaxode.inference.tasks.line_text import labelled_text
 from jaxode.inference.tasks.measured_text import Text, corpus, file_text, validation_text
 from jaxode.interop import is_pretrained
@@ -36,7 +36,6 @@ from jaxode.model.parameters import calibration_parameters, without_calibrations
 
 Comparison = TypeVar("Comparison", StateReport, LabelReport)
 
-CALIBRATION_BATCHES = 10
 TUNED = "tuned"
 
 
@@ -167,11 +166,9 @@ def write_report(
     files = ", ".join(str(folder / name) for name in ("report.csv", "report.png", "trace.csv", "trace.png"))
     note(f"{report.tokens} tokens predicted; written: {files}")
     if config.controls:
-        measured, other, source = _controls_text(trained, config, text)
-        counts = control_counts(trained.config.model, config)
-        rows = depth_controls(trained, measured, counts, other, progress=True)
-        write("\n" + save_controls(folder, rows) + "\n")
-        note(f"controls: read-out refitted on {source}; written: {folder / 'controls.csv'}, {folder / 'controls.png'}")
+        write("\n")
+        counts = evaluation_counts(trained.config.model, config.steps)
+        write_controls(trained, config, list(text.batches), counts, write, note)
 
 
 def write_label_report(
@@ -206,29 +203,6 @@ def _made_folder(trained: TrainedModel, config: InferConfig) -> Path:
     except OSError as error:
         raise UserError(f"{folder}: the report cannot be written there: {error.strerror or error}") from None
     return folder
-
-
-def control_counts(model: ModelConfig, config: InferConfig) -> list[int]:
-    """The passes after which a loop is cut, of those counts of steps that a report compares.
-
-    Raises:
-        UserError: the model has no controls.
-    """
-    passes = check_controls(model)
-    counts = [n // model.groups for n in evaluation_counts(model, config.steps) if n % model.groups == 0]
-    return sorted({k for k in counts if 1 <= k < passes})
-
-
-def _controls_text(trained: TrainedModel, config: InferConfig, text: Text) -> tuple[list[Batch], list[Batch], str]:
-    """What is measured on, what the read-out is fitted on, and the name of the latter."""
-    measured = list(text.batches)
-    try:
-        require(not is_pretrained(trained.run.path), "no run of ours")
-        return measured, calibration_batches(corpus(trained), config.seed, CALIBRATION_BATCHES), "the training text"
-    except UserError:
-        half = len(measured) // 2
-        require(half > 0, "controls: the text is too short to fit the read-out on one half of it; give more text")
-        return measured[half:], measured[:half], "the first half of the text, measured on the second"
 
 
 def _magnitudes(trained: TrainedModel, config: InferConfig, text: Text, note: Callable[[str], None]) -> list[Method]:
