@@ -1,7 +1,7 @@
 """What fewer steps cost frozen weights: calibrated solvers beside truncation, step rescaling and fitted step sizes.
 
     python benchmarks/calibrated_depth.py runs/NAME [more runs]
-    python benchmarks/calibrated_depth.py --brief runs/NAME [more runs]   (step rescaling, calibrated, adapters)
+    python benchmarks/calibrated_depth.py runs/NAME --method "step rescaling" --method calibrated   (some of them)
     python benchmarks/calibrated_depth.py --ablate runs/NAME              (what each part buys, n = N/3)
     python benchmarks/calibrated_depth.py --sizes runs/NAME               (how much text a fit needs, n = N/3)
     python benchmarks/calibrated_depth.py --across wikitext-2 runs/NAME   (fit on one corpus, report on both)
@@ -124,9 +124,6 @@ def record(rows: list[dict], row: dict) -> None:
     print(table([row], list(row)), flush=True)
 
 
-BRIEF = ("step rescaling", "calibrated", "step adapters")
-
-
 def methods(trained: TrainedModel, names: Sequence[str] = tuple(METHODS)) -> list[dict]:
     """Every method at every number of steps."""
     model, data, rows = trained.config.model, text_of(trained), []
@@ -211,9 +208,10 @@ def main() -> None:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     kinds = parser.add_mutually_exclusive_group()
-    for kind in ("brief", "ablate", "sizes"):
+    for kind in ("ablate", "sizes"):
         kinds.add_argument(f"--{kind}", action="store_true")
     kinds.add_argument("--across", metavar="CORPUS")
+    kinds.add_argument("--method", choices=METHODS, action="append", help="again for each; all of them without")
     parser.add_argument("runs", nargs="+", type=Path)
     arguments = parser.parse_args()
     for run in arguments.runs:
@@ -225,7 +223,7 @@ def main() -> None:
         elif arguments.across:
             write_csv(RESULTS / f"across-{run.name}.csv", across(trained, arguments.across))
         else:
-            rows = methods(trained, BRIEF) if arguments.brief else methods(trained)
+            rows = methods(trained, arguments.method or tuple(METHODS))
             write_csv(RESULTS / f"calibrated-{run.name}.csv", rows)
             figure(RESULTS / f"calibrated-{run.name}.png", rows)
 
