@@ -4,6 +4,7 @@ Nothing here imports jax, so ``--help`` is instant and a wrong value is refused 
 """
 
 from jaxode.config.checks import UserError, require
+from jaxode.config.data import DataConfig
 from jaxode.config.entries import entry
 from jaxode.config.fields import check_seed
 from jaxode.config.hosts import HostsConfig
@@ -15,7 +16,7 @@ from jaxode.config.parts import AttentionConfig, ClockConfig, LoopConfig, Sphere
 from jaxode.config.reading import from_dict, from_toml, override, parse, parse_command, parse_fields, to_dict, to_toml
 from jaxode.config.study import StudyCommand, StudyConfig, StudySettings, VariantConfig
 from jaxode.config.task import TaskConfig
-from jaxode.config.training import Config, DataConfig, OptimizerConfig, TrainConfig
+from jaxode.config.training import Config, OptimizerConfig, TrainConfig
 
 __all__ = [
     "AttentionConfig",
