@@ -20,6 +20,8 @@ from jaxode.data.parquet import parquet_texts
 
 PARQUET = ".parquet"
 _JSON = (".jsonl", ".ndjson", ".json")
+TAGGED = (".conll", ".conllu", ".bio", ".iob", ".iob2")
+"""Of files with a word and its label a line."""
 _TABLES = (".tsv", ".csv")
 
 
@@ -46,12 +48,17 @@ def text_format(path: Path) -> Literal["text", "json", "parquet"]:
     """How a file is read, by its name alone.
 
     Raises:
-        UserError: a table, or Parquet within an archive.
+        UserError: a table, words and their labels, or Parquet within an archive.
     """
     require(
         suffix(path) not in _TABLES,
         f"{path}: is a table ({suffix(path)}), which only classify reads: keep the column of texts alone as .txt, or "
         "as .jsonl with data.text_key",
+    )
+    require(
+        suffix(path) not in TAGGED,
+        f"{path}: holds a word and its label a line ({suffix(path)}), which data.train reads, and a task whose "
+        "texts are lines: keep the sentences alone as .txt",
     )
     if suffix(path) == PARQUET:
         require(

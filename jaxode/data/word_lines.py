@@ -15,7 +15,7 @@ from jaxode.data.columns import Columns
 from jaxode.data.tables import Example
 from jaxode.data.targets import label_name
 
-WORD_A_LINE = (".conll", ".conllu", ".bio", ".iob", ".iob2", ".tsv")
+WORD_A_LINE = (*documents.TAGGED, ".tsv")
 UNIVERSAL = ".conllu"
 
 WORDS = ("tokens", "words", "text", "sentence")

@@ -70,10 +70,13 @@ def test_binary_files_are_refused_by_every_reader(tmp_path: Path, read):
             read(put(tmp_path / "a.txt", content))
 
 
-@pytest.mark.parametrize("name", ["a.tsv", "a.CSV", "a.tsv.gz"])
-def test_tables_are_no_text(tmp_path: Path, name: str):
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [("a.tsv", "is a table"), ("a.CSV", "is a table"), ("a.tsv.gz", "is a table"), ("a.conll", "holds a word and its")],
+)
+def test_tables_are_no_text(tmp_path: Path, name: str, why: str):
     for read in (read_texts, numbered_lines):
-        with pytest.raises(UserError, match=f"{name}: is a table"):
+        with pytest.raises(UserError, match=f"{name}: {why}"):
             list(read(tmp_path / name))
 
 
