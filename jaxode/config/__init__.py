@@ -13,7 +13,17 @@ from jaxode.config.mesh import InferMeshConfig, MeshConfig
 from jaxode.config.model import DepthConfig, ModelConfig
 from jaxode.config.objective import ObjectiveConfig, parse_counts
 from jaxode.config.parts import AttentionConfig, ClockConfig, LoopConfig, SphereConfig
-from jaxode.config.reading import from_dict, from_toml, override, parse, parse_command, parse_fields, to_dict, to_toml
+from jaxode.config.reading import (
+    dotted,
+    from_dict,
+    from_toml,
+    override,
+    parse,
+    parse_command,
+    parse_fields,
+    to_dict,
+    to_toml,
+)
 from jaxode.config.study import StudyCommand, StudyConfig, StudySettings, VariantConfig
 from jaxode.config.task import TaskConfig
 from jaxode.config.training import Config, OptimizerConfig, TrainConfig
@@ -41,6 +51,7 @@ __all__ = [
     "UserError",
     "VariantConfig",
     "check_seed",
+    "dotted",
     "entry",
     "from_dict",
     "from_toml",

@@ -8,7 +8,7 @@ import difflib
 import io
 import sys
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -212,3 +212,16 @@ def to_dict(config: Any) -> dict[str, Any]:
         return {k: plain(v) for k, v in value.items() if v is not None} if isinstance(value, dict) else value
 
     return plain(dataclasses.asdict(config))
+
+
+def dotted(config: Any) -> dict[str, Any]:
+    """The same in one table: train.seed stands for seed in the table train."""
+
+    def flat(raw: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+        for name, value in raw.items():
+            if isinstance(value, Mapping):
+                yield from flat(value, f"{prefix}{name}.")
+            else:
+                yield f"{prefix}{name}", value
+
+    return dict(flat(to_dict(config), ""))

@@ -15,7 +15,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from jaxode.checkpoint import Task, TrainedModel, new_folder
-from jaxode.config import Config, DataConfig, ModelConfig, TrainConfig, UserError, require
+from jaxode.config import Config, DataConfig, ModelConfig, TrainConfig, UserError, dotted, require
 from jaxode.data import Tokenizer
 from jaxode.data import from_pretrained as load_tokenizer
 from jaxode.data.tokenizer_files import (
@@ -214,7 +214,8 @@ def save_pretrained(trained: TrainedModel, folder: Path | str, *, max_shard_byte
         max_shard_bytes: larger weights are written as several files with an index.
 
     Raises:
-        UserError: the folder holds something or cannot be written, or the model is no ALBERT.
+        UserError: the folder holds something or cannot be written, or the model is no ALBERT, and none of the family
+            of looped models that it came from.
     """
     folder = Path(folder)
     model, params = trained.config.model, without_calibrations(trained.params)
@@ -224,13 +225,28 @@ def save_pretrained(trained: TrainedModel, folder: Path | str, *, max_shard_byte
         config = dict(trained.source) | family.fields(model, trained.source)
         config |= {"model_type": family.model_type, "dtype": kind}
         config.pop("torch_dtype", None)
-        return _write(trained, folder, config, family.table(model, ()), params, max_shard_bytes)
+        table = family.table(model, ())
+        _check_held(model, family, config, table)
+        return _write(trained, folder, config, table, params, max_shard_bytes)
     task = "masked" if trained.task == "causal" else trained.task  # what is causal is refused by its kind
     config = albert_config.write(model, task, trained.source) | {"dtype": kind}
     if task in albert_config.LABELLED:
         _write_classes(config, params["head.classifier.bias"].shape[0], trained)
     table = albert_tensors.written(model, params, prefix="" if task == "encoder" else "albert.")
     return _write(trained, folder, config, table, params, max_shard_bytes)
+
+
+def _check_held(model: ModelConfig, family: Family, config: dict[str, Any], table: TensorTable) -> None:
+    """What is written says what the model is: whoever reads it computes the same."""
+    names = frozenset(name for pair in table.pairs for name in pair.names)
+    read = dotted(family.model(Fields(config, CONFIG, names)))
+    for name, value in dotted(model).items():
+        # nobody drops units of a model that is read to be run
+        require(
+            read.get(name) == value or name == "dropout",
+            f"model.{name} = {value!r}: a {family.model_type} has {read.get(name)!r}; "
+            "jaxode.load(..).save(FOLDER) keeps what the model has",
+        )
 
 
 def _write(

@@ -1,5 +1,6 @@
 """Every family of looped models against its reference in NumPy: logits, files, generation, refusals."""
 
+import dataclasses
 import json
 import re
 from functools import partial
@@ -90,6 +91,18 @@ def test_what_is_written_is_what_was_read(case, loaded, folder, tmp_path):
     again = from_pretrained(tmp_path / "written")
     tokens = tokens_of(case)
     np.testing.assert_array_equal(logits_of(again, tokens, case.at()), logits_of(loaded, tokens, case.at()))
+
+
+def test_what_the_family_has_not_is_not_written(case, loaded, tmp_path):
+    model = loaded.config.model
+    for changed, name in (
+        (dataclasses.replace(model, loop=dataclasses.replace(model.loop, boundary="rounded")), "loop.boundary"),
+        (dataclasses.replace(model, step_size=0.5), "step_size"),
+    ):
+        config = dataclasses.replace(loaded.config, model=changed)
+        with pytest.raises(UserError, match=rf"model\.{name} = .*: a {case.config['model_type']} has .*save\(FOLDER\)"):
+            save_pretrained(dataclasses.replace(loaded, config=config), tmp_path / "written")
+        assert not (tmp_path / "written").exists()
 
 
 def test_parameters_are_counted_from_the_config_alone(case, loaded, folder):

@@ -9,12 +9,12 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from jaxode.config import Config, UserError, from_dict, require, to_dict
+from jaxode.config import Config, UserError, dotted, from_dict, require, to_dict
 from jaxode.config.parsing import parse_json
 from jaxode.evaluation.figures import replacing, writing
 from jaxode.evaluation.study.grid import Run
@@ -115,7 +115,7 @@ def read_record(kind: type[T], path: Path) -> T | None:
 
 def settings_of(config: Config) -> dict[str, Any]:
     """Dotted settings that decide what a run computes."""
-    return {name: value for name, value in _dotted(to_dict(config)) if name not in PLACES}
+    return {name: value for name, value in dotted(config).items() if name not in PLACES}
 
 
 def check_settings(run: Run, folder: Path, record: Started) -> None:
@@ -180,11 +180,3 @@ def corpus_key(config: Config) -> str:
 
 def _sizes(tokens: Mapping[str, int]) -> str:
     return ", ".join(f"{count:,} tokens of {split}" for split, count in tokens.items())
-
-
-def _dotted(raw: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in raw.items():
-        if isinstance(value, Mapping):
-            yield from _dotted(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
