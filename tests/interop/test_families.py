@@ -93,6 +93,7 @@ def test_what_is_written_is_what_was_read(case, loaded, folder, tmp_path):
     np.testing.assert_array_equal(logits_of(again, tokens, case.at()), logits_of(loaded, tokens, case.at()))
 
 
+@pytest.mark.broad
 def test_what_the_family_has_not_is_not_written(case, loaded, tmp_path):
     model = loaded.config.model
     for changed, name in (

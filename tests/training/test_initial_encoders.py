@@ -59,6 +59,7 @@ def test_an_encoder_learns_from_its_beginning(encoding, folders):
     assert [record for record in records if "validation_error" in record]
 
 
+@pytest.mark.deep
 def test_a_run_that_is_anchored_stays_at_full_depth_and_is_validated_at_the_fewest_steps(encoding, folders, tmp_path):
     clock = ClockConfig(per_pass=True, anchored=True, rank=2, width=8)
     told = dataclasses.replace(
