@@ -99,7 +99,7 @@ class TrainConfig:
     validation_batches: int = 16
     """Batches of a validation during training; 0 reads the whole split."""
     final_batches: int = 0
-    """Batches of the validation at the end; 0 reads the whole split."""
+    """Batches of the validation at the end, and of the sweep over depth after it; 0 reads the whole split."""
     checkpoint_every: int = 250
     """Updates between checkpoints (one is always written at the end)."""
     keep: int = 2

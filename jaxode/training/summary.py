@@ -63,14 +63,14 @@ def write_summary(result: TrainResult) -> None:
 
 
 def sweep(result: TrainResult) -> str:
-    """Loss, or an encoder's error, against depth on the validation split: sweep.csv, sweep.png, and the table; of a
-    task, exact matches: answers.csv, answers.png.
+    """Loss, or an encoder's error, against depth on the validation split, or train.final_batches of it: sweep.csv,
+    sweep.png, and the table; of a task, exact matches: answers.csv, answers.png.
 
     Raises:
         UserError: the folder cannot be written.
     """
     config, folder, data = result.config, result.run.path, result.data
-    batches = data.validation(config.train.batch_size)
+    batches = data.validation(config.train.batch_size, config.train.final_batches or None)
     if result.config.model.labels_texts:
         return save_label_sweep(folder, label_sweep(result.architecture, result.params, batches))
     if config.data.corpus.startswith(TASKS_PREFIX):

@@ -18,11 +18,13 @@ from small_runs import change, stop_after
 
 from jaxode.checkpoint import Checkpoints, RunFolder, load_run
 from jaxode.config import ObjectiveConfig, UserError
+from jaxode.evaluation.figures import read_csv
 from jaxode.tracking import read_jsonl
 from jaxode.training import loop, objectives, run, train, validation
 from jaxode.training.curriculum import Curriculum
 from jaxode.training.guards import Guard
 from jaxode.training.signals import Stopped, abandoned
+from jaxode.training.summary import sweep
 
 
 def test_learns_logs_and_leaves_a_run_that_loads(config):
@@ -43,8 +45,13 @@ def test_learns_logs_and_leaves_a_run_that_loads(config):
 
 def test_the_validation_at_the_end_reads_as_many_batches_as_asked(config, tmp_path):
     whole = train(config).validation
-    part = train(dataclasses.replace(change(config, final_batches=1), out=str(tmp_path / "part"))).validation
+    result = train(dataclasses.replace(change(config, final_batches=1), out=str(tmp_path / "part")))
+    part = result.validation
     assert 0 < part.tokens < whole.tokens
+    # and so does the sweep behind it, at the full depth first
+    sweep(result)
+    rows = read_csv(result.run.path / "sweep.csv")
+    assert rows[0]["nats_per_token"] == pytest.approx(part.nats_per_token, rel=1e-6)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
