@@ -270,6 +270,11 @@ class ModelConfig:
         )
 
     @property
+    def has_one_loop(self) -> bool:
+        """Whether it is one loop, of which a part can be left out or done again."""
+        return self.sharing in ("full", "cycle")
+
+    @property
     def group_sizes(self) -> tuple[int, ...]:
         """Steps of every group of "sequence", after resolving empty `group_steps`."""
         if self.group_steps:

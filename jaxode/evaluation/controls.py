@@ -117,7 +117,7 @@ def check_controls(model: ModelConfig, counts: Sequence[int] = ()) -> int:
         f"controls: compare predictions of tokens; this model is of kind {model.learns}",
     )
     require(
-        has_controls(model),
+        model.has_one_loop,
         f'controls: model.sharing = "{model.sharing}" has no loop of which a part can be left out or done again; they '
         'belong to "full" and "cycle"',
     )
@@ -135,11 +135,6 @@ def _solved(kind: Control) -> Control:
 
 def _applications(kind: Control, k: int, passes: int) -> int:
     return passes if kind == "repeat" else k
-
-
-def has_controls(model: ModelConfig) -> bool:
-    """Whether there is one loop, of which a part can be left out or done again."""
-    return model.sharing in ("full", "cycle")
 
 
 @partial(jax.jit, static_argnames=("architecture", "document_mask", "kind", "k"))

@@ -71,9 +71,10 @@ class Played:
             return self.fails.get("data")
         if module == "jaxode.training":
             return self.train(Path(flags[1]), flags[2:])
-        controls = "--controls" in flags
-        flags = [flag for flag in flags if flag != "--controls"]
-        return self.infer(Path(flags[1]), dict(zip(flags[2::2], flags[3::2], strict=True)), controls)
+        # the one flag without a value
+        plain = [flag for flag in flags if flag != "--controls"]
+        values = dict(zip(plain[2::2], plain[3::2], strict=True))
+        return self.infer(Path(flags[1]), values | {"--controls": "--controls" in flags})
 
     def train(self, recipe, flags):
         config = from_toml(Config, recipe)
@@ -88,7 +89,7 @@ class Played:
         (folder / "summary.json").write_text(json.dumps(summary))
         return None
 
-    def infer(self, folder, flags, controls):
+    def infer(self, folder, flags):
         task = flags["--task"]
         self.calls.append((folder.name, task, flags.get("--steps") or flags["--at"]))
         if (folder.name, task) in self.fails:
@@ -103,7 +104,7 @@ class Played:
             {"solver": solver, "steps": n, "block_evaluations": n, "nats_per_token": loss(config, solver, n)}
             for solver, n in [*asked, *(("calibrated", n) for n in found)]
         ]
-        if controls:
+        if flags["--controls"]:
             write_csv(folder / "controls.csv", [{"control": "prefix", "k": 2, "rise": 0.5 + config.train.seed}])
         if not config.data.corpus.startswith("tasks/"):
             write_csv(folder / "sweep.csv", rows)

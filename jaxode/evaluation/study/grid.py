@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from jaxode.config import Config, ModelConfig, StudyConfig, StudySettings, UserError, from_toml, override, require
-from jaxode.evaluation.controls import has_controls
 
 CHOSEN = {
     "out": "the study chooses the folder of a run",
@@ -71,7 +70,7 @@ class Study:
 
     def controlled(self, run: Run) -> bool:
         """Whether the study asks for controls, and the run's layout has them."""
-        return self.settings.controls and has_controls(run.config.model)
+        return self.settings.controls and run.config.model.has_one_loop
 
     def wanted(self, run: Run) -> set[tuple[str, int]]:
         """Solver and step count of every row that the study shows."""
