@@ -60,7 +60,7 @@ class DataConfig:
     """bpe (byte-level, trained on the corpus) | bytes | name or folder of a Hugging Face tokenizer, or the folder
     "tokenizer" of a run or a shipped model."""
     vocab_size: Annotated[int, Most(1_000_000)] = 2048
-    """Size of a trained BPE vocabulary."""
+    """Size of the vocabulary that "bpe" learns; other tokenizers bring their own."""
     rows: Literal["stream", "texts"] = "stream"
     """stream: documents end to end, cut into rows of model.length tokens; texts: documents stay whole (longer ones are
     cut), several in a row, each read as if it stood alone: places from 0, attention within."""

@@ -76,6 +76,9 @@ class Loop:
         clock, clock_step = time.perf_counter(), start
         self.spent.upto(start)
         end = start if self.selection.exhausted(start) else train.updates
+        if start == train.updates and bool(self.selection) and not self.selection.ended:
+            self.saved = start
+            self._validated(start, state)  # a signal came between the last update and its validation
         for done in range(start + 1, end + 1):
             position = self.batches.get_state()
             batch = self.parallel.place_batch(next(self.batches))

@@ -218,7 +218,8 @@ def _train(config: Config) -> TrainResult:
         if loop.signal is not None and stored is None and not done:
             raise Stopped(loop.signal, f"{loop.signal.name} before the first update: nothing was made, nothing is kept")
         params = state.params
-        finished = done == config.train.updates or loop.signal is None
+        # a signal at the last update leaves its validation, by which the best is chosen, to whoever resumes
+        finished = loop.signal is None or (done == config.train.updates and not selection)
         if selection.best is not None and finished:
             chosen = selection.best.step
             selection.end()

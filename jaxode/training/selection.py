@@ -27,6 +27,8 @@ class Selection:
         self.run, self.metric, self.patience = run, config.train.best, config.train.patience
         self.every = config.train.validate_every
         self.best: Best | None = None
+        self.ended = False
+        """Whether the run that goes on was over: nothing is left to be chosen of its last update."""
         self._name = _named(config) if self.metric else ""
 
     def __bool__(self) -> bool:
@@ -41,6 +43,7 @@ class Selection:
         """
         best = read_best(self.run)
         if best is not None and best.metric == self.metric and best.step <= start:
+            self.ended = best.ended
             self.best = dataclasses.replace(best, ended=False)
             write_best(self.run, self.best)
         elif best is not None:

@@ -3,10 +3,11 @@
 import dataclasses
 import json
 import math
+import signal
 
 import numpy as np
 import pytest
-from small_runs import change, kill_after
+from small_runs import change, kill_after, stop_after
 from test_finetuning import settings, table
 
 import jaxode
@@ -105,6 +106,21 @@ def test_a_resumed_run_remembers_its_best(file, tmp_path, found, monkeypatch):
         jaxode.load(tmp_path / "run").save(tmp_path / "exported")
     resumed = train(dataclasses.replace(config, model=labelled(config), resume=True))
     assert (resumed.step, resumed.chosen) == (8, 2)
+
+
+def test_a_signal_at_the_last_update_leaves_its_validation_to_the_run_that_goes_on(file, tmp_path, found, monkeypatch):
+    found[:] = [0.3, 0.9]
+    config = asked(file, tmp_path / "run", updates=4)
+    with monkeypatch.context() as patch:
+        stop_after(patch, 4)
+        stopped = train(config)
+    assert (stopped.step, stopped.stopped_by, stopped.validation) == (4, signal.SIGTERM, None)
+    again = dataclasses.replace(config, model=labelled(config), resume=True)
+    resumed = train(again)
+    assert (resumed.chosen, read_best(resumed.run)) == (4, Best(4, "accuracy", 0.9, True))
+    logged = resumed.run.metrics.read_text(encoding="utf-8")
+    assert train(again).chosen == 4
+    assert resumed.run.metrics.read_text(encoding="utf-8") == logged  # over is over
 
 
 @pytest.mark.deep
