@@ -51,6 +51,15 @@ def test_import_is_light(module):
     assert done.stdout.split() == [], f"import {module} should not load these"
 
 
+def test_the_harness_without_its_extra_is_one_line(tmp_path):
+    (tmp_path / "lm_eval.py").write_text("raise ImportError")
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
+    command = [sys.executable, "-m", "jaxode.evaluation.harness", "--tasks", "any"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment)
+    line = 'error: the evaluation harness is not installed: pip install "jaxode[eval]"'
+    assert (done.returncode, done.stderr.strip()) == (1, line)
+
+
 def test_generation_loads_nothing_that_only_corpora_and_runs_need():
     unneeded = {"grain", "tensorflow_datasets", "orbax.checkpoint", "transformers", "matplotlib"}
     done = python(f"import sys, jaxode.inference.tasks.main\nprint(*sorted({unneeded!r} & set(sys.modules)))")

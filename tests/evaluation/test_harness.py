@@ -124,7 +124,7 @@ def test_answers_end_at_stop_strings_and_pieces_change_nothing(model, loaded, mo
         "generate_until", *((prompt, settings | {"do_sample": True, "temperature": 1.0}) for prompt in prompts)
     )
     once = model.generate_until(sampled)
-    monkeypatch.setattr(harness, "PIECE", 5)
+    monkeypatch.setattr(harness.model, "PIECE", 5)
     assert model.generate_until(asked) == found
     assert model.generate_until(sampled) == once != found
 

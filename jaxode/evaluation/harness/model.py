@@ -1,50 +1,28 @@
-"""A causal model in EleutherAI's evaluation harness (Gao et al. 2024, lm-evaluation-harness), at any number of steps.
-
-    python -m jaxode.evaluation.harness --model_args checkpoint=books-causal,steps=6 --tasks NAMES --include_path DIR
-
-takes what `lm_eval` takes, with `--model jaxode` where none is named. From Python, importing this module registers the
-model: `lm_eval.simple_evaluate(model="jaxode", model_args={"checkpoint": "books-causal", "steps": 6}, ..)`. Needs the
-extra `eval`. An entrance, like infer.py: the only module of this room that knows `inference`.
-"""
+"""The model that the harness asks: likelihoods of continuations and of texts, and answers of its own."""
 
 from __future__ import annotations
 
-import os
-import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property, partial
+from collections.abc import Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Float
+from lm_eval.api.model import TemplateLM  # pyright: ignore[reportMissingImports]
+from lm_eval.api.registry import register_model  # pyright: ignore[reportMissingImports]
+from lm_eval.utils import (  # pyright: ignore[reportMissingImports]
+    get_rolling_token_windows,
+    make_disjoint_window,
+)
 
 from jaxode.config import DepthConfig, UserError, require
 from jaxode.data.chat import ChatTemplate
-from jaxode.evaluation.loss import row_loss
+from jaxode.evaluation.harness.decoding import Decoding
+from jaxode.evaluation.harness.likelihood import pair_nats
 from jaxode.inference import load
 from jaxode.inference.generation.generate import generate_batch
-from jaxode.inference.generation.sampling import Chain, Greedy, Sampling, Temperature, TopK, TopP
 from jaxode.inference.texts.batch_pass import BatchPass
-from jaxode.inference.texts.batching import RowBatch, padded, real_tokens
-from jaxode.model.parameters import Architecture, Parameters
 from jaxode.plugins import load as load_plugins
-from jaxode.types import Segments, Tokens
-
-# Its error bars fork the process by default, which deadlocks where JAX has started threads.
-os.environ.setdefault("DISABLE_MULTIPROC", "1")
-try:
-    from lm_eval.api.model import TemplateLM  # pyright: ignore[reportMissingImports]
-    from lm_eval.api.registry import register_model  # pyright: ignore[reportMissingImports]
-    from lm_eval.models.utils import normalize_gen_kwargs  # pyright: ignore[reportMissingImports]
-    from lm_eval.utils import (  # pyright: ignore[reportMissingImports]
-        get_rolling_token_windows,
-        make_disjoint_window,
-    )
-except ImportError:
-    raise UserError('the evaluation harness is not installed: pip install "jaxode[eval]"') from None
 
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance  # pyright: ignore[reportMissingImports]
@@ -58,30 +36,6 @@ PIECE = 32
 """Tokens between two looks for a stop string."""
 Pair = tuple[list[int], list[int]]
 """Ids that are given, and ids that are predicted behind them."""
-
-
-@partial(jax.jit, static_argnames=("architecture", "depth"))
-def continuation_nats(
-    params: Parameters,
-    tokens: Tokens,
-    segments: Segments,
-    places: Int[Array, "B K"],
-    targets: Int[Array, "B K"],
-    *,
-    architecture: Architecture,
-    depth: DepthConfig,
-) -> Float[Array, "B 2"]:
-    """Of each row the sum of -log p over its targets from 0 on, and how many of them are not the likeliest token.
-
-    The head reads the states at the places before them alone: most of a row is context.
-    """
-    model = architecture.bind(params)
-    states = model.hidden(tokens, depth, segments=segments).state
-    logits = model.read_out(jnp.take_along_axis(states, places[..., None], axis=1))
-    predicted = targets >= 0
-    nats = row_loss(logits, jnp.maximum(targets, 0), predicted.astype(jnp.float32))[0]
-    missed = jnp.sum(predicted & (jnp.argmax(logits, axis=-1) != targets), axis=1)
-    return jnp.stack([nats, missed.astype(jnp.float32)], axis=1)
 
 
 @register_model("jaxode")
@@ -256,45 +210,9 @@ class HarnessModel(TemplateLM):
         return BatchPass(self.loaded.architecture, self.loaded.params, self.depth, self.batch_size, progress)
 
     def _nats(self, pairs: Sequence[Sequence[list[int]]], name: str, quiet: bool) -> Float[np.ndarray, "pairs 2"]:
-        """-log p of the second ids of each pair behind the first, and how many a greedy choice would miss.
-
-        Pairs that are the same go through the model once, and one without predicted ids not at all.
-        """
-        length, answers = self.max_length, np.zeros((len(pairs), 2))
-        places: dict[tuple[tuple[int, ...], int], list[int]] = {}
-        for number, (given, predicted) in enumerate(pairs):
-            given = given or [self.prefix_token_id]
-            if len(predicted) > length:
-                raise UserError(
-                    f"{name}: a continuation has {len(predicted)} tokens, and the model reads {length}: nothing of its "
-                    "context would be left; leave that task out"
-                )
-            if predicted:
-                row = (*given, *predicted)[-length - 1 :]
-                places.setdefault((row, min(len(predicted), len(row) - 1)), []).append(number)
-        rows = list(places)
-        if not rows:
-            return answers
-
-        # one number for all batches: each compiles
-        most = 1 << (max(count for _, count in rows) - 1).bit_length()
-
-        def inputs(batch: RowBatch) -> tuple[np.ndarray, ...]:
-            here = [rows[i] for i in batch.rows]
-            read = [row[:-1] for row, _ in here]
-            places = np.zeros((batch.size, min(most, batch.length)), np.int32)
-            wanted = np.full_like(places, -1)
-            for line, target, (row, count) in zip(places, wanted, here, strict=False):
-                line[:count] = np.arange(len(row) - 1 - count, len(row) - 1)
-                target[:count] = row[len(row) - count :]
-            return padded(read, batch, self._text.pad_id), real_tokens(read, batch), places, wanted
-
-        lengths = np.asarray([len(row) - 1 for row, _ in rows], np.int64)
         solve = self._pass(None if quiet else name)
-        solved = solve(continuation_nats, inputs, lengths, texts=len(rows), predicted=None)
-        for row, values in zip(rows, solved.values, strict=True):
-            answers[places[row]] = values
-        return answers
+        ids = {"first_id": self.prefix_token_id, "pad_id": self._text.pad_id}
+        return pair_nats(pairs, name, solve, length=self.max_length, **ids)
 
     def generate_until(self, requests: Sequence[Instance], disable_tqdm: bool = False) -> list[str]:
         """Continuations, each up to the first of its stop strings; contexts lose their first tokens where too long."""
@@ -347,79 +265,9 @@ class HarnessModel(TemplateLM):
         return texts
 
 
-@dataclass(frozen=True)
-class Decoding:
-    """How a task wants its answers."""
-
-    until: tuple[str, ...]
-    """Texts that end an answer, and do not belong to it."""
-    new_tokens: int
-    sampling: Sampling
-
-    @classmethod
-    def read(cls, given: Mapping[str, Any], most: int, length: int) -> Decoding:
-        """From a task's generation_kwargs.
-
-        Raises:
-            UserError: a setting that does not exist here, or tokens that leave no room for a context.
-        """
-        settings = dict(normalize_gen_kwargs(dict(given), most))
-        new_tokens, until = settings.pop("max_gen_toks"), settings.pop("until")
-        sampled, value = (
-            settings.pop("do_sample"),
-            settings.pop("temperature", 1.0 if settings.get("do_sample") else 0.0),
-        )
-        top_k, top_p = settings.pop("top_k", None), settings.pop("top_p", None)
-        for name, other in settings.items():
-            raise UserError(
-                f"generation_kwargs {name} = {other!r}: there is no such setting here; allowed are until, "
-                "max_gen_toks, do_sample, temperature, top_k, top_p"
-            )
-        require(
-            0 < new_tokens < length,
-            f"max_gen_toks = {new_tokens}: must be at least 1 and leave room for a context in the {length} tokens that "
-            "the model reads",
-        )
-        if not sampled or float(value) == 0:
-            return cls(tuple(filter(None, until)), new_tokens, Greedy())
-        methods: list[Sampling] = [Temperature(float(value))]
-        methods += [TopK(int(top_k))] if top_k else []
-        methods += [TopP(float(top_p))] if top_p is not None else []
-        return cls(tuple(filter(None, until)), new_tokens, Chain(tuple(methods)))
-
-
 def _count(name: str, value: Any) -> int:
     require(
         isinstance(value, int) and not isinstance(value, bool) and value >= 1,
         f"{name} = {value!r}: must be a whole number of at least 1",
     )
     return int(value)
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the harness' own command line with this model.
-
-    Raises:
-        SystemExit: with one line, where something cannot be used.
-    """
-    from lm_eval.__main__ import cli_evaluate  # pyright: ignore[reportMissingImports]
-
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    if given[:1] not in (["ls"], ["validate"]):
-        given = ["run", *(given[1:] if given[:1] == ["run"] else given)]
-        told = [argument.partition("=")[0] for argument in given]
-        if not {"--config", "-C"} & set(told):
-            given += [] if {"--model", "-M"} & set(told) else ["--model", "jaxode"]
-            given += [] if {"--batch_size", "-b"} & set(told) else ["--batch_size", "auto"]  # the harness says 1
-    kept = sys.argv
-    sys.argv = ["jaxode.evaluation.harness", *given]
-    try:
-        cli_evaluate()
-    except UserError as error:
-        raise SystemExit(f"error: {error}") from None
-    finally:
-        sys.argv = kept
-
-
-if __name__ == "__main__":
-    main()
