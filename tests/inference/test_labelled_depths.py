@@ -128,6 +128,7 @@ def test_pairs_are_calibrated_on_as_they_are_read(infer, pairs, tmp_path):
     assert len(lines) > 3
 
 
+@pytest.mark.deep
 def test_a_report_sets_methods_side_by_side(infer, texts, tmp_path, rescaled_alone):
     saved = jaxode.load(texts / "run").save(tmp_path / "exported")
     rows = [(f"{'ab'[i % 2]} word {i}" + " and" * (i % 5), ("yes", "no")[i % 2]) for i in range(12)]

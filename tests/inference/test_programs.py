@@ -48,6 +48,7 @@ def files(folder):
     return {str(path): path.stat().st_mtime_ns for path in folder.rglob("*")}
 
 
+@pytest.mark.deep
 def test_a_second_start_compiles_only_what_was_damaged_and_the_model_folder_stays_as_it_is(start, runs, tmp_path):
     before = files(runs["causal"])
     programs, found, _ = start()

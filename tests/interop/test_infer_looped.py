@@ -122,6 +122,7 @@ def test_steps_are_loops(infer, folder, loaded, steps):
     assert ("more than the N = 3 of training" in about[0]) == (steps > 3)
 
 
+@pytest.mark.deep
 def test_loops_that_count_as_the_full_depth(infer, folder, loaded):
     ids = [0, *loaded.own_tokenizer.encode("the cat")]
     common = ("--checkpoint", folder, "--prompt", "the cat", *GREEDY)

@@ -129,6 +129,7 @@ def test_an_encoders_run_has_a_text_and_a_frame_of_its_own(encoding, infer, tmp_
     assert (refused.code, 'frame = "none" with task = calibrate' in refused.err) == (2, True)
 
 
+@pytest.mark.deep
 def test_a_tuned_encoder_goes_back_to_an_albert(encoding, tmp_path):
     result = train(encoding)
     trained = load_run(result.run.path)
