@@ -77,7 +77,8 @@ def depths(config: Config) -> list[DepthConfig]:
     if model.sharing == "none":
         return [DepthConfig(solver="euler")]
     even = [DepthConfig(steps=n, solver="euler") for n in sorted({own, *DEPTHS}) if n <= model.steps]
-    return [*even, DepthConfig(steps=3 * model.steps // 2, solver="euler", schedule="unit")]
+    beyond = (3 * model.steps // 2, 2 * model.steps)
+    return [*even, *(DepthConfig(steps=n, solver="euler", schedule="unit") for n in beyond)]
 
 
 def training_flops(config: Config, updates: int) -> int:
