@@ -99,17 +99,17 @@ def speed(count: int = 512, rounds: int = 5) -> None:
     pairs = [(text.doc_to_text(doc), " " + text.doc_to_target(doc).strip()) for doc in list(text.test_docs())[:count]]
     requests = [Instance(request_type="loglikelihood", doc={}, arguments=pair, idx=0) for pair in pairs]
     batches: list[tuple[Any, ...]] = []
-    from jaxode.evaluation import harness
+    from jaxode.evaluation.harness import likelihood
 
-    program = harness.continuation_nats
+    program = likelihood.continuation_nats
 
     def kept(params: Any, *inputs: Any, **static: Any) -> Any:
         batches.append((inputs[0], inputs[1]))
         return program(params, *inputs, **static)
 
-    harness.continuation_nats = kept  # what goes through the model
+    likelihood.continuation_nats = kept  # what goes through the model
     model.loglikelihood(requests, disable_tqdm=True)
-    harness.continuation_nats = program
+    likelihood.continuation_nats = program
     architecture, depth = model.loaded.architecture, model.depth
 
     @jax.jit

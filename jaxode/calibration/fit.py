@@ -85,8 +85,12 @@ class Calibration:
 def calibration_batches(
     data: jaxode.data.PreparedData, seed: int = 0, batches: int = 20, tokens: int = 2048
 ) -> list[Batch]:
-    """Training text to calibrate on: `batches` of about `tokens` tokens, whose predictions fit in memory."""
-    rows = min(max(1, tokens // data.length), len(data.train_rows))
+    """Training text to calibrate on: `batches` of about `tokens` tokens, whose predictions fit in memory. Of less text
+    smaller batches, at last fewer: none holds a row that another has, for the last ones are held out of the fit.
+    """
+    held = len(data.train_rows)
+    rows = min(max(1, tokens // data.length), max(1, held // batches))
+    batches = min(batches, held // rows)
     reader = data.train(rows, seed)
     try:
         return [reader.at(step) for step in range(batches)]

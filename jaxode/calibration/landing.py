@@ -47,11 +47,13 @@ def fit_landing(
     require(rank >= 0, f"rank = {rank}: must be at least 0")
     comparison = Comparison(architecture, params, model.steps, document_mask)
     solved = [comparison.reference(batch).states for batch in batches]
-    states = np.concatenate([one.reshape(len(one), -1, model.width) for one in solved], axis=1)
-    steps, rank = len(states) - 1, min(rank, model.width)
+    states = np.concatenate([one.reshape(len(one), -1, one.shape[-1]) for one in solved], axis=1)
+    # of all streams that the loop carries
+    width = states.shape[-1]
+    steps, rank = len(states) - 1, min(rank, width)
     weights = np.zeros((steps, 2), np.float32)
-    down = np.zeros((steps, 2, model.width, rank), np.float32)
-    up = np.zeros((steps, rank, model.width), np.float32)
+    down = np.zeros((steps, 2, width, rank), np.float32)
+    up = np.zeros((steps, rank, width), np.float32)
     # a group's field is its own: its first step has no increment before it
     firsts = np.cumsum([0, *(schedule.steps for schedule in schedules)])
     for i in range(steps - 1):
@@ -64,5 +66,5 @@ def fit_landing(
         if rank:
             missed = missing - sum(w * one for w, one in zip(chosen, recent, strict=True))
             first, up[i] = reduced_rank(np.concatenate(recent, 1), missed, rank)
-            down[i, : len(recent)] = first.reshape(len(recent), model.width, rank)
+            down[i, : len(recent)] = first.reshape(len(recent), width, rank)
     return Coefficients(weights, down, up) if rank else Coefficients(weights)

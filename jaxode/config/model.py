@@ -205,6 +205,11 @@ class ModelConfig:
                 '"full" or "cycle"; choose one of these, or leave it out',
             )
         require(
+            not (self.inject_input and self.prelude and loop.injection != "none"),
+            f'model.inject_input = true with model.loop.injection = "{loop.injection}" and a prelude: one adds the '
+            "embedding, the other what the prelude makes of it; choose one of them",
+        )
+        require(
             loop.low_cycles == 0 or self.sharing == "full",
             f'model.loop.low_cycles = {loop.low_cycles} with model.sharing = "{self.sharing}": must be "full"',
         )

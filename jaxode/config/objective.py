@@ -133,6 +133,16 @@ class ObjectiveConfig:
         )
         require(all(0.0 < share < 1.0 for share in self.exit_shares), self._wrong_exits())
         require(
+            bool(self.short) or self.short_solver == "euler",
+            f'objective.short_solver = "{self.short_solver}" with objective.short = "": there is no second solve; name '
+            "its steps, or leave the solver out",
+        )
+        require(
+            bool(self.steps or self.short) or self.spacing == "even",
+            f'objective.spacing = "{self.spacing}" with objective.steps = "" and objective.short = "": every update '
+            "solves the full depth as depth.schedule says; name step counts, or leave the spacing out",
+        )
+        require(
             self.short_solver == "euler" or self.spacing != "unit",
             f'objective.short_solver = "{self.short_solver}" with objective.spacing = "unit": at steps of size 1 there '
             'is nothing to remember; use "euler"',

@@ -244,3 +244,10 @@ class Config:
             self.resume or not self.data.edited,
             "data.edited = true without resume: counts where a run is resumed over another text than it began with",
         )
+
+    @property
+    def only_steps(self) -> int | None:
+        """The one number of steps that every update solves, where it is not N: the full depth is never trained then."""
+        objective = self.objective.resolved
+        several = bool(objective.steps or objective.short)
+        return None if several or self.depth.steps == self.model.steps else self.depth.steps

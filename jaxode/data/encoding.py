@@ -109,6 +109,7 @@ def encoded(
 ) -> Iterator[Answered]:
     """The ids of every text in order, encoded some megabytes at a time so that all cores work."""
     unknown = spec.tokenizer.count_unknown
+    after = 0 if count.around is None else len(count.around[1])  # what closes a text is no answer
     with tqdm(
         total=len(texts), desc=f"packing {name}", unit="doc", disable=None if progress else True, leave=False
     ) as bar:
@@ -118,7 +119,7 @@ def encoded(
                 # to look for the unknown token itself in a long text would take many times its memory
                 short = len(text) <= LONG
                 count.unknown += unknown([text], [ids]) if short else spec.tokenizer.unknown_ids(ids)
-                if spec.answer_after and answered.given >= len(answered.ids):
+                if spec.answer_after and answered.given >= len(answered.ids) - after:
                     raise UserError(
                         f"{source(first + place)}: nothing of it is left to predict behind data.answer_after = "
                         f'"{spec.answer_after}" within model.length = {count.length}: remove it, change the mark, or '

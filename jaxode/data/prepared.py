@@ -52,10 +52,11 @@ class PreparedData:
 
     def bytes_per_token(self, split: str) -> float | None:
         """Turns nats per token into bits per byte; None where a part of the text only is predicted: by a masked model,
-        or of texts that were cut.
+        of answers alone, or of texts that were cut.
         """
         stats = self.stats[split]
-        return 1.0 / stats.tokens_per_byte if self.spec.kind == "causal" and not stats.cut else None
+        whole = self.spec.kind == "causal" and not self.spec.answer_after and not stats.cut
+        return 1.0 / stats.tokens_per_byte if whole else None
 
     def train(self, batch_size: int, seed: int, part: tuple[int, int] = (0, 1)) -> Batches:
         """Endless shuffled batches, or of each a `part`.

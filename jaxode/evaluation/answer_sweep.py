@@ -34,6 +34,10 @@ class Answers:
     """Share that is right by drawing."""
     trained: bool
     """Whether such questions were trained on; else they are more difficult."""
+    distinct: int
+    """How many different questions they are."""
+    held_out: bool
+    """Whether none of these themselves was trained on."""
 
 
 def task_answers(
@@ -58,6 +62,8 @@ def task_answers(
             one.majority,
             one.chance,
             one.trained,
+            one.distinct,
+            one.held_out,
         )
         for one in asked(config)
     ]
@@ -115,6 +121,8 @@ def answer_sweep(
                         "predicted": sum(int((np.asarray(batch.weights) > 0).sum()) for batch in one.batches),
                         "majority": one.majority,
                         "chance": one.chance,
+                        "distinct": one.distinct,
+                        "held_out": one.held_out,
                     }
                 )
                 bar.update()
@@ -128,11 +136,14 @@ def save_answer_sweep(folder: Path, rows: Sequence[Mapping[str, Any]], name: str
     Raises:
         UserError: the folder cannot be written.
     """
-    difficulties = sorted({row["difficulty"] for row in rows})
+    kinds = sorted({(row["difficulty"], row["solver"]) for row in rows})
+    several = len({solver for _, solver in kinds}) > 1
     lines = {}
-    for difficulty in difficulties:
-        points = sorted((row["block_evaluations"], row["exact"]) for row in rows if row["difficulty"] == difficulty)
-        lines[f"difficulty {difficulty}"] = ([x for x, _ in points], [y for _, y in points])
+    for kind in kinds:
+        same = [row for row in rows if (row["difficulty"], row["solver"]) == kind]
+        points = sorted((row["block_evaluations"], row["exact"]) for row in same)
+        label = f"difficulty {kind[0]}" + (f", {kind[1]}" if several else "")
+        lines[label] = ([x for x, _ in points], [y for _, y in points])
     with writing(folder, "the answers"):
         write_csv(folder / "answers.csv", rows)
         panel_figure(folder / "answers.png", [Panel(lines, "block evaluations", "exact matches")], name)
@@ -143,4 +154,8 @@ def save_answer_sweep(folder: Path, rows: Sequence[Mapping[str, Any]], name: str
         shown.append({"steps": steps, "solver": solver, **cells})
     for baseline in ("majority", "chance"):
         shown.append({"steps": "", "solver": baseline, **{f"d{row['difficulty']}": row[baseline] for row in rows}})
-    return table(shown, list(shown[0]))
+    few = [str(difficulty) for difficulty in dict.fromkeys(r["difficulty"] for r in rows if not r["held_out"])]
+    warned = (
+        f"\nof difficulty {', '.join(few)} there are so few questions that those asked were trained on" if few else ""
+    )
+    return table(shown, list(shown[0])) + warned

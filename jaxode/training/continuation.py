@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -34,6 +35,8 @@ FREE = {
     # the data position knows its text, wherever that lies
     "data": {"cache", "root", "files", "mixture", "train", "valid", "edited"},
     "depth": {"adjoint"},
+    # what is asked at the end
+    "data.task": {"beyond", "tested"},
 }
 
 
@@ -44,18 +47,32 @@ def check_same(stored: Config, config: Config) -> None:
         UserError: naming the first one, and what the run began with.
     """
     # not to_dict, which leaves out what is None
-    old, new = dataclasses.asdict(stored), dataclasses.asdict(config)
-    for section, values in old.items():
-        pairs = values.items() if isinstance(values, dict) else [(section, values)]
-        place = section if isinstance(values, dict) else ""
-        for name, value in pairs:
-            now = new[section][name] if place else new[name]
-            dotted = f"{place}.{name}" if place else name
-            require(
-                name in FREE.get(place, set()) or now == value,
-                f"{dotted} = {_shown(dotted, now)}: the run in {config.out} was started with {_shown(dotted, value)}; "
-                "a run can only be resumed with the settings it began with",
-            )
+    new = dict(_decisive(dataclasses.asdict(config)))
+    for dotted, value in _decisive(dataclasses.asdict(stored)):
+        now = new[dotted]
+        require(
+            now == value,
+            f"{dotted} = {_shown(dotted, now)}: the run in {config.out} was started with {_shown(dotted, value)}; "
+            "a run can only be resumed with the settings it began with",
+        )
+    was, every = stored.train.validate_every, config.train.validate_every
+    require(
+        not config.train.patience or was == every,
+        f"train.validate_every = {every}: train.patience = {config.train.patience} counts validations, and the run in "
+        f"{config.out} had one every {was} updates; keep that, or leave the patience out",
+    )
+
+
+def _decisive(settings: Mapping[str, Any], place: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted settings that decide what is computed."""
+    for name, value in settings.items():
+        dotted = f"{place}.{name}" if place else name
+        if name in FREE.get(place, set()):
+            continue
+        if isinstance(value, dict):
+            yield from _decisive(value, dotted)
+        else:
+            yield dotted, value
 
 
 def _shown(name: str, value: Any) -> str:

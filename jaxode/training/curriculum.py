@@ -51,7 +51,7 @@ class Curriculum:
         self._rule, self._main = _choices("steps", own.steps, model)
         self._short_rule, self._short = _choices("short", own.short, model)
         if self._rule == "grow" and not parse_counts(own.steps)[1]:
-            self._main = tuple(steps for steps in self._main if self.full // steps in (4, 2, 1))
+            self._main = tuple(steps for steps in self._main if self.full in (4 * steps, 2 * steps, steps))
         require(
             self._rule not in ("grow", "late") or self._main[-1:] == (self.full,),
             f'objective.steps = "{own.steps}" ends with {self._main[-1] if self._main else None}: depth must grow to '
@@ -176,6 +176,11 @@ def _check(model: ModelConfig, depth: DepthConfig, objective: ObjectiveConfig) -
         objective.name != "loopformer" or model.conditioning in ("step", "loopformer"),
         f'objective.name = "loopformer" with model.conditioning = "{model.conditioning}": its blocks are told t and '
         'the step; set model.conditioning = "loopformer", or "step"',
+    )
+    require(
+        model.loop.start == "noise" or (depth.start, depth.start_seed) == ("model", 0),
+        f'depth.start = "{depth.start}", depth.start_seed = {depth.start_seed} with model.loop.start = '
+        f'"{model.loop.start}": this model begins at no noise; leave them out',
     )
     taught = own.teacher == "init"
     if model.head == "vocabulary" or model.labels_texts:

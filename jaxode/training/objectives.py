@@ -121,7 +121,8 @@ def objective_terms(
     others: dict[str, Scalar] = {}
     states: Any = None if main.trace is None else main.trace.states
     if objective.exits:
-        others["exit_loss"] = _exit_loss(model, states, objective.exit_shares, nats, inputs["segments"])
+        _, context = model.start(jnp.asarray(batch.tokens), **inputs)
+        others["exit_loss"] = _exit_loss(model, states, objective.exit_shares, nats, inputs["segments"], context)
     if objective.collinear:
         others["collinear"] = _turning(states, real) / counts.positions
     short = None if solves.short is None else solve(solves.short, objective.short_solver, keys[1])
@@ -139,11 +140,12 @@ def objective_terms(
     return Terms(total=total, loss=loss, others=others)
 
 
-def _exit_loss(model: Any, states: Any, shares: Sequence[float], nats: Any, segments: Any) -> Scalar:
-    """Mean loss of the read-outs after these shares of a solve's steps, through the head alone."""
+def _exit_loss(model: Any, states: Any, shares: Sequence[float], nats: Any, segments: Any, context: Any) -> Scalar:
+    """Mean loss of the read-outs after these shares of a solve's steps, through coda and head, as exits read them."""
     steps = len(states) - 1
     indices = sorted({min(max(1, round(share * steps)), steps) for share in shares})
-    return jnp.mean(jnp.stack([nats(model.read_out(states[index], segments)) for index in indices]))
+    leave = model.stack.leave
+    return jnp.mean(jnp.stack([nats(model.read_out(leave(states[index], context), segments)) for index in indices]))
 
 
 def _turning(states: Float[Array, "N_plus_1 B L D"], real: Any) -> Scalar:

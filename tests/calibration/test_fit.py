@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from jaxode.calibration import Fit, calibrate, with_calibrations
-from jaxode.config import ClockConfig, DepthConfig, ModelConfig, UserError
-from jaxode.data import Batch
+from jaxode.calibration import Fit, calibrate, calibration_batches, with_calibrations
+from jaxode.config import ClockConfig, DataConfig, DepthConfig, ModelConfig, TaskConfig, UserError
+from jaxode.data import Batch, prepare
 from jaxode.depth import secant
 from jaxode.evaluation import evaluate
 from jaxode.model import Encoder, SequenceClassifier, make_model
@@ -41,6 +41,17 @@ def model(**changes):
     architecture, params = split(make_model(dataclasses.replace(MODEL, **changes), seed=0))
     # a fresh model's increments are too small to need any care
     return architecture, {name: 3 * value for name, value in params.items()}
+
+
+def test_of_a_small_text_every_row_is_read_once(tmp_path):
+    """The last batches are held out of the fit."""
+    task = TaskConfig(difficulty="6", examples=400, tested=20)
+    data = prepare(DataConfig(corpus="tasks/s5", tokenizer="bytes", task=task, cache=str(tmp_path)), 16, "causal")
+    made = calibration_batches(data)
+    rows = [bytes(row.tobytes()) for batch in made for row in batch.tokens]
+    assert (len(made), len(rows)) == (20, 20 * (len(data.train_rows) // 20))
+    assert len(set(rows)) == len({row["tokens"].tobytes() for row in data.train_rows})
+    assert len(calibration_batches(data, batches=1000)) == len(data.train_rows)
 
 
 @pytest.mark.broad

@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 
 from jaxode.calibration import fit_landing
-from jaxode.config import ModelConfig, UserError
+from jaxode.config import LoopConfig, ModelConfig, UserError
 from jaxode.data import Batch
 from jaxode.depth import combine
+from jaxode.inference import exit_early
 from jaxode.model import make_model
 from jaxode.model.parameters import split
 
@@ -56,6 +57,16 @@ def test_a_landing_is_a_least_squares_fit_and_comes_nearer_on_other_text(layout,
             assert away[2] < away[1] < away[0], i
     # at the end there is nowhere to go
     assert not any(np.any(part[-1]) for part in (landing.weights, landing.down, landing.up))
+
+
+def test_all_streams_of_a_loop_are_landed(batches, lively):
+    model = lively(make_model(ModelConfig(**SIZES, loop=LoopConfig(streams=2))))
+    landing = fit_landing(*split(model), batches[:2], rank=2)
+    found = exit_early(model, jnp.asarray(batches[6].tokens), "state_change:0", landing=landing)
+    np.testing.assert_allclose(found.logits, model(jnp.asarray(batches[6].tokens)).logits, rtol=1e-4, atol=1e-4)
+    narrow = fit_landing(*split(lively(make_model(ModelConfig(**SIZES)))), batches[:2], rank=2)
+    with pytest.raises(UserError, match="a landing of width 16, the loop's state has 32"):
+        exit_early(model, jnp.asarray(batches[6].tokens), "state_change:0", landing=narrow)
 
 
 def test_what_cannot_be_landed_is_refused(batches):

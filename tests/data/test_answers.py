@@ -90,6 +90,13 @@ def test_texts_without_an_answer_are_named(tmp_path, text, length, message):
         prepare(settings(tmp_path, text), length, "causal")
 
 
+def test_what_closes_a_text_is_no_answer(tmp_path):
+    framed = dataclasses.replace(settings(tmp_path, "1+1=2\n123456+1=2\n"), frame="<|endoftext|> <|endoftext|>")
+    with pytest.raises(UserError, match=r"a.txt#1: nothing of it is left to predict"):
+        prepare(framed, 10, "causal")
+    assert prepare(framed, 16, "causal").bytes_per_token("train") is None  # of answers alone
+
+
 def test_settings_that_contradict(tmp_path):
     with pytest.raises(UserError, match=r'data.answer_after = "=" with data.rows = "stream": only whole texts'):
         DataConfig(answer_after="=")

@@ -11,15 +11,15 @@ import pytest
 from jaxode.config import DataConfig, TaskConfig, UserError
 from jaxode.data import prepare
 from jaxode.data.batches import ValidationBatches
-from jaxode.data.tasks import TASKS, find_task, task_documents, task_examples
+from jaxode.data.tasks import TASKS, asked, find_task, task_documents, task_examples
 
 
 def follow(text, answer):
-    pairs, count, starts = re.fullmatch(r"(\w+)\|(\d+)(\w{4})", text).groups()
+    pairs, count, starts = re.fullmatch(r"(\w+?)(\|+)(\w{4})", text).groups()
     leads = {pairs[i]: pairs[i + 1] for i in range(0, len(pairs), 2)}
     assert len(leads) == 16
     here = starts
-    for _ in range(int(count)):
+    for _ in count:
         here = "".join(leads[node] for node in here)
     return here
 
@@ -135,6 +135,15 @@ def test_draws_depend_on_the_seed_and_on_nothing_else():
     assert len(one) == 21
 
 
+def test_questions_say_how_many_they_are_and_whether_they_were_trained_on():
+    task = TaskConfig(difficulty="1-3", beyond="4", tested=50)
+    found = list(asked(DataConfig(corpus="tasks/s5", tokenizer="bytes", task=task)))
+    assert [one.distinct for one in found] == [len(set(one.texts)) for one in found]
+    assert found[0].distinct == 10
+    # of one swap there are ten questions, none of them held out; more difficult ones are never trained on
+    assert [one.held_out for one in found] == [False, True, True, True]
+
+
 def settings(folder, corpus="tasks/s3", **data):
     task = TaskConfig(**{"difficulty": "2-4", "examples": 60} | data.pop("task", {}))
     return DataConfig(corpus=corpus, tokenizer="bytes", cache=str(folder), task=task, valid_fraction=0.2, **data)
@@ -163,7 +172,7 @@ def test_a_task_is_a_corpus_whose_answers_are_predicted(tmp_path):
     ("corpus", "task", "message"),
     [
         ("tasks/rule30", {}, r'data.corpus = "tasks/rule30": unknown; tasks are .*did you mean \'rule-30\''),
-        ("tasks/p-hop", {"difficulty": "1-30"}, r'data.task.difficulty = "1-30": p-hop has difficulties from 1 to 15'),
+        ("tasks/p-hop", {"difficulty": "1-30"}, r'data.task.difficulty = "1-30": p-hop has difficulties from 1 to 8'),
         ("tasks/p-hop", {"difficulty": "8-1"}, "the lower one first"),
         ("tasks/p-hop", {"difficulty": "easy"}, 'data.task.difficulty = "easy": must be a number or a range'),
         (

@@ -131,10 +131,8 @@ FIRST = [
     ("data",),
     ("fixed-s0", "train"), ("fixed-s0", "calibrate", "3"), ("fixed-s0", "calibrate", "2"), ("fixed-s0", "sweep", "4,2"),
     ("fixed-s1", "train"), ("fixed-s1", "calibrate", "3"), ("fixed-s1", "calibrate", "2"), ("fixed-s1", "sweep", "4,2"),
-    ("direct-2-s0", "train"), ("direct-2-s0", "calibrate", "3"), ("direct-2-s0", "calibrate", "2"),
-    ("direct-2-s0", "sweep", "4,2"),
-    ("direct-2-s1", "train"), ("direct-2-s1", "calibrate", "3"), ("direct-2-s1", "calibrate", "2"),
-    ("direct-2-s1", "sweep", "4,2"),
+    ("direct-2-s0", "train"), ("direct-2-s0", "sweep", "4,2"),
+    ("direct-2-s1", "train"), ("direct-2-s1", "sweep", "4,2"),
     ("unshared-s1", "train"), ("unshared-s1", "sweep", "4"),
 ]  # fmt: skip
 ROOT = Path("runs/studies/small")

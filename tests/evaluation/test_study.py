@@ -40,8 +40,8 @@ def test_rows_hold_what_was_trained_and_measured(study, played):
     played.logged = {"training_flops": 3e9, "block_evaluations": 1024}
     assert study("--results", "shown")[0] == 0
     rows = read_csv(Path("shown/small.csv"))
-    # 4, 2, calibrated 2 and 3 each; the unshared one at 4
-    assert len(rows) == 4 * 4 + 1
+    # 4, 2, calibrated 2 and 3 of both fixed ones; 4 and 2 of those trained at 2 alone; the unshared one at 4
+    assert len(rows) == 2 * 4 + 2 * 2 + 1
     row = next(row for row in rows if (row["variant"], row["seed"], row["n"]) == ("fixed", 1, 2))
     assert row["training_seconds"] > 0
     code = Code.current()
@@ -130,13 +130,12 @@ def test_controls_where_the_study_asks_for_them(study, played):
     assert study()[0] == 0
     assert not (ROOT / "small-controls.csv").exists()
     asked = HEAD + "controls = true\n" + VARIANTS
-    # measured again, and not trained; the unshared one has no loop
-    again = [call for call in FIRST if call[1:2] == ("sweep",) and call[0] != "unshared-s1"]
+    # measured again, and not trained; the unshared one has no loop, another no full depth that was trained
+    again = [call for call in FIRST if call[1:2] == ("sweep",) and call[0].startswith("fixed")]
     assert study(text=asked) == (0, [("data",), *again])
     rows = read_csv(ROOT / "small-controls.csv")
     assert [(row["variant"], row["seed"], row["control"], row["rise"]) for row in rows] == [
-        ("fixed", 0, "prefix", 0.5), ("fixed", 1, "prefix", 1.5), ("direct-2", 0, "prefix", 0.5),
-        ("direct-2", 1, "prefix", 1.5),
+        ("fixed", 0, "prefix", 0.5), ("fixed", 1, "prefix", 1.5),
     ]  # fmt: skip
     assert study(text=asked) == (0, [])
 
@@ -152,18 +151,20 @@ def test_only_what_is_missing_is_done(study):
     (ROOT / "fixed-s0" / "result.json").unlink()
     assert study()[1] == [("data",), ("fixed-s0", "train", "--resume"), ("fixed-s0", "sweep", "4,2")]
     assert study(text=HEAD.replace("[4, 2]", "[2]").replace("[3, 2]", "[3]") + VARIANTS)[1] == []
-    shown = [(row["solver"], row["n"]) for row in read_csv(ROOT / "small.csv") if row["variant"] == "direct-2"]
-    assert shown == 2 * [("euler", 2), ("calibrated", 3)], "what the study no longer asks for is kept, not shown"
-    only = ("--only", "direct-2")
+    shown = [(row["solver"], row["n"]) for row in read_csv(ROOT / "small.csv") if row["variant"] == "fixed"]
+    assert shown == 2 * [("euler", 4), ("euler", 2), ("calibrated", 3)], (
+        "what the study no longer asks for is kept, not shown"
+    )
+    only = ("--only", "fixed")
     code, calls = study(*only, text=HEAD.replace("[4, 2]", "[4, 2, 8]") + VARIANTS)
-    assert (code, calls) == (0, [("data",), ("direct-2-s0", "sweep", "4,2,8"), ("direct-2-s1", "sweep", "4,2,8")])
+    assert (code, calls) == (0, [("data",), ("fixed-s0", "sweep", "4,2,8"), ("fixed-s1", "sweep", "4,2,8")])
     code, calls = study(*only, text=HEAD.replace("[3, 2]", "[3, 2, 1]") + VARIANTS)
-    assert calls[1:3] == [("direct-2-s0", "calibrate", "1"), ("direct-2-s0", "sweep", "4,2")]
+    assert calls[1:3] == [("fixed-s0", "calibrate", "1"), ("fixed-s0", "sweep", "4,2")]
     assert {row["variant"] for row in read_csv(ROOT / "small.csv")} == {"fixed", "direct-2", "unshared"}
     code, calls = study(*only, text=HEAD.replace("batches = 6", "batches = 7") + VARIANTS)
     assert [call[1] for call in calls[1:]] == ["sweep", "sweep"]
     # what was measured on 6 batches does not stand beside it
-    assert {row["variant"] for row in read_csv(ROOT / "small.csv")} == {"direct-2"}
+    assert {row["variant"] for row in read_csv(ROOT / "small.csv")} == {"fixed"}
 
 
 def test_variants_are_named_with_and_without_axes(study, capsys):

@@ -33,7 +33,7 @@ resource = pytest.importorskip("resource")
 ROWS = [{"solver": "euler", "schedule": "even", "steps": 2, "block_evaluations": 2, "loss": 1.0, "texts": 4}]
 ANSWERS = [
     {"difficulty": 1, "block_evaluations": 2, "exact": 0.5, "steps": 2, "solver": "euler"}
-    | {"majority": 0.1, "chance": 0.1}
+    | {"majority": 0.1, "chance": 0.1, "held_out": True}
 ]
 
 

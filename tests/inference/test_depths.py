@@ -153,3 +153,17 @@ def test_meaning_and_risk_are_said_before_the_result(infer, tmp_path):
     assert longer.code == 0, longer.err
     assert longer.err.splitlines()[1].startswith("6 steps of size 1, more than the N = 4 of training")
     assert len(infer(*flags).err.splitlines()) == 2
+
+
+def test_a_run_that_was_trained_in_fewer_steps_alone_says_so(infer, tmp_path):
+    """And compares with no full depth, which it was never trained for."""
+    run = write_run(tmp_path / "run", model_config("causal"), depth=DepthConfig(steps=2))
+    for task in (("--task", "calibrate", "--steps", 1), ("--task", "sweep", "--controls")):
+        ran = infer("--checkpoint", run, *task)
+        assert ran.code == 2
+        assert "compares with the full depth, N = 4, and " in ran.err
+        assert "was trained in 2 steps alone (depth.steps); train it with model.steps = 2" in ran.err
+    common = ("--checkpoint", run, "--prompt", "abc", "--max-new-tokens", 1)
+    note = "trained in 2 steps alone: --steps 2 runs it so"
+    assert note in infer(*common).err.splitlines()
+    assert note not in infer(*common, "--steps", 2).err

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxode.checkpoint import Checkpoints, RunFolder
-from jaxode.config import Config, DataConfig, ModelConfig, TrainConfig
+from jaxode.config import Config, DataConfig, DepthConfig, ModelConfig, TrainConfig
 from jaxode.data import byte_tokenizer
 from jaxode.depth import Coefficients
 from jaxode.model import make_model
@@ -35,10 +35,10 @@ def calibrated(params):
     return params | calibration_parameters(2, made)
 
 
-def write_run(path, config, *, steps=(3, 7), tokenizer=TOKENIZER, **data):
+def write_run(path, config, *, steps=(3, 7), tokenizer=TOKENIZER, depth=None, **data):
     run = RunFolder(path)
-    train = TrainConfig(batch_size=2)
-    run.create(Config(model=config, data=DataConfig(tokenizer="bytes", **data), train=train), tokenizer)
+    about = {"train": TrainConfig(batch_size=2), "depth": depth or DepthConfig()}
+    run.create(Config(model=config, data=DataConfig(tokenizer="bytes", **data), **about), tokenizer)
     _, params = parameters(config)
     with Checkpoints(run) as checkpoints:
         for step in steps:

@@ -50,6 +50,9 @@ class TestCurriculum:
         found = [solves.main for solves in drawn(ObjectiveConfig("grow"))]
         assert found == [3] * 100 + [6] * 100 + [12] * 100
         assert [solves.main for solves in drawn(ObjectiveConfig("grow", steps="grow:2,12"), 4)] == [2, 2, 12, 12]
+        # of the steps that are the full depth here
+        less = Curriculum(config(ObjectiveConfig("grow"), 4, depth=DepthConfig(steps=6)))
+        assert [less.at(update).main for update in range(4)] == [3, 3, 6, 6]
 
     def test_random_draws_every_division_equally_often(self):
         found = Counter(solves.main for solves in drawn(ObjectiveConfig("random"), 3000))
@@ -141,6 +144,11 @@ class TestCurriculum:
                 {"depth": DepthConfig(schedule="geometric:2")},
                 r'depth\.schedule = "geometric:2"',
             ),
+            (
+                ObjectiveConfig(),
+                {"depth": DepthConfig(start="zeros")},
+                r'depth\.start = "zeros", depth\.start_seed = 0 with model\.loop\.start = "entered": .* no noise',
+            ),
             (ObjectiveConfig(), ANCHORED, r'model\.clock\.anchored = true with objective\.steps = ""'),
             (ObjectiveConfig("random", spacing="unit"), ANCHORED, r'anchored = true .* objective\.spacing = "unit"'),
         ],
@@ -190,11 +198,28 @@ class TestConfig:
             ({"exits": "half", "exit_loss": 1.0}, r"objective\.exits"),
             ({"collinear": -1.0}, r"objective\.collinear = -1"),
             ({"name": "distil", "spacing": "unit"}, r"nothing to remember"),
+            ({"short_solver": "secant"}, r'short_solver = "secant" with objective\.short = "": there is no second'),
+            ({"spacing": "random"}, r'spacing = "random" with objective\.steps = "" .* name step counts'),
         ],
     )
     def test_refused(self, changes, message):
         with pytest.raises(UserError, match=message):
             ObjectiveConfig(**changes)
+
+
+@pytest.mark.parametrize(
+    ("objective", "depth", "only"),
+    [
+        (ObjectiveConfig(), DepthConfig(), None),
+        (ObjectiveConfig(), DepthConfig(steps=12), None),
+        (ObjectiveConfig(), DepthConfig(steps=3), 3),
+        (ObjectiveConfig("random"), DepthConfig(steps=6), None),
+        (ObjectiveConfig("distil"), DepthConfig(steps=6), None),
+        (ObjectiveConfig("exits"), DepthConfig(steps=6), 6),
+    ],
+)
+def test_a_run_at_fewer_steps_alone_says_so(objective, depth, only):
+    assert config(objective, depth=depth).only_steps == only
 
 
 def test_cost_counts_every_solve():

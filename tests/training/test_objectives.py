@@ -12,6 +12,7 @@ from test_step import make_batch
 from jaxode.config import (
     Config,
     DepthConfig,
+    LoopConfig,
     ModelConfig,
     ObjectiveConfig,
     TrainConfig,
@@ -118,6 +119,16 @@ class TestTerms:
         wanted = np.mean([float(sums.nats / sums.tokens) for sums in each])
         assert float(found.others["exit_loss"]) == pytest.approx(wanted, rel=1e-5)
         assert float(found.total) == pytest.approx(float(found.loss) + 2 * wanted, rel=1e-5)
+
+    @pytest.mark.parametrize(
+        "changes", [{"prelude": 1, "coda": 1}, {"loop": LoopConfig(streams=2)}], ids=["coda", "streams"]
+    )
+    def test_exits_are_read_as_an_exit_reads(self, changes, lively):
+        """Through the coda, from the one stream that leaves."""
+        model, batch = lively(make_model(dataclasses.replace(MODEL, steps=4, **changes), seed=0)), make_batch(3)
+        found = terms(model, ObjectiveConfig(exits="0.5", exit_loss=1.0), Solves(4), batch)
+        sums, _ = forward(model, batch, DepthConfig(steps=2, schedule="unit"), document_mask=False)
+        assert float(found.others["exit_loss"]) == pytest.approx(float(sums.nats / sums.tokens), rel=1e-5)
 
     def test_collinear_is_the_traces_cosine(self, model):
         batch = make_batch(3)

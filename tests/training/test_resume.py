@@ -12,7 +12,7 @@ import pytest
 from small_runs import change, kill_after, stop_after
 
 from jaxode.checkpoint import Checkpoints, RunFolder, load_run
-from jaxode.config import Config, DataConfig, DepthConfig, ModelConfig, TrainConfig, UserError, to_toml
+from jaxode.config import Config, DataConfig, DepthConfig, ModelConfig, TaskConfig, TrainConfig, UserError, to_toml
 from jaxode.training import loop, train
 from jaxode.training import run as training_run
 from jaxode.training.__main__ import main
@@ -54,6 +54,23 @@ def test_settings_that_only_one_side_has_are_compared(begun, now, message):
 def test_where_a_mixture_lies_is_free_since_the_data_position_knows_its_text():
     stored = Config(data=DataConfig(mixture=("here/*.txt=1",)))
     check_same(stored, Config(data=DataConfig(mixture=("there/*.txt=1",))))
+
+
+def test_what_is_asked_at_the_end_is_free():
+    task = DataConfig(corpus="tasks/s3", tokenizer="bytes", task=TaskConfig(difficulty="2"))
+    more = dataclasses.replace(task, task=TaskConfig(difficulty="2", beyond="3", tested=10))
+    check_same(Config(data=task), Config(data=more))
+    other = dataclasses.replace(task, task=TaskConfig(difficulty="3"))
+    with pytest.raises(UserError, match=r"data\.task\.difficulty = '3': the run in x was started with '2'"):
+        check_same(Config(out="x", data=task), Config(out="x", data=other))
+
+
+def test_patience_counts_validations_of_one_kind():
+    stored = Config(out="x", train=TrainConfig(validate_every=50))
+    rarer = TrainConfig(validate_every=10, best="loss", patience=3)
+    with pytest.raises(UserError, match=r"validate_every = 10: train\.patience = 3 counts .* one every 50 updates"):
+        check_same(stored, Config(out="x", train=rarer))
+    check_same(stored, Config(out="x", train=dataclasses.replace(rarer, patience=0)))
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from jaxode.config import DataConfig, require
 from jaxode.config.task import TASKS_PREFIX
-from jaxode.data.tasks.examples import MARK, Question, majority, task_examples
+from jaxode.data.tasks.examples import MARK, Question, are_apart, majority, task_examples
 from jaxode.data.tasks.tasks import find_task
 
 
@@ -24,6 +24,10 @@ class Asked:
     """Share that is right where answers of the right form are drawn, each as often."""
     trained: bool
     """Whether questions of this difficulty are trained on."""
+    distinct: int
+    """How many different questions they are: of a low difficulty there are few."""
+    held_out: bool
+    """Whether none of them was trained on; where there are few questions, training and test share them."""
 
 
 def asked(data: DataConfig) -> Iterator[Asked]:
@@ -43,7 +47,16 @@ def asked(data: DataConfig) -> Iterator[Asked]:
         # another seed than that of the validation split
         drawn = task_examples(task, difficulty, told.tested, told.seed + 1, data.valid_fraction, held_out=True)
         texts = tuple(map(_written, drawn))
-        yield Asked(difficulty, texts, majority(drawn), 1 / task.answers(difficulty), difficulty in trained)
+        apart = difficulty not in trained or are_apart(task, difficulty, drawn, told.seed, data.valid_fraction)
+        yield Asked(
+            difficulty,
+            texts,
+            majority(drawn),
+            1 / task.answers(difficulty),
+            difficulty in trained,
+            len(set(texts)),
+            apart,
+        )
 
 
 def _written(question: Question) -> str:

@@ -88,6 +88,14 @@ def task_examples(task: Task, difficulty: int, count: int, seed: int, share: flo
     return found
 
 
+def are_apart(task: Task, difficulty: int, held_out: Sequence[Question], seed: int, share: float) -> bool:
+    """Whether questions of the part that is held out are in it, and those that are trained on are not: neither part is
+    so small that both share all.
+    """
+    (trained,) = task_examples(task, difficulty, 1, seed, share, held_out=False)
+    return _place(trained.text) >= share and all(_place(question.text) < share for question in held_out)
+
+
 def _place(text: str) -> float:
     """Of a question between 0 and 1."""
     return int(hashlib.sha256(text.encode()).hexdigest()[:12], 16) / 16**12

@@ -22,15 +22,17 @@ CELLS = 11
 def hops(rng: np.random.Generator, difficulty: int) -> Question:
     """Follow `difficulty` pointers from each of some nodes. All pointers are one circle, so none leads back early.
 
-    abcabdca..|3cadb=: pairs say that a points to b and c to a; three pointers from c lead where, from a, d and b? After
-    the induction of p hops that Sanford et al. 2024 (arXiv 2402.09268) show to need depth in log p.
+    abcabdca..|||cadb=: pairs say that a points to b and c to a; three pointers (a bar each, so that more of them than
+    were trained on can be read) from c lead where, from a, d and b? Half of the circle at most: from there on the way
+    back is shorter. After the induction of p hops that Sanford et al. 2024 (arXiv 2402.09268) show to need depth in
+    log p.
     """
     circle = [CIRCLE[i] for i in rng.permutation(len(CIRCLE))]
     pairs = [circle[i] + circle[(i + 1) % len(circle)] for i in range(len(circle))]
     starts = rng.permutation(len(circle))[:STARTS]
     text = "".join(pairs[i] for i in rng.permutation(len(pairs)))
     asked, answers = ("".join(circle[(start + hop) % len(circle)] for start in starts) for hop in (0, difficulty))
-    return Question(f"{text}|{difficulty}{asked}", answers)
+    return Question(f"{text}{'|' * difficulty}{asked}", answers)
 
 
 def swaps(objects: int) -> Task:
@@ -89,7 +91,7 @@ def reachable(rng: np.random.Generator, difficulty: int) -> Question:
 TASKS = {
     task.name: task
     for task in (
-        Task("p-hop", hops, lambda difficulty: math.perm(len(CIRCLE), STARTS), 1, 8, most=len(CIRCLE) - 1),
+        Task("p-hop", hops, lambda difficulty: math.perm(len(CIRCLE), STARTS), 1, 5, most=len(CIRCLE) // 2),
         swaps(3),
         swaps(5),
         Task("parity", parity, lambda difficulty: 2, 1, 16),

@@ -30,10 +30,8 @@ class Decoding:
         """
         settings = dict(normalize_gen_kwargs(dict(given), most))
         new_tokens, until = settings.pop("max_gen_toks"), settings.pop("until")
-        sampled, value = (
-            settings.pop("do_sample"),
-            settings.pop("temperature", 1.0 if settings.get("do_sample") else 0.0),
-        )
+        sampled = settings.pop("do_sample")
+        value = settings.pop("temperature", 1.0 if sampled else 0.0)
         top_k, top_p = settings.pop("top_k", None), settings.pop("top_p", None)
         for name, other in settings.items():
             raise UserError(

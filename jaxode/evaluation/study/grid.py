@@ -66,11 +66,13 @@ class Study:
     def calibrated_for(self, run: Run) -> tuple[int, ...]:
         """Of the step counts asked for, those that there is something to calibrate for."""
         model = run.config.model
+        if run.config.only_steps is not None:
+            return ()
         return tuple(n for n in run.calibrate if n < model.steps and takes(model, n))
 
     def controlled(self, run: Run) -> bool:
-        """Whether the study asks for controls, and the run's layout has them."""
-        return self.settings.controls and run.config.model.has_one_loop
+        """Whether the study asks for controls, and the run has them: a loop, and a full depth that was trained."""
+        return self.settings.controls and run.config.model.has_one_loop and run.config.only_steps is None
 
     def wanted(self, run: Run) -> set[tuple[str, int]]:
         """Solver and step count of every row that the study shows."""

@@ -227,10 +227,12 @@ def check_landing(model: Any, depth: DepthConfig, landing: Coefficients | None) 
         f"a landing for {landing.steps} steps, but the solve takes {steps}: fit_landing makes one for the full depth",
     )
     require(landing.memory <= 2, f"a landing that reads {landing.memory} increments: a step knows 2; use fit_landing")
-    width = model.config.width if landing.up is None else landing.up.shape[-1]
+    wanted = model.config.width * model.config.streams
+    width = wanted if landing.up is None else landing.up.shape[-1]
     require(
-        width == model.config.width,
-        f"a landing of width {width}, the model has model.width = {model.config.width}: fit one to this model",
+        width == wanted,
+        f"a landing of width {width}, the loop's state has {wanted}, model.width = {model.config.width} in "
+        f"each of its streams: fit one to this model",
     )
 
 

@@ -33,6 +33,8 @@ class ModelFolder:
     """Field of a line of JSON that holds its text, as in the run's own corpus."""
     trained_steps: int | None = None
     """N of its files, where `config` has another that was asked for."""
+    only_steps: int | None = None
+    """The one number of steps that it was trained in, where that is not N."""
 
     @property
     def ours(self) -> bool:
@@ -86,7 +88,7 @@ def resolve(name: Path | str, task: str | None = None, loops: int | None = None)
         f'{path}: is a {kind} model: task = "{task}" is for a Hugging Face model; leave it out',
     )
     origin: Origin = "shipped" if is_shipped(path) else "exported" if run.exported else "run"
-    return ModelFolder(path, origin, kind, config.model, config.data.text_key)
+    return ModelFolder(path, origin, kind, config.model, config.data.text_key, only_steps=config.only_steps)
 
 
 def shipped() -> dict[str, Path]:

@@ -11,6 +11,7 @@ from jaxode.depth import get_solver
 from jaxode.evaluation import default_configs
 from jaxode.evaluation.methods import EXACT
 from jaxode.inference.loading.loaded_model import LoadedModel
+from jaxode.inference.loading.names import ModelFolder
 from jaxode.inference.tasks.line_text import bound_batches
 from jaxode.model import flops_per_token, plan, resolve
 
@@ -41,6 +42,20 @@ def check_start(model: ModelConfig, config: InferConfig) -> None:
         model.loop.start == "noise" or (config.start, config.start_seed) == ("model", 0),
         f"start = {config.start}, start_seed = {config.start_seed}: this model begins at no noise (model.loop.start = "
         f'"{model.loop.start}"); leave them out',
+    )
+
+
+def check_full_depth(folder: ModelFolder, task: str) -> None:
+    """Refuse to compare with a full depth that was never trained.
+
+    Raises:
+        UserError: a run that was trained in fewer steps alone.
+    """
+    require(
+        folder.only_steps is None,
+        f"{task}: compares with the full depth, N = {folder.config.steps}, and {folder.path} was trained in "
+        f"{folder.only_steps} steps alone (depth.steps); train it with model.steps = {folder.only_steps}, or in "
+        "several numbers of steps (objective.steps)",
     )
 
 

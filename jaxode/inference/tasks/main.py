@@ -36,6 +36,7 @@ from jaxode.inference.tasks.comparison import bench, compare
 from jaxode.inference.tasks.controls import write_controls
 from jaxode.inference.tasks.depths import (
     asked_depth,
+    check_full_depth,
     check_start,
     choose_depth,
     cost,
@@ -116,6 +117,13 @@ def run(config: InferConfig, write: Write, note: Write) -> None:
     plan(model, named)
     if config.controls:
         check_controls(model)
+        require(
+            (config.start, config.start_seed) == ("model", 0),
+            f"controls with start = {config.start}, start_seed = {config.start_seed}: they begin where the model does; "
+            "leave the start out",
+        )
+    if config.controls or task == "calibrate":
+        check_full_depth(folder, "controls" if config.controls else "calibrate")
     if task == "calibrate":
         check_steps(model, config.steps)
     elif task == "report":
@@ -148,6 +156,8 @@ def run(config: InferConfig, write: Write, note: Write) -> None:
         f"{name}, {source}: {folder.task.replace('_', ' ')}, "
         f"{loaded.model.num_parameters:,} parameters, tokenizer {loaded.own_tokenizer.name}"
     )
+    if folder.only_steps is not None and task != "export" and named.steps != folder.only_steps:
+        note(f"trained in {folder.only_steps} steps alone: --steps {folder.only_steps} runs it so")
     # what is fitted, compared or copied says more than the depth that was named
     if task not in ("calibrate", "report", "export"):
         for chosen in compared or (depth,):

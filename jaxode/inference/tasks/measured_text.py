@@ -97,7 +97,7 @@ def file_text(trained: TrainedModel, file: str, limit: int | None = None, stride
     if length < model.length:
         note = f"measured in rows of {length} tokens, each a beginning; the model reads up to {model.length} at once"
     note = "; ".join(filter(None, [note, *scored.stats.notes(length)])) or None
-    whole = model.learns == "causal" and not scored.stats.cut
+    whole = model.learns == "causal" and not spec.answer_after and not scored.stats.cut
     batches: Iterable[Batch] = scored.batches
     if stride:
         require(
