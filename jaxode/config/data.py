@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Annotated, Literal
 
 from jaxode.config.checks import parse_frame, require
 from jaxode.config.fields import Most, Place, check_fields
 from jaxode.config.mixture import parse_mixture
 from jaxode.config.task import TASKS_PREFIX, TaskConfig
+
+_OF_PLAIN_TEXT = ("text_key", "separator", "rows", "answer_after", "document_mask", "mask_fraction")
 
 
 @dataclass(frozen=True)
@@ -135,6 +137,12 @@ class DataConfig:
             bool(self.train) or self.class_weights == "none",
             f'data.class_weights = "{self.class_weights}" without data.train: it belongs to labelled texts',
         )
+        for one in fields(self):
+            require(
+                not self.train or one.name not in _OF_PLAIN_TEXT or getattr(self, one.name) == one.default,
+                f"data.{one.name} = {getattr(self, one.name)} with data.train: it belongs to text without labels; "
+                "leave it out",
+            )
         require(
             not self.frame or self.rows == "texts" or bool(self.train),
             f'data.frame = "{self.frame}" with data.rows = "{self.rows}": only whole texts stand within one; set '

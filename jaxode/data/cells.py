@@ -13,6 +13,7 @@ from jaxode.config import UserError, require
 from jaxode.data import documents
 from jaxode.data.columns import LABELS, PAIRS, TEXTS, Columns, Switch
 from jaxode.data.lines import LARGEST, too_long
+from jaxode.data.notices import notice
 
 
 def named_cells(path: Path, kind: str, columns: Columns) -> Iterator[tuple[int, dict[str, str]]]:
@@ -25,6 +26,9 @@ def named_cells(path: Path, kind: str, columns: Columns) -> Iterator[tuple[int, 
             _check_division(f"{path}: line {line}", cells, kind, columns)
             if _is_header(cells, columns):
                 names = [cell.strip() for cell in cells]
+                if columns.header == "auto" and columns.are_numbers:
+                    shown = ", ".join(names)[:80]
+                    notice(f"{path}: line {line} is read as a header ({shown}); header no if it is none")
                 twice = next((name for name in names if names.count(name) > 1), None)
                 require(twice is None, f'{path}: line {line}: two columns are called "{twice}"')
                 continue

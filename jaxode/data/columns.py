@@ -25,3 +25,9 @@ class Columns:
     """Whether the first line names the columns. auto: where it holds a name that was asked for, or a common one."""
     quotes: Switch = "auto"
     """Whether a cell may stand in quotation marks, and hold what divides cells. auto: in .csv."""
+
+    @property
+    def are_numbers(self) -> bool:
+        """Whether columns are named, all of them by number."""
+        named = [name for name in (self.text, self.pair, self.label) if name]
+        return bool(named) and all(name.isdecimal() for name in named)

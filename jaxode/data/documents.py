@@ -19,7 +19,8 @@ from jaxode.data.notices import notice
 from jaxode.data.parquet import parquet_texts
 
 PARQUET = ".parquet"
-_JSON = (".jsonl", ".ndjson", ".json")
+JSON_LINES = (".jsonl", ".ndjson")
+_JSON = (*JSON_LINES, ".json")
 TAGGED = (".conll", ".conllu", ".bio", ".iob", ".iob2")
 """Of files with a word and its label a line."""
 _TABLES = (".tsv", ".csv")
@@ -124,7 +125,14 @@ def read_text(path: Path) -> str:
         UserError: it cannot be read, is binary or truncated.
     """
     with opened(path) as file:
-        return decoded(file.read(), path)
+        raw = file.read()
+    try:
+        return decoded(raw, path)
+    except UserError:
+        # which line it is
+        for number, line in enumerate(raw.splitlines(keepends=True), 1):
+            decoded(line, path, number, f"line {number}: ")
+        raise
 
 
 def numbered_lines(path: Path, text_key: str = "text", table: bool = False) -> Iterator[tuple[int, str]]:

@@ -55,7 +55,7 @@ class Table:
 
 def is_table(path: Path | str) -> bool:
     """Whether a file's name says that it is a table with columns, or lines of JSON with fields."""
-    return documents.suffix(Path(path)) in (".tsv", ".csv", ".jsonl", ".ndjson", documents.PARQUET)
+    return documents.suffix(Path(path)) in (".tsv", ".csv", *documents.JSON_LINES, documents.PARQUET)
 
 
 def read_table(file: str, columns: Columns, *, labelled: bool) -> Table:
@@ -155,10 +155,9 @@ def has_field(path: Path, names: Sequence[str]) -> bool:
     """Whether lines of JSON or the rows of Parquet have a field of one of these names; tables are not looked into."""
     if documents.suffix(path) == documents.PARQUET:
         return not parquet_columns(path).keys().isdisjoint(names)
-    if documents.suffix(path) not in (".jsonl", ".ndjson"):
+    if documents.suffix(path) not in documents.JSON_LINES:
         return False
-    first = next((record for _, record in documents.json_records(path) if record), {})
-    return any(name in first for name in names)
+    return any(name in record for _, record in documents.json_records(path) if record for name in names)
 
 
 def _check_first(file: str, examples: Sequence[Example]) -> None:
@@ -217,7 +216,7 @@ class _Fields:
             f"{there}: which holds the labels? Name it, or its number from 1 (data.label, --label)",
         )
         assert text is not None
-        pair = find("pair", columns.pair, PAIRS)
+        pair = find("pair", columns.pair, [name for name in PAIRS if name != text])
         chosen = [name for name in (text, pair, label) if name is not None]
         require(len(set(chosen)) == len(chosen), f"{file}: one column for two things: {', '.join(chosen)}")
         return cls(text, pair, label)

@@ -82,12 +82,21 @@ def _number(value: Any, labels: Sequence[str], name: str) -> int:
     text = label_name(value, name)
     if text in labels:
         return list(labels).index(text)
-    numbered = not any(label.isdecimal() for label in labels)
+    # a number beside labels that are numbers would be read as another one's
+    numbered = not any(map(_is_numeric, labels))
     if numbered and text.isdecimal() and int(text) < len(labels):
         return int(text)
     some = ", ".join(labels[:20]) + (", .." if len(labels) > 20 else "")
     also = f", or a number from 0 to {len(labels) - 1}" if numbered else ""
     raise UserError(f'{name}: label "{text}" is none of the model\'s: {some}{also}')
+
+
+def _is_numeric(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _real(value: Any, name: str) -> float:

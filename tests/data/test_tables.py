@@ -50,6 +50,8 @@ def found(file, columns=PLAIN, labelled=True):
             Columns("Satz", label="Klasse"),
             [("eins\nzwei", None, "x,y")],
         ),
+        # the only text of a pair
+        ("half.tsv", "premise\thypothesis\tlabel\na\tb\t1\n", Columns("hypothesis"), [("b", None, "1")]),
         ("bare.csv", "good,0\nbad,1\n", Columns("1", label="2"), [("good", None, "0"), ("bad", None, "1")]),
         ("said.tsv", "a\tb\nc\td\n", Columns("1", label="2", header="yes"), [("c", None, "d")]),
         ("crlf.tsv", "label\ttext\r\n0\ta\r\n\r\n1\tb\r\n", PLAIN, [("a", None, "0"), ("b", None, "1")]),
@@ -194,8 +196,19 @@ def test_long_cells_are_text(write, monkeypatch):
 def test_another_encoding_is_named(tmp_path):
     path = tmp_path / "a.tsv"
     path.write_bytes("text\tlabel\nü\t1\n".encode("latin-1"))
-    with pytest.raises(UserError, match="not UTF-8 text"):
+    with pytest.raises(UserError, match="line 2: not UTF-8 text"):
         found(str(path))
+    path.rename(tmp_path / "a.csv")
+    with pytest.raises(UserError, match=r"a\.csv: line 2: not UTF-8 text"):
+        found(str(tmp_path / "a.csv"))
+
+
+def test_a_header_that_nobody_named_is_told(write, capsys):
+    file = write("a.tsv", "How are you?\tquestion\nFine.\tanswer\nWhat?\tquestion\n")
+    assert len(found(file, Columns("1", label="2"))) == 2
+    assert "line 1 is read as a header (How are you?, question); header no if it is none" in capsys.readouterr().err
+    assert len(found(file, Columns("1", label="2", header="no"))) == 3
+    assert capsys.readouterr().err == ""
 
 
 def test_names_of_examples_are_made_once(tmp_path):

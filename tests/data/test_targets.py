@@ -47,6 +47,9 @@ def test_labels_by_name_and_number(value, kind, labels, expected):
         ),
         ("2", ONE, ("bad", "good"), 'label "2" is none'),
         ("2", ONE, ("0", "1"), "none of the model's: 0, 1$"),
+        # a place among labels would be another one's name
+        ("1", ONE, ("1.0", "2.0"), r'label "1" is none of the model\'s: 1\.0, 2\.0$'),
+        ("1", ONE, ("+1", "-1"), r'label "1" is none of the model\'s: \+1, -1$'),
         ("", ONE, ("bad", "good"), "label '' is none"),
         ("a;d", SEVERAL, ("a", "b"), 'label "d"'),
         (None, ONE, ("bad", "good"), "label None is none; a label is a text or a whole number"),

@@ -124,6 +124,9 @@ def test_answers_end_at_stop_strings_and_pieces_change_nothing(model, loaded, mo
         "generate_until", *((prompt, settings | {"do_sample": True, "temperature": 1.0}) for prompt in prompts)
     )
     once = model.generate_until(sampled)
+    # at temperature 1, where none is named
+    plain = requests("generate_until", *((prompt, settings | {"do_sample": True}) for prompt in prompts))
+    assert model.generate_until(plain) == once
     monkeypatch.setattr(harness.model, "PIECE", 5)
     assert model.generate_until(asked) == found
     assert model.generate_until(sampled) == once != found
@@ -151,6 +154,9 @@ def test_answers_are_kept_as_the_harness_keeps_them(model):
         ({"device": "cuda:1"}, "device = 'cuda:1': does not apply here"),
         ({"max_length": 100000}, "reads 128 tokens at most"),
         ({"max_gen_toks": 0}, "max_gen_toks = 0"),
+        ({"checkpoint": 2024}, "model_args checkpoint = 2024: must be a text"),
+        ({"plugins": 3}, "model_args plugins = 3: must be a text"),
+        ({"cache": "all"}, 'cache = "all": allowed are auto'),
     ],
 )
 def test_what_cannot_be_meant_is_refused(arguments, message):
@@ -159,7 +165,13 @@ def test_what_cannot_be_meant_is_refused(arguments, message):
 
 
 def test_settings_of_a_generation_that_do_not_exist_are_refused(model):
-    for settings, message in (({"num_beams": 4}, "num_beams"), ({"max_gen_toks": 128}, "leave room")):
+    for settings, message in (
+        ({"num_beams": 4}, "num_beams"),
+        ({"max_gen_toks": 128}, "leave room"),
+        ({"max_gen_toks": "ten"}, "generation_kwargs .*ten"),
+        ({"do_sample": True, "top_k": "x"}, "generation_kwargs top_k = 'x': must be a number"),
+        ({"until": [5]}, r"generation_kwargs until = \[5\]: must be texts"),
+    ):
         with pytest.raises(UserError, match=message):
             model.generate_until(requests("generate_until", ("He said", settings)))
 

@@ -7,9 +7,9 @@ import re
 import pytest
 from tiny_runs import TOKENIZER, model_config, write_run
 
-from jaxode.config import DepthConfig, UserError
+from jaxode.config import DepthConfig, InferConfig, UserError
 from jaxode.inference import memory, score_texts
-from jaxode.inference.tasks.line_tables import read_lines
+from jaxode.inference.tasks.line_tables import read_labelled, read_lines
 
 TEXT = "one block\n\nagain, again\r\n  \nto the end"
 TEXTS = ["one block", "again, again", "to the end"]
@@ -62,6 +62,16 @@ def test_words_with_labels_are_read_as_their_sentences(tmp_path):
     for classified in (False, True):
         lines = read_lines(str(path), classified=classified)
         assert (lines.texts, lines.numbers, lines.labels) == (("a film", "b"), (1, 4), None)
+
+
+def test_lines_of_json_are_read_by_common_names_as_tables_are(tmp_path):
+    path = tmp_path / "a.jsonl"
+    config = InferConfig(checkpoint="x", task="classify", file=str(path))
+    path.write_text('{"sentence": "good film"}\n')
+    assert read_labelled(config, "text").texts == ("good film",)
+    path.write_text('{"text": "first"}\n{"text": "a", "sentence2": "b"}\n')
+    with pytest.raises(UserError, match='line 2 has a second text, "sentence2", and the lines before it none'):
+        read_labelled(config, "text")
 
 
 def test_a_tab_is_refused_where_texts_are_labelled(tmp_path):

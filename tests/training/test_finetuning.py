@@ -269,6 +269,10 @@ def test_a_label_that_is_held_out_whole_is_known_and_said(tmp_path):
         (lambda: ModelConfig(problem_type="regression"), 'problem_type = .regression. with model.head = "vocabulary"'),
         (lambda: ModelConfig(head="classifier", labels=("a", "a")), "must be different names"),
         (lambda: ModelConfig(head="classifier", labels=("a",)), "at least two"),
+        (
+            lambda: DataConfig(train="a.tsv", text_key="body"),
+            "data.text_key = body with data.train: it belongs to text",
+        ),
         (lambda: DataConfig(valid="a.tsv"), "data.valid = a.tsv without data.train"),
         (lambda: DataConfig(train="a.tsv", files="b.txt"), "labelled texts, or text without labels"),
         (lambda: DataConfig(class_weights="balanced"), "without data.train"),

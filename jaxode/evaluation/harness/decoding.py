@@ -28,11 +28,20 @@ class Decoding:
         Raises:
             UserError: a setting that does not exist here, or tokens that leave no room for a context.
         """
-        settings = dict(normalize_gen_kwargs(dict(given), most))
+        try:
+            settings = dict(normalize_gen_kwargs(dict(given), most))
+        except (TypeError, ValueError) as error:
+            raise UserError(f"generation_kwargs {dict(given)}: {error}") from None
         new_tokens, until = settings.pop("max_gen_toks"), settings.pop("until")
+        require(all(isinstance(text, str) for text in until), f"generation_kwargs until = {until}: must be texts")
         sampled = settings.pop("do_sample")
         value = settings.pop("temperature", 1.0 if sampled else 0.0)
         top_k, top_p = settings.pop("top_k", None), settings.pop("top_p", None)
+        for name, number in (("temperature", value), ("top_k", top_k), ("top_p", top_p)):
+            require(
+                number is None or (isinstance(number, int | float) and not isinstance(number, bool)),
+                f"generation_kwargs {name} = {number!r}: must be a number",
+            )
         for name, other in settings.items():
             raise UserError(
                 f"generation_kwargs {name} = {other!r}: there is no such setting here; allowed are until, "

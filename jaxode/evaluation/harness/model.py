@@ -16,6 +16,7 @@ from lm_eval.utils import (  # pyright: ignore[reportMissingImports]
 )
 
 from jaxode.config import DepthConfig, UserError, require
+from jaxode.config.decoding import cache_rule
 from jaxode.data.chat import ChatTemplate
 from jaxode.evaluation.harness.decoding import Decoding
 from jaxode.evaluation.harness.likelihood import pair_nats
@@ -89,6 +90,9 @@ class HarnessModel(TemplateLM):
         for name, value in unknown.items():
             raise UserError(f"model_args {name} = {value!r}: there is no such argument; allowed are {allowed}")
         require(bool(checkpoint), 'model_args: checkpoint is missing; name a model, "checkpoint=books-causal"')
+        for name, value in (("checkpoint", checkpoint), ("plugins", plugins), ("cache", cache)):
+            require(isinstance(value, str), f"model_args {name} = {value!r}: must be a text; quote it")
+        cache_rule(cache)
         require(
             device in (None, HARNESS_DEVICE),
             f"device = {device!r}: does not apply here; the variable JAX_PLATFORMS chooses where JAX computes",

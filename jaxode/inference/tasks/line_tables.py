@@ -11,7 +11,7 @@ from typing import Any
 
 from jaxode.config import DepthConfig, InferConfig, require
 from jaxode.data.columns import PAIRS, Columns
-from jaxode.data.documents import PARQUET, numbered_lines, suffix, text_format
+from jaxode.data.documents import JSON_LINES, PARQUET, numbered_lines, suffix, text_format
 from jaxode.data.tables import Table, has_field, read_table
 from jaxode.data.tagged import read_tagged
 from jaxode.data.targets import read_tags, read_targets
@@ -104,8 +104,9 @@ def read_labelled(config: InferConfig, text_key: str) -> Lines:
     """
     columns = Columns(config.text, config.pair, config.label, config.header)
     path = Path(config.file).expanduser()
-    # Parquet names its columns: where none is that of plain texts, others of common names are looked for
-    tabular = suffix(path) in (".tsv", ".csv") or (suffix(path) == PARQUET and not has_field(path, [text_key]))
+    # what names its fields itself: where none is that of plain texts, others of common names are looked for
+    named = suffix(path) in (PARQUET, *JSON_LINES)
+    tabular = suffix(path) in (".tsv", ".csv") or (named and not has_field(path, [text_key]))
     if columns == Columns() and not tabular and not has_field(path, PAIRS):
         return read_lines(config.file, text_key, classified=True)
     labelled = bool(config.label)
