@@ -53,6 +53,8 @@ class DataConfig:
     """Column of the labels; when empty one of a common name (label, class, ..)."""
     header: Literal["auto", "yes", "no"] = "auto"
     """Whether their first line names the columns; auto: where it holds a name that is looked for."""
+    quotes: Literal["auto", "yes", "no"] = "auto"
+    """Whether their cells may stand in quotation marks; auto: in .csv."""
     class_weights: Literal["none", "balanced"] = "none"
     """balanced: a text counts by one over how often its label is in the training texts, 1 in the mean; of a choice of
     one label."""
@@ -123,7 +125,14 @@ class DataConfig:
             object.__setattr__(self, "rows", "texts")
             object.__setattr__(self, "answer_after", "=")
         parse_frame("data.frame", self.frame)
-        for name, plain in (("valid", ""), ("text", ""), ("pair", ""), ("label", ""), ("header", "auto")):
+        for name, plain in (
+            ("valid", ""),
+            ("text", ""),
+            ("pair", ""),
+            ("label", ""),
+            ("header", "auto"),
+            ("quotes", "auto"),
+        ):
             require(
                 bool(self.train) or getattr(self, name) == plain,
                 f"data.{name} = {getattr(self, name)} without data.train: it belongs to labelled texts; name them",

@@ -54,6 +54,8 @@ class InferConfig:
     and report, which then read one of a common name (label, class, ..)."""
     header: Literal["auto", "yes", "no"] = "auto"
     """Whether the table's first line names its columns; auto: where it holds a name that is looked for."""
+    quotes: Literal["auto", "yes", "no"] = "auto"
+    """Whether the table's cells may stand in quotation marks; auto: in .csv."""
     lines: bool = False
     """score: each line of the file is a text of its own, blank ones are passed over; a masked model gives its
     pseudo-log-likelihood, each token masked in turn."""

@@ -40,7 +40,9 @@ DECODING: dict[str, tuple[str, ...]] = {
 }
 """What a continuation is drawn by."""
 
-COLUMNS: dict[str, tuple[str, ...]] = {"text": LABELLED, "pair": LABELLED, "label": LABELLED[:-1], "header": LABELLED}
+COLUMNS: dict[str, tuple[str, ...]] = dict.fromkeys(("text", "pair", "header", "quotes"), LABELLED) | {
+    "label": LABELLED[:-1]
+}
 """Where in a table a classifier's texts and labels stand."""
 
 ROW_FLAGS: dict[str, tuple[str, ...]] = dict.fromkeys(("batch_size", "truncate", "frame"), (*MEASURED, "bench"))

@@ -67,7 +67,7 @@ def prepare_labelled(data: DataConfig, model: ModelConfig, tokenizer: Tokenizer 
             '"bytes" or a pretrained tokenizer',
         )
         tokenizer = byte_tokenizer() if data.tokenizer == "bytes" else find_tokenizer(data.tokenizer)
-    columns = Columns(data.text, data.pair, data.label, data.header)
+    columns = Columns(data.text, data.pair, data.label, data.header, data.quotes)
     by_word = model.head == "token_classifier"
     train, valid = (_read(which, data, columns, by_word) for which in ("train", "valid"))
     assert train is not None

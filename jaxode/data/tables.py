@@ -83,9 +83,19 @@ def read_table(file: str, columns: Columns, *, labelled: bool) -> Table:
         check_no_header(file, columns)
     rows = documents.json_records(path) if json_lines else named_cells(path, kind, columns)
     table = table_of(file, rows, columns, labelled=labelled)
-    if kind == ".tsv" and all(example.text[:1] == example.text[-1:] == '"' for example in table.examples):
-        notice(f"{file}: all texts stand in quotation marks, which are text in .tsv; save it as .csv if they are none")
+    if kind == ".tsv" and columns.quotes == "auto":
+        _tell_quotes(table)
     return table
+
+
+def _tell_quotes(table: Table) -> None:
+    """Of texts that look as if their quotation marks were none: all of them stand in some, or hold doubled ones."""
+    inside = [one.text[1:-1] for one in table.examples if len(one.text) > 1 and one.text[0] == one.text[-1] == '"']
+    if len(inside) == len(table.examples) or any('""' in text for text in inside):
+        notice(
+            f"{table.file}: {len(inside)} of {len(table.examples)} texts stand in quotation marks, which are text in "
+            ".tsv; quotes yes (data.quotes, --quotes) if they are none"
+        )
 
 
 def table_of(
@@ -147,8 +157,12 @@ def labelled_records(
 
 
 def check_no_header(file: str, columns: Columns) -> None:
-    """Refuse a header of what names its columns itself."""
+    """Refuse a header, and quotation marks, of what names its columns itself."""
     require(columns.header == "auto", f"{file}: names its columns itself; leave the header out (data.header, --header)")
+    require(
+        columns.quotes == "auto",
+        f"{file}: has no cells that stand in quotation marks; leave them out (data.quotes, --quotes)",
+    )
 
 
 def has_field(path: Path, names: Sequence[str]) -> bool:

@@ -146,9 +146,9 @@ def tagged_of(
 
 def _check_columns(file: str, columns: Columns) -> None:
     require(
-        (columns.pair, columns.header) == ("", "auto"),
-        f"{file}: words with labels have neither pairs nor a header (data.pair, data.header; --pair, --header); "
-        "leave them out",
+        (columns.pair, columns.header, columns.quotes) == ("", "auto", "auto"),
+        f"{file}: words with labels have neither pairs, a header nor quotation marks (data.pair, data.header, "
+        "data.quotes; --pair, --header, --quotes); leave them out",
     )
 
 

@@ -27,6 +27,7 @@ VALUES = {
     "sampling": "typical:0.9",
     "exit_rule": "state_change:0.03",
     "header": "yes",
+    "quotes": "yes",
     "frame": "none",
     "pooling": "first",
     "start": "zeros",

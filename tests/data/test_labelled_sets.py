@@ -168,7 +168,7 @@ def test_a_file_of_words_may_be_validated_on_beside_a_set(tmp_path):
             {"label": "gold"},
             r"jaxode_words, train: example \d+ has the fields tokens, chunks, ner, and none that is called gold",
         ),
-        ("jaxode_words", {"pair": "text"}, r"jaxode_words, train: words with labels have neither pairs nor a header"),
+        ("jaxode_words", {"pair": "text"}, r"jaxode_words, train: words with labels have neither pairs, a header"),
         ("no_such_set", {}, r'data\.train = "no_such_set": is no file, and no set that TFDS knows \(conll2003'),
     ],
 )

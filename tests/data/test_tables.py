@@ -106,7 +106,7 @@ def test_packed_tables_are_read(tmp_path):
 
 def test_quotation_marks_that_are_text_are_told(write, capfd):
     assert found(write("a.tsv", 'text\tlabel\n"a"\t0\n"b"\t1\n')) == [('"a"', None, "0"), ('"b"', None, "1")]
-    assert "a.tsv: all texts stand in quotation marks, which are text in .tsv" in capfd.readouterr().err
+    assert "texts stand in quotation marks, which are text in .tsv" in capfd.readouterr().err
     found(write("b.tsv", 'text\tlabel\n"a"\t0\nb\t1\n'))
     assert "save it" not in capfd.readouterr().err
 
@@ -170,6 +170,7 @@ def test_a_single_column_needs_no_name(write):
             Columns(header="no"),
             "names its columns itself; leave the header out",
         ),
+        ("a.jsonl", '{"text": "a", "label": 0}', Columns(quotes="no"), "has no cells that stand in quotation marks"),
         ("a.jsonl", "[1]\n", PLAIN, "line 1 has no column"),
         ("a.jsonl", "{\n", PLAIN, "line 1 is no JSON "),
     ],
@@ -201,6 +202,14 @@ def test_another_encoding_is_named(tmp_path):
     path.rename(tmp_path / "a.csv")
     with pytest.raises(UserError, match=r"a\.csv: line 2: not UTF-8 text"):
         found(str(tmp_path / "a.csv"))
+
+
+def test_quotation_marks_that_look_like_none_are_told(write, capsys):
+    text = 'text\tlabel\n"He said ""hi"" to me"\tpos\nplain\tneg\n'
+    assert found(write("a.tsv", text))[0] == ('"He said ""hi"" to me"', None, "pos")
+    assert "1 of 2 texts stand in quotation marks, which are text in .tsv; quotes yes" in capsys.readouterr().err
+    assert found(write("a.tsv", text), Columns(quotes="yes"))[0] == ('He said "hi" to me', None, "pos")
+    assert "quotation marks" not in capsys.readouterr().err
 
 
 def test_a_header_that_nobody_named_is_told(write, capsys):

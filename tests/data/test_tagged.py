@@ -89,7 +89,7 @@ def test_plain_lines_are_sentences_where_no_labels_are_read(tmp_path):
         ("a.csv", "EU,O\n", {}, r"labels of words are read from JSON lines \(.jsonl\) and from a word a line"),
         ("a.conll", "\n\n", {}, "holds no sentence; give words with labels"),
         ("a.conll", "a\tO\n\tO\n", {}, "line 2: '' is no word; give one a line"),
-        ("a.conll", "a O\n", {"pair": "2"}, "words with labels have neither pairs nor a header"),
+        ("a.conll", "a O\n", {"pair": "2"}, "words with labels have neither pairs, a header"),
         ("a.jsonl", '{"tokens": ["a", "b"], "tags": ["O"]}', {}, "line 1 has 2 words and 1 labels; give one a word"),
         ("a.jsonl", '{"tokens": ["a b"], "tags": ["O"]}', {}, "line 1: the word 'a b' is empty or holds white space"),
         ("a.jsonl", '{"tokens": "a b", "tags": ["O"]}', {}, "line 1: its words are no list of texts"),

@@ -102,7 +102,7 @@ def read_labelled(config: InferConfig, text_key: str) -> Lines:
     Raises:
         UserError: as `read_table` for a table, or where columns are named; as `read_lines` else.
     """
-    columns = Columns(config.text, config.pair, config.label, config.header)
+    columns = Columns(config.text, config.pair, config.label, config.header, config.quotes)
     path = Path(config.file).expanduser()
     # what names its fields itself: where none is that of plain texts, others of common names are looked for
     named = suffix(path) in (PARQUET, *JSON_LINES)
@@ -213,7 +213,7 @@ def read_words(config: InferConfig) -> Lines:
     Raises:
         UserError: as `read_tagged`.
     """
-    columns = Columns(config.text, config.pair, config.label, config.header)
+    columns = Columns(config.text, config.pair, config.label, config.header, config.quotes)
     labelled = bool(config.label)
     return Lines.of(read_tagged(config.file, columns, labelled=labelled), labelled)
 

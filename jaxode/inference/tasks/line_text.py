@@ -77,7 +77,7 @@ def labelled_text(trained: TrainedModel, config: InferConfig) -> Text:
         return validation_text(trained, config.most_batches, "name labelled texts with --file")
     from jaxode.data.labelled import labelled_batches
 
-    columns = Columns(config.text, config.pair, config.label, config.header)
+    columns = Columns(config.text, config.pair, config.label, config.header, config.quotes)
     read = read_tagged if trained.task == "token_classifier" else read_table
     # of a Hugging Face model these stand beside its settings
     model = dataclasses.replace(
