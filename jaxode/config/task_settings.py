@@ -40,8 +40,12 @@ DECODING: dict[str, tuple[str, ...]] = {
 }
 """What a continuation is drawn by."""
 
-COLUMNS: dict[str, tuple[str, ...]] = dict.fromkeys(("text", "pair", "header", "quotes"), LABELLED) | {
-    "label": LABELLED[:-1]
+COLUMNS: dict[str, tuple[str, ...]] = {
+    "text": LABELLED,
+    "pair": LABELLED,
+    "label": LABELLED[:-1],
+    "header": LABELLED,
+    "quotes": LABELLED,
 }
 """Where in a table a classifier's texts and labels stand."""
 

@@ -108,7 +108,7 @@ def test_quotation_marks_that_are_text_are_told(write, capfd):
     assert found(write("a.tsv", 'text\tlabel\n"a"\t0\n"b"\t1\n')) == [('"a"', None, "0"), ('"b"', None, "1")]
     assert "texts stand in quotation marks, which are text in .tsv" in capfd.readouterr().err
     found(write("b.tsv", 'text\tlabel\n"a"\t0\nb\t1\n'))
-    assert "save it" not in capfd.readouterr().err
+    assert "quotation marks" not in capfd.readouterr().err
 
 
 def test_a_single_column_needs_no_name(write):
