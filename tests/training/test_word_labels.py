@@ -6,14 +6,18 @@ import io
 
 import numpy as np
 import pytest
+import tokenizers
 
 import jaxode
 from jaxode import DepthConfig, UserError, classify_words
 from jaxode.checkpoint import RunFolder
 from jaxode.config import Config, DataConfig, InferConfig, ModelConfig, ObjectiveConfig, OptimizerConfig, TrainConfig
+from jaxode.data import Tokenizer
 from jaxode.evaluation.labels import evaluate_labels
 from jaxode.inference.tasks import main
 from jaxode.inference.tasks.line_text import labelled_text, measured_by_labels
+from jaxode.model import make_model
+from jaxode.model.parameters import split
 from jaxode.training import train
 from jaxode.training.selection import Selection
 from jaxode.training.summary import sweep, write_summary
@@ -97,6 +101,14 @@ def test_infer_labels_words_and_says_how_often_it_is_right(infer, run, folder, t
     )
     assert ran.code == 2
     assert 'line 1: label "MAYBE" is none of the model\'s: B-X, O' in ran.err
+
+
+def test_words_that_the_tokenizer_does_not_know_are_counted(tiny):
+    words = tokenizers.Tokenizer(tokenizers.models.WordLevel({"?": 0, "a": 1, "film": 2}, unk_token="?"))
+    words.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
+    model = make_model(tiny(kind="masked", vocab_size=3, head="token_classifier", labels=("B-X", "O"), steps=1))
+    found = classify_words(*split(model), Tokenizer(words, "words", 1, None, 1), [["a", "odd"], ["film"]], frame=False)
+    assert found.unknown == 1
 
 
 @pytest.mark.deep

@@ -236,7 +236,7 @@ def classify_words_of_lines(
         for word, label, probability in zip(own, found, sure, strict=False)  # words that were cut have none
     ]
     write(_csv(("line", "word", "label", "p"), rows))
-    tell(lines, done.truncated, 0, done.throughput, note)
+    tell(lines, done.truncated, done.unknown, done.throughput, note)
     if expected is not None:
         # words that were cut count nowhere
         wanted = [row[: len(found)] for row, found in zip(expected, done.labels, strict=True)]

@@ -32,6 +32,8 @@ class WordLabels:
     """Of that label."""
     truncated: int
     """Sentences that were cut to the model's length."""
+    unknown: int
+    """Pieces of text that the tokenizer does not know."""
     throughput: Throughput
 
     @property
@@ -96,14 +98,15 @@ def classify_words(
     reads = f", the model reads at most {room} of a text (model.length = {model.config.length})"
     cut = count_long([len(ids) for ids, _ in encoded], room, truncate, names, reads)
     ids = tuple((*before, *ids[:room], *after) for ids, _ in encoded)
-    rows = TokenRows(ids, len(before), len(after), cut, unknown=0)
+    unknown = tokenizer.count_unknown(texts, [ids for ids, _ in encoded])
+    rows = TokenRows(ids, len(before), len(after), cut, unknown)
     solved = reading.solve(word_outputs, rows, by_token=True)
     labels, probabilities = [], []
     for begin, (_, firsts) in zip(np.cumsum(rows.lengths) - rows.lengths, encoded, strict=True):
         found = solved.values[[begin + rows.before + place for place in firsts if place < room]]
         labels.append(tuple(map(int, found.argmax(axis=1))))
         probabilities.append(tuple(map(float, found.max(axis=1))))
-    return WordLabels(tuple(labels), tuple(probabilities), rows.truncated, solved.throughput)
+    return WordLabels(tuple(labels), tuple(probabilities), rows.truncated, rows.unknown, solved.throughput)
 
 
 def _texts(sentences: Iterable[Sequence[str]], names: Sequence[str]) -> list[str]:
