@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -226,21 +226,24 @@ class Spent:
 
     config: Config
     curriculum: Curriculum
+    read: Callable[[int], int]
+    """Tokens of an update, counted from 0: padding among them, for it is computed as well."""
     updates: int = 0
+    tokens: int = 0
     block_evaluations: float = 0.0
     """Applications of a block to a token, in forward solves."""
     flops: float = 0.0
 
-    def upto(self, step: int) -> tuple[float, int]:
-        """Count on to `step`; returns the FLOPs and updates that this adds."""
-        before = self.flops, self.updates
-        tokens = self.config.train.batch_size * self.config.model.length
+    def upto(self, step: int) -> tuple[float, int, int]:
+        """Count on to `step`; returns the FLOPs, tokens and updates that this adds."""
+        before = self.flops, self.tokens, self.updates
         for update in range(self.updates, step):
-            one = self._cost(self.curriculum.at(update))
+            one, tokens = self._cost(self.curriculum.at(update)), self.read(update)
+            self.tokens += tokens
             self.block_evaluations += one.block_evaluations * tokens
             self.flops += one.flops * tokens
         self.updates = step
-        return self.flops - before[0], self.updates - before[1]
+        return self.flops - before[0], self.tokens - before[1], self.updates - before[2]
 
     def _cost(self, solves: Solves) -> Cost:
         return cost(self.config.model, self.config.depth, self.config.objective, solves)

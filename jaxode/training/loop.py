@@ -55,7 +55,7 @@ class Loop:
         dtype = jnp.dtype(train.precision)
         self.peak = len(self.parallel.devices) * matmul_peak(dtype, self.parallel.devices[0])
         self.chips_peak = bfloat16_peak(self.parallel.devices)
-        self.spent = Spent(self.config, self.curriculum)
+        self.spent = Spent(self.config, self.curriculum, self._read)
         self.trackers = Trackers([])
         self.guard = Guard(train.nonfinite == "skip", self._kept)
         self.signal: Signals | None = None
@@ -134,6 +134,12 @@ class Loop:
             self.compiled.add(solves)
         return step
 
+    def _read(self, update: int) -> int:
+        """Tokens of an update; a batch of labelled texts is as long as the longest of them."""
+        if not self.config.model.labels_texts:
+            return self.tokens_per_update
+        return self.parallel.part[1] * self.batches.at(update).tokens.size
+
     def _validated(self, done: int, state: TrainState) -> bool:
         """Validate on the way; whether the run is to end with that, its state saved."""
         params, limit = self.validation.laid_out(state.params), self.config.train.validation_batches or None
@@ -164,11 +170,12 @@ class Loop:
         """What the run is about to do, in a line."""
         model, stats = self.config.model, self.data.stats["train"]
         size = sum(math.prod(value.shape) for value in params.values())
+        most = "at most " if model.labels_texts else ""
         drops = f", dropout {model.dropout:g}" if model.dropout else ""
         return (
             f"{self.checkpoints.run.path}: {model.learns} model of {size:,} parameters, N = {model.steps}{drops}; "
             f"{self.data.corpus}: {stats.tokens:,} tokens, tokenizer {self.data.tokenizer.name}; "
-            f"updates {start + 1} to {self.config.train.updates} of {self.tokens_per_update:,} tokens"
+            f"updates {start + 1} to {self.config.train.updates} of {most}{self.tokens_per_update:,} tokens"
         )
 
     def _check(self, metrics: StepMetrics | None, step: int) -> None:
@@ -200,7 +207,7 @@ class Loop:
     def _log(self, step: int, metrics: StepMetrics, updates_per_second: float) -> None:
         nats = float(metrics.loss)
         size = self.data.bytes_per_token("train")
-        flops, updates = self.spent.upto(step)
+        flops, tokens, updates = self.spent.upto(step)
         self.trackers.log(
             step,
             {
@@ -208,7 +215,7 @@ class Loop:
                 **({"bits_per_byte": nats / (size * math.log(2))} if size is not None else {}),
                 "gradient_norm": float(metrics.gradient_norm),
                 "learning_rate": float(jnp.asarray(self.learning_rate(step - 1))),
-                "tokens_per_second": updates_per_second * self.tokens_per_update,
+                "tokens_per_second": updates_per_second * tokens / updates,
                 "peak_fraction": updates_per_second * flops / (updates * self.peak),
                 **({"mfu": updates_per_second * flops / (updates * self.chips_peak)} if self.chips_peak else {}),
                 "block_evaluations": self.spent.block_evaluations,

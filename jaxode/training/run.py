@@ -61,6 +61,8 @@ class TrainResult:
     config: Config
     teacher: tuple[Architecture, Parameters] | None = None
     """The model that the run began with, where that teaches it."""
+    tokens: int = 0
+    """That all updates have read, padding among them; a batch of labelled texts is as long as its longest one."""
 
 
 def train(config: Config) -> TrainResult:
@@ -228,7 +230,9 @@ def _train(config: Config) -> TrainResult:
             hosts.say(profile.line())
     final = validation(validation.laid_out(params), config.train.final_batches or None) if finished else None
     params = merged(hosts.whole(params))  # in the host's arithmetic, as it is loaded
-    return TrainResult(run, done, chosen, loop.signal, final, architecture, params, data, config, taught_by)
+    loop.spent.upto(done)
+    tokens = loop.spent.tokens
+    return TrainResult(run, done, chosen, loop.signal, final, architecture, params, data, config, taught_by, tokens)
 
 
 def _with_vocabulary(model: ModelConfig, data: PreparedData) -> ModelConfig:

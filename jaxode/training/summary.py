@@ -43,16 +43,16 @@ def write_summary(result: TrainResult) -> None:
         reached = {"error": found.error, "block_evaluations": found.block_evaluations}
     else:
         reached = {"nats_per_token": found.nats_per_token}
-    train, path = result.config.train, result.run.path / SUMMARY
+    path, unit = result.run.path / SUMMARY, found.unit if isinstance(found, LabelEvaluation) else "token"
     # JSON has no word for a correlation that is not a number
     reached = {name: value if math.isfinite(value) else None for name, value in reached.items()}
     text = {
         "updates": result.step,
         **({"best_update": result.chosen} if result.config.train.best else {}),
         "parameters": sum(math.prod(value.shape) for value in result.params.values()),
-        "trained_tokens": result.step * train.batch_size * result.config.model.length,
+        "trained_tokens": result.tokens,
         **reached,
-        "validation_tokens": found.tokens,
+        f"validation_{unit}s": found.tokens,
         "tokens": {split: stats.tokens for split, stats in result.data.stats.items()},
     }
     try:

@@ -68,7 +68,11 @@ def test_it_learns_what_the_labels_say_at_every_depth_it_was_trained_for(run):
     assert "accuracy" in shown
     summary = json.loads((result.run.path / "summary.json").read_text())
     assert summary["accuracy"] == 1.0
-    assert summary["validation_tokens"] == 16
+    assert summary["validation_texts"] == 16
+    batches = result.data.train(result.config.train.batch_size, result.config.train.seed)
+    read = sum(batches.at(update).tokens.size for update in range(result.step))
+    assert summary["trained_tokens"] == read < result.step * result.config.train.batch_size * result.config.model.length
+    batches.close()
 
 
 def test_a_run_labels_texts_by_name(run):
