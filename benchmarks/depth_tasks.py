@@ -155,7 +155,7 @@ def by_depth(found: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 SHOWN = {
-    "fixed": "trained at 12 steps, solved in fewer",
+    "fixed": "trained at 12 steps alone",
     "adapters": "the same weights, calibrated",
     "told": "trained for several depths",
 }
