@@ -11,6 +11,7 @@ from jaxode.config.mixture import parse_mixture
 from jaxode.config.task import TASKS_PREFIX, TaskConfig
 
 _OF_PLAIN_TEXT = ("text_key", "separator", "rows", "answer_after", "document_mask", "mask_fraction")
+"""Fields that labelled texts are not read by."""
 
 
 @dataclass(frozen=True)
@@ -147,10 +148,10 @@ class DataConfig:
             f'data.class_weights = "{self.class_weights}" without data.train: it belongs to labelled texts',
         )
         for one in fields(self):
+            value = getattr(self, one.name)
             require(
-                not self.train or one.name not in _OF_PLAIN_TEXT or getattr(self, one.name) == one.default,
-                f"data.{one.name} = {getattr(self, one.name)} with data.train: it belongs to text without labels; "
-                "leave it out",
+                not self.train or one.name not in _OF_PLAIN_TEXT or value == one.default,
+                f"data.{one.name} = {value} with data.train: it belongs to text without labels; leave it out",
             )
         require(
             not self.frame or self.rows == "texts" or bool(self.train),

@@ -129,7 +129,10 @@ def cost(model: ModelConfig, depth: DepthConfig, objective: ObjectiveConfig, sol
     each = [main] + ([DepthConfig(steps=solves.short)] if solves.short is not None else [])
     evaluations = sum(block_evaluations(model, one) for one in each)
     flops = sum(flops_per_token(model, one).total for one in each)
-    flops += len(objective.exit_shares) * flops_per_token(model).head
+    # read out through coda and head
+    exits, one = len(objective.exit_shares), flops_per_token(model)
+    evaluations += exits * model.coda
+    flops += exits * (one.head + model.coda * one.block)
     if objective.teacher == "init":  # forward alone
         taught = flops_per_token(model, DepthConfig()).total
         return Cost(evaluations + block_evaluations(model, DepthConfig()), 3 * flops + taught)

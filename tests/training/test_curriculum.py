@@ -228,4 +228,8 @@ def test_cost_counts_every_solve():
     assert cost(MODEL, DepthConfig(), ObjectiveConfig(), Solves(12)) == Cost(12, 3 * (12 * block + head))
     own = ObjectiveConfig("distil", exits="0.5", exit_loss=1.0)
     assert cost(MODEL, DepthConfig(), own, Solves(12, 3)) == Cost(15, 3 * (15 * block + 3 * head))
+    # what is read out on the way goes through the coda as well
+    coda = dataclasses.replace(MODEL, coda=1)
+    exits = ObjectiveConfig(exits="0.25,0.5", exit_loss=1.0)
+    assert cost(coda, DepthConfig(), exits, Solves(12)) == Cost(15, 3 * (15 * block + 3 * head))
     assert block_evaluations(MODEL, DepthConfig(steps=3)) == 3
