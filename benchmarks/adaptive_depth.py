@@ -95,13 +95,13 @@ class Study:
         self.model = trained.architecture.bind(with_calibrations(trained.params, self.calibrations))
         prepared = prepare(data, self.config.length, self.config.kind, tokenizer=trained.tokenizer)
         text = calibration_batches(prepared)
-        self.landing = fit_landing(trained.architecture, trained.params, text, document_mask=data.document_mask)
+        self.landing = fit_landing(trained.architecture, trained.params, text, document_mask=data.apart)
         held_out = list(prepared.validation(ROWS, None))
         held_out = held_out[:: max(1, len(held_out) // batches)][:batches]
         forward = jax.jit(lambda tokens, segments: jax.nn.log_softmax(self.model(tokens, segments=segments).logits))
         self.full = []
         for batch in held_out:
-            segments = batch_segments(batch, self.config.kind, data.document_mask)
+            segments = batch_segments(batch, self.config.kind, data.apart)
             log_p = forward(jnp.asarray(batch.tokens), segments)
             nats, _ = against(log_p, log_p, jnp.asarray(batch.targets))
             self.full.append(Full(batch, segments, log_p, np.asarray(nats)))

@@ -83,7 +83,7 @@ def text_of(trained: TrainedModel, corpus: str = "") -> PreparedData:
 def loss(trained: TrainedModel, params: dict, batches: Sequence[Batch], depth: DepthConfig) -> float:
     """Nats per predicted token; infinite where the solve diverges."""
     try:
-        masks = trained.config.data.document_mask
+        masks = trained.config.data.apart
         return evaluate(trained.architecture, params, batches, depth, document_mask=masks).nats_per_token
     except Diverged:
         return math.inf
@@ -97,7 +97,7 @@ def text_for(data: PreparedData, fit: Fit) -> list[Batch]:
 
 def fitted(trained: TrainedModel, text: Sequence[Batch], reported: Sequence[Batch], steps: int, fit: Fit) -> dict:
     """Calibrate on `text`, measure on `reported`."""
-    done = calibrate(trained.model, text, steps, fit, document_mask=trained.config.data.document_mask)
+    done = calibrate(trained.model, text, steps, fit, document_mask=trained.config.data.apart)
     own = with_calibrations(trained.params, {steps: done})
     return rise(trained, own, reported, done.depth) | {
         "schedule": " ".join(map(str, done.schedule)),

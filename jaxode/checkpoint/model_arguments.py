@@ -73,7 +73,7 @@ def _standing_for(function: Callable[..., Any], parts: tuple[str, ...]) -> Calla
         if args and isinstance(args[0], TrainedModel):
             trained = args[0]
             if masked:
-                kwargs.setdefault("document_mask", trained.config.data.document_mask)
+                kwargs.setdefault("document_mask", trained.config.data.apart)
             if framed and kwargs.get("frame") is None:
                 kwargs["frame"] = trained.text_frame
             args = (*(getattr(trained, part) for part in parts), *args[1:])

@@ -59,7 +59,7 @@ class TrainedModel:
     def text_frame(self) -> bool | tuple[str, str] | None:
         """What a model that was trained on whole texts read them within; None: what its tokenizer says."""
         data = self.config.data
-        whole = bool(data.train) or (data.rows == "texts" and self.config.model.kind == "masked")
+        whole = bool(data.train) or (data.whole_texts and self.config.model.kind == "masked")
         return parse_frame("data.frame", data.frame) if whole else None
 
     @property

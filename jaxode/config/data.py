@@ -112,7 +112,7 @@ class DataConfig:
             not self.lines or self.corpus in ("files", "mixture"),
             f'data.lines = true with data.corpus = "{self.corpus}": it belongs to text files of your own (data.files)',
         )
-        if self.corpus.startswith(TASKS_PREFIX):
+        if self.asks:
             require(
                 self.tokenizer != "bpe",
                 f'data.tokenizer = "bpe" with data.corpus = "{self.corpus}": a question is digits and letters one by '
@@ -123,8 +123,6 @@ class DataConfig:
                 f'data.answer_after = "{self.answer_after}" with data.corpus = "{self.corpus}": an answer stands '
                 'behind "=" there; leave it out',
             )
-            object.__setattr__(self, "rows", "texts")
-            object.__setattr__(self, "answer_after", "=")
         parse_frame("data.frame", self.frame)
         for name, plain in (
             ("valid", ""),
@@ -154,21 +152,19 @@ class DataConfig:
                 f"data.{one.name} = {value} with data.train: it belongs to text without labels; leave it out",
             )
         require(
-            not self.frame or self.rows == "texts" or bool(self.train),
+            not self.frame or self.whole_texts or bool(self.train),
             f'data.frame = "{self.frame}" with data.rows = "{self.rows}": only whole texts stand within one; set '
             'data.rows = "texts"',
         )
         require(
-            not self.answer_after or self.rows == "texts",
+            not self.answer_after or self.whole_texts,
             f'data.answer_after = "{self.answer_after}" with data.rows = "{self.rows}": only whole texts have a part '
             'that is not predicted; set data.rows = "texts"',
         )
         require(
-            self.corpus.startswith(TASKS_PREFIX) or self.task == TaskConfig(),
+            self.asks or self.task == TaskConfig(),
             f'data.task with data.corpus = "{self.corpus}": it belongs to a corpus "{TASKS_PREFIX}NAME"; leave it out',
         )
-        if self.rows == "texts":
-            object.__setattr__(self, "document_mask", True)
         require(0.0 < self.valid_fraction <= 0.5, f"data.valid_fraction = {self.valid_fraction}: must lie in (0, 0.5]")
         require(0.0 < self.mask_fraction < 1.0, f"data.mask_fraction = {self.mask_fraction}: must lie in (0, 1)")
         require(
@@ -176,3 +172,23 @@ class DataConfig:
             f"data.vocab_size = {self.vocab_size}: must be at least 300 (256 bytes and the special tokens); "
             'for raw bytes use data.tokenizer = "bytes"',
         )
+
+    @property
+    def asks(self) -> bool:
+        """Whether the corpus is questions that the program makes (tasks/NAME)."""
+        return self.corpus.startswith(TASKS_PREFIX)
+
+    @property
+    def whole_texts(self) -> bool:
+        """Whether documents stay whole: as `rows` says, and of questions always."""
+        return self.rows == "texts" or self.asks
+
+    @property
+    def mark(self) -> str:
+        """Behind which only what comes is predicted: `answer_after`, and of questions "="."""
+        return "=" if self.asks else self.answer_after
+
+    @property
+    def apart(self) -> bool:
+        """Whether attention stays within a document: as `document_mask` says, and of whole texts always."""
+        return self.document_mask or self.whole_texts

@@ -96,21 +96,21 @@ class BatchSpec:
             UserError: a frame that the vocabulary has not or that leaves no room, or a kind that needs another
                 tokenizer or other rows.
         """
-        whole = data.rows == "texts"
+        whole = data.whole_texts
         require(
             whole or kind != "encoder",
             f'data.rows = "{data.rows}": an encoder reads each text by itself; set data.rows = "texts"',
         )
         require(
-            not data.answer_after or kind in ("causal", "masked"),
-            f'data.answer_after = "{data.answer_after}": an encoder predicts nothing of a text; leave it out',
+            not data.mark or kind in ("causal", "masked"),
+            f'data.answer_after = "{data.mark}": an encoder predicts nothing of a text; leave it out',
         )
         around = tokenizer.around(parse_frame("data.frame", data.frame)) if whole else None
         size = 0 if around is None else len(around[0]) + len(around[1])
         require(
             size < length, f"model.length = {length}: {size} tokens stand around every text; nothing else would fit"
         )
-        return cls(tokenizer, kind, data.document_mask, data.mask_fraction, around, data.answer_after)
+        return cls(tokenizer, kind, data.apart, data.mask_fraction, around, data.mark)
 
     def __post_init__(self) -> None:
         require(

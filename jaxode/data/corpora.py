@@ -105,7 +105,7 @@ def open_corpus(data: DataConfig, cache: Path, progress: bool = False) -> Corpus
     Raises:
         UserError: unknown name, missing folder, no matching file, or a file that cannot be used.
     """
-    if data.corpus.startswith(TASKS_PREFIX):
+    if data.asks:
         return _open_task(data, cache)
     return CORPORA.get(data.corpus, _open_tfds)(data, cache, progress)
 

@@ -11,7 +11,6 @@ from typing import Any
 from jaxode.config import DataConfig, UserError, require
 from jaxode.config.mixture import Share
 from jaxode.config.places import cache_root
-from jaxode.config.task import TASKS_PREFIX
 from jaxode.data.batches import Batches, BatchSpec, Kind, ValidationBatches
 from jaxode.data.components import corpora_of, naming
 from jaxode.data.corpora import Corpus, open_corpus
@@ -147,7 +146,7 @@ def _of_corpus(
 ) -> PreparedData:
     """The rows of one corpus, from the cache where it has them."""
     tokenizer = spec.tokenizer
-    if data.corpus.startswith(TASKS_PREFIX):
+    if data.asks:
         for one in asked(data):
             longest = max(map(len, tokenizer.encode_batch(one.texts)))
             require(

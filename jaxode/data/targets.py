@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -59,12 +61,18 @@ def label_name(value: Any, name: str) -> str:
 
 
 def label_parts(value: Any) -> list[Any]:
-    """Several labels, or numbers, one by one."""
+    """Several labels, or numbers, one by one; of a text, one in quotation marks may hold what parts them, as in CSV."""
     if isinstance(value, list | tuple):
         return list(value)
     if not isinstance(value, str):
         return [value]
-    return [part.strip() for part in value.split(";") if part.strip()]
+    try:
+        rows = list(csv.reader(io.StringIO(value, newline=""), delimiter=";", skipinitialspace=True))
+    except csv.Error:  # longer than a cell may be
+        rows = []
+    # a line's end outside of quotation marks parts nothing
+    parts = rows[0] if len(rows) == 1 else value.split(";")
+    return [part.strip() for part in parts if part.strip()]
 
 
 def _target(value: Any, problem_type: str, labels: Sequence[str], name: str) -> Target:

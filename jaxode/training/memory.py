@@ -152,7 +152,7 @@ def _scores(config: Config, shares: int) -> int:
     model = config.model
     shape = (_rows(config, shares), model.length, model.heads, model.head_width)
     q = jax.ShapeDtypeStruct(shape, jnp.dtype(config.train.precision))
-    masked = config.data.document_mask or model.kind == "masked"
+    masked = config.data.apart or model.kind == "masked"
     kernel = attention_kernel(q, q, masked=masked, causal=model.kind == "causal", capability=capability())
     return 0 if kernel == "cudnn" else model.heads * model.length
 

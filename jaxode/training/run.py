@@ -16,7 +16,6 @@ from flax import nnx
 from jaxode import hosts, plugins
 from jaxode.checkpoint import RUNS, Checkpoints, RunFolder
 from jaxode.config import Config, ModelConfig, require
-from jaxode.config.task import TASKS_PREFIX
 from jaxode.data import PreparedData, prepare
 from jaxode.data.labelled import prepare_labelled
 from jaxode.machine import readable
@@ -104,7 +103,7 @@ def _train(config: Config) -> TrainResult:
         "leave it out, or choose a conditioning",
     )
     require(
-        config.model.learns == "causal" or not config.data.corpus.startswith(TASKS_PREFIX),
+        config.model.learns == "causal" or not config.data.asks,
         f'data.corpus = "{config.data.corpus}" with a model of kind {config.model.learns}: answers are written token '
         'by token; set model.kind = "causal"',
     )
@@ -163,7 +162,7 @@ def _train(config: Config) -> TrainResult:
                 objective=config.objective,
                 solves=solves,
                 accumulate=config.train.accumulate,
-                document_mask=config.data.document_mask,
+                document_mask=config.data.apart,
                 spread=spread,
                 teacher=teacher,
                 frozen=still,

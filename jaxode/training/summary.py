@@ -7,7 +7,6 @@ import math
 from typing import Any
 
 from jaxode.config import UserError
-from jaxode.config.task import TASKS_PREFIX
 from jaxode.evaluation import (
     Method,
     StateEvaluation,
@@ -73,7 +72,7 @@ def sweep(result: TrainResult) -> str:
     batches = data.validation(config.train.batch_size, config.train.final_batches or None)
     if result.config.model.labels_texts:
         return save_label_sweep(folder, label_sweep(result.architecture, result.params, batches))
-    if config.data.corpus.startswith(TASKS_PREFIX):
+    if config.data.asks:
         questions = task_answers(config.data, data.spec, data.length, config.train.batch_size)
         found = answer_sweep(result.architecture, result.params, questions, progress="answers")
         return save_answer_sweep(folder, found, config.data.corpus)
@@ -82,7 +81,7 @@ def sweep(result: TrainResult) -> str:
             result.architecture,
             result.params,
             batches,
-            document_mask=config.data.document_mask,
+            document_mask=config.data.apart,
             bytes_per_token=data.bytes_per_token("validation"),
             progress=True,
         )

@@ -70,7 +70,7 @@ class Validation:
             params,
             batches,
             self.depth,
-            document_mask=config.data.document_mask,
+            document_mask=config.data.apart,
             bytes_per_token=self.data.bytes_per_token("validation"),
         )
 

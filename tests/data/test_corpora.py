@@ -60,6 +60,11 @@ BAD_FILES: dict[str, tuple[str, bytes, str]] = {
     "truncated xz": ("a.txt.xz", lzma.compress(LONG)[:-20], "truncated or damaged"),
     "no gz at all": ("a.txt.gz", LONG, "truncated or damaged"),
     "no xz at all": ("a.txt.xz", LONG, "truncated or damaged"),
+    "doubled key": (
+        "a.jsonl",
+        b'{"text": "a", "text": "b"}\n',
+        'line 1 is no JSON ("text" stands there twice, with two values)',
+    ),
     "no json": ("a.jsonl", b'{"text": "a"}\n{"text": ', "line 2 is no JSON"),
     "no object": ("a.jsonl", b'{"text": "a"}\n["b"]', 'line 2 lacks the field "text" (it has none)'),
     "no key": ("a.jsonl", b'{"text": "a"}\n{"body": "b"}', 'line 2 lacks the field "text" (it has body)'),

@@ -27,6 +27,10 @@ def read(value, kind, labels):
         ([2, 0], SEVERAL, ("a", "b", "c"), (0, 2)),
         ("c;a;c", SEVERAL, ("a", "b", "c"), (0, 2)),
         ("", SEVERAL, ("a", "b"), ()),
+        # as `--task classify` writes a label that holds what parts them
+        ('"so; so";good', SEVERAL, ("good", "so; so"), (0, 1)),
+        ("so\nso; good", SEVERAL, ("good", "so\nso"), (0, 1)),
+        ("a" * 200_000, SEVERAL, ("a" * 200_000,), (0,)),
         ("3.5", NUMBERS, ("score",), (3.5,)),
         (4, NUMBERS, ("score",), (4.0,)),
         ([1, 2.5], NUMBERS, ("x", "y"), (1.0, 2.5)),

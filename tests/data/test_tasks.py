@@ -198,6 +198,14 @@ def test_settings_that_contradict():
         DataConfig(task=TaskConfig(difficulty="3"))
 
 
+def test_what_a_task_implies_does_not_outlive_it():
+    asked = DataConfig(corpus="tasks/s3", tokenizer="bytes")
+    assert (asked.whole_texts, asked.mark, asked.apart) == (True, "=", True)
+    text = dataclasses.replace(asked, corpus="stdlib")
+    assert text == DataConfig(tokenizer="bytes")
+    assert (text.whole_texts, text.mark, text.apart) == (False, "", False)
+
+
 def test_a_task_that_draws_other_questions_is_prepared_anew(tmp_path, monkeypatch):
     before = prepare(settings(tmp_path), 16, "causal")
     monkeypatch.setitem(TASKS, "s3", dataclasses.replace(TASKS["s3"], draw=TASKS["parity"].draw))

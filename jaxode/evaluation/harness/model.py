@@ -120,7 +120,7 @@ class HarnessModel(TemplateLM):
         )
         self._text = self.loaded.own_tokenizer
         first = self._text.opening or (self._text.end_id,)
-        apart = self.loaded.config.data.document_mask
+        apart = self.loaded.config.data.apart
         usual = bool(self._text.opening) if self.loaded.origin == "huggingface" else not apart
         self._opening = list(first) if (usual if add_bos_token is None else add_bos_token) else []
         self._chat = False

@@ -15,7 +15,6 @@ from typing import Any
 from tqdm import tqdm
 
 from jaxode.config import UserError, require, to_toml
-from jaxode.config.task import TASKS_PREFIX
 from jaxode.evaluation.figures import read_csv
 from jaxode.evaluation.study.children import Children, Stopped
 from jaxode.evaluation.study.grid import Run, Study
@@ -268,7 +267,7 @@ class Work:
             return failure
         result = self.state(run).result
         assert result is not None
-        on_task = run.config.data.corpus.startswith(TASKS_PREFIX)
+        on_task = run.config.data.asks
         answers = tuple(read_csv(folder / "answers.csv")) if on_task else ()
         measured = dataclasses.replace(
             result,

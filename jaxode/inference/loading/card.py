@@ -12,7 +12,6 @@ import numpy as np
 from jaxode.calibration import Calibration
 from jaxode.checkpoint import TrainedModel
 from jaxode.config import DataConfig
-from jaxode.config.task import TASKS_PREFIX
 from jaxode.data.tasks import MARK, asked
 from jaxode.evaluation.figures import read_csv
 from jaxode.model.parameters import fingerprint, matmul_type
@@ -69,7 +68,7 @@ def model_card(
         file: that they were read from; empty without.
     """
     name, model = folder.name, trained.config.model
-    task = trained.config.data.corpus.startswith(TASKS_PREFIX)
+    task = trained.config.data.asks
     call = _question(trained.config.data) if task else CALLS[model.learns]
     sections = {
         f"# {name}": f"{_KINDS[model.learns]} of jaxode: the number of steps over its depth is chosen when it runs.\n\n"

@@ -31,7 +31,7 @@ def score_with_exits(loaded: LoadedModel, text: Text, rule: str, depth: DepthCon
     """
     made, nats, tokens, steps, evaluations, exits = make_rule(rule), 0.0, 0.0, 0.0, 0.0, 0.0
     for batch in tqdm(text.batches, desc="score", unit="batch", leave=False, disable=None):
-        inputs = batch_inputs(batch, loaded.config.model.kind, loaded.config.data.document_mask)
+        inputs = batch_inputs(batch, loaded.config.model.kind, loaded.config.data.apart)
         places = inputs.pop("places", None)
         require(
             places is None,

@@ -10,7 +10,6 @@ from pathlib import Path
 from jaxode import plugins
 from jaxode.calibration import Fit, calibrate, calibration_batches, check_steps, save
 from jaxode.config import DepthConfig, InferConfig, InferMeshConfig, require
-from jaxode.config.task import TASKS_PREFIX
 from jaxode.data import Batch, BatchSpec
 from jaxode.evaluation import (
     Method,
@@ -207,7 +206,7 @@ def run(config: InferConfig, write: Write, note: Write) -> None:
         _export(loaded, config, note)
     elif task == "report":
         write_report(loaded, config, methods, write, note)
-    elif model.learns == "causal" and loaded.config.data.corpus.startswith(TASKS_PREFIX) and not config.file:
+    elif model.learns == "causal" and loaded.config.data.asks and not config.file:
         _sweep_answers(loaded, config, depths, write, note)
     else:
         _sweep(loaded, config, depths, write, note)

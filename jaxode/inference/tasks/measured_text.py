@@ -101,7 +101,7 @@ def file_text(trained: TrainedModel, file: str, limit: int | None = None, stride
     batches: Iterable[Batch] = scored.batches
     if stride:
         require(
-            model.learns == "causal" and data.rows == "stream" and stride <= length,
+            model.learns == "causal" and not data.whole_texts and stride <= length,
             f"stride = {stride}: rows of a causal model's stream of text move on, by {length} tokens at most; this is "
             f'a {model.learns} model with data.rows = "{data.rows}"',
         )
