@@ -24,6 +24,7 @@ from jaxode.inference.generation.speculation import Speculation
 from jaxode.inference.loading.loaded_model import LoadedModel
 from jaxode.inference.tasks.depths import begun
 from jaxode.inference.tasks.generation import check_request, draft_depths, generation_settings
+from jaxode.inference.tasks.output import Write
 from jaxode.model import block_evaluations
 
 BENCH_PROMPT = "Once upon a time"
@@ -34,7 +35,6 @@ SECONDS = 15.0
 FEWEST, MOST = 3, 31
 
 Name = TypeVar("Name")
-Write = Callable[[str], None]
 
 
 @dataclass(frozen=True)

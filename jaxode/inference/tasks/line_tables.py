@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from jaxode.data.word_lines import WORD_A_LINE
 from jaxode.evaluation.agreement import agreement
 from jaxode.evaluation.entities import word_agreement
 from jaxode.inference.loading.loaded_model import LoadedModel
+from jaxode.inference.tasks.output import Write
 from jaxode.inference.texts.batch_pass import Throughput
 from jaxode.inference.texts.classification import classify_texts
 from jaxode.inference.texts.scoring import score_texts
@@ -26,7 +27,6 @@ from jaxode.inference.texts.tagging import classify_words
 from jaxode.model import SequenceClassifier
 
 BATCH_SIZE = 32
-Write = Callable[[str], None]
 
 
 @dataclass(frozen=True)

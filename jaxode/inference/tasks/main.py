@@ -4,25 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from jaxode import plugins
-from jaxode.calibration import Fit, calibrate, calibration_batches, check_steps, save
+from jaxode.calibration import check_steps
 from jaxode.config import DepthConfig, InferConfig, InferMeshConfig, require
-from jaxode.data import Batch, BatchSpec
-from jaxode.evaluation import (
-    Method,
-    compare_states,
-    depth_sweep,
-    evaluate,
-    save_state_report,
-    save_state_sweep,
-    save_sweep,
-)
+from jaxode.evaluation import evaluate
 from jaxode.evaluation.controls import check_controls
 from jaxode.evaluation.figures import table
-from jaxode.evaluation.label_sweep import label_sweep, save_label_sweep
 from jaxode.inference.adaptive.exits import make_rule
 from jaxode.inference.generation.generate import generate
 from jaxode.inference.generation.sampling import named_sampling
@@ -31,8 +20,8 @@ from jaxode.inference.loading.loaded_model import LoadedModel, load_folder
 from jaxode.inference.loading.names import LINE_TASKS, STATE_TASKS, check_task
 from jaxode.inference.mesh import check_mesh
 from jaxode.inference.programs import keep_compiled
+from jaxode.inference.tasks.calibration import fit_calibration
 from jaxode.inference.tasks.comparison import bench, compare
-from jaxode.inference.tasks.controls import write_controls
 from jaxode.inference.tasks.depths import (
     asked_depth,
     check_full_depth,
@@ -53,7 +42,6 @@ from jaxode.inference.tasks.generation import (
     generation_settings,
 )
 from jaxode.inference.tasks.line_tables import (
-    Lines,
     classify_lines,
     classify_words_of_lines,
     read_labelled,
@@ -61,15 +49,10 @@ from jaxode.inference.tasks.line_tables import (
     read_words,
     score_lines,
 )
-from jaxode.inference.tasks.line_text import labelled_text, line_batches, measured_by_labels, packed_batches
-from jaxode.inference.tasks.measured_text import Text, file_text, needed_corpus, validation_text
-from jaxode.inference.tasks.report import (
-    report_methods,
-    tuned_model,
-    with_tuned,
-    write_label_report,
-    write_report,
-)
+from jaxode.inference.tasks.line_text import line_batches, measured_by_labels, packed_batches
+from jaxode.inference.tasks.measured_text import file_text, tell
+from jaxode.inference.tasks.output import Write
+from jaxode.inference.tasks.report import report_methods, write_label_report, write_report
 from jaxode.inference.tasks.requested_model import (
     check_bound,
     check_places,
@@ -77,11 +60,10 @@ from jaxode.inference.tasks.requested_model import (
     requested_model,
     wants_calibrations,
 )
+from jaxode.inference.tasks.sweeps import sweep_answers, sweep_labels, sweep_losses, sweep_states
 from jaxode.inference.tasks.vectors import encode_lines, encoder_bench
 from jaxode.inference.texts.fill_mask import fill
 from jaxode.model import plan, resolve
-
-Write = Callable[[str], None]
 
 
 def run(config: InferConfig, write: Write, note: Write) -> None:
@@ -177,16 +159,16 @@ def run(config: InferConfig, write: Write, note: Write) -> None:
     elif task == "calibrate":
         pack = packed_batches if folder.task in STATE_TASKS else line_batches
         batches = None if lines is None else pack(loaded, lines, config)
-        _calibrate(loaded, config, batches, write, note)
+        fit_calibration(loaded, config, batches, write, note)
     elif task == "encode":
         assert lines is not None  # InferConfig refuses it
         note(cost(model, depth, encode_lines(loaded, lines, config, depth, note).block_evaluations))
     elif by_labels and task == "sweep":
-        _sweep_labels(loaded, config, depths, write, note)
+        sweep_labels(loaded, config, depths, write, note)
     elif by_labels:
         write_label_report(loaded, config, methods, write, note)
     elif folder.task in STATE_TASKS and task in ("sweep", "report"):
-        _compare_states(loaded, lines, config, depths, methods, write, note)
+        sweep_states(loaded, lines, config, depths, methods, write, note)
     elif compared:
         check_prompt(model, config, task)
         compare(loaded, config, compared, write, note)
@@ -207,9 +189,9 @@ def run(config: InferConfig, write: Write, note: Write) -> None:
     elif task == "report":
         write_report(loaded, config, methods, write, note)
     elif model.learns == "causal" and loaded.config.data.asks and not config.file:
-        _sweep_answers(loaded, config, depths, write, note)
+        sweep_answers(loaded, config, depths, write, note)
     else:
-        _sweep(loaded, config, depths, write, note)
+        sweep_losses(loaded, config, depths, write, note)
 
 
 def _generate(loaded: LoadedModel, config: InferConfig, depth: DepthConfig, write: Write, note: Write) -> None:
@@ -246,7 +228,7 @@ def _fill(loaded: LoadedModel, config: InferConfig, depth: DepthConfig, write: W
 
 def _score(loaded: LoadedModel, config: InferConfig, depth: DepthConfig, write: Write, note: Write) -> None:
     text = file_text(loaded, config.file, config.batches, stride=config.stride)
-    _tell(text, note)
+    tell(text, note)
     if config.exit_rule:
         exited = score_with_exits(loaded, text, config.exit_rule, depth)
         write(table([exited], list(exited)) + "\n")
@@ -269,134 +251,6 @@ def _score(loaded: LoadedModel, config: InferConfig, depth: DepthConfig, write: 
         row["word_perplexity"] = math.exp(min(result.nats_per_token / text.words_per_token, 700.0))
     write(table([row], list(row)) + "\n")
     note(cost(loaded.config.model, depth, result.block_evaluations))
-
-
-def _sweep(
-    loaded: LoadedModel, config: InferConfig, depths: tuple[DepthConfig, ...], write: Write, note: Write
-) -> None:
-    text = (
-        file_text(loaded, config.file, config.most_batches)
-        if config.file
-        else validation_text(loaded, config.most_batches)
-    )
-    _tell(text, note)
-    result = depth_sweep(
-        loaded,
-        text.batches,
-        depths,
-        bytes_per_token=text.bytes_per_token,
-        progress=True,
-    )
-    folder = Path(config.out) if config.out else loaded.run.path
-    write(save_sweep(folder, result) + "\n")
-    note(f"{result.tokens} tokens predicted; written: {folder / 'sweep.csv'}, {folder / 'sweep.png'}")
-    if config.controls:
-        write_controls(loaded, config, list(text.batches), _counts(loaded, depths), write, note)
-
-
-def _sweep_answers(
-    loaded: LoadedModel, config: InferConfig, depths: tuple[DepthConfig, ...], write: Write, note: Write
-) -> None:
-    """Exact matches of a task's questions by difficulty, in the place of a text's loss."""
-    # questions are made of what reads corpora, which nothing else here needs
-    from jaxode.evaluation.answer_sweep import answer_sweep, save_answer_sweep, task_answers
-
-    data, model = loaded.config.data, loaded.config.model
-    spec = BatchSpec.of(data, loaded.own_tokenizer, model.learns, model.length)
-    questions = task_answers(data, spec, model.length, loaded.config.train.batch_size, config.batches)
-    rows = answer_sweep(loaded.architecture, loaded.params, questions, depths, progress="answers")
-    folder = Path(config.out) if config.out else loaded.run.path
-    write(save_answer_sweep(folder, rows, data.corpus) + "\n")
-    difficulties = f"{len(questions)} difficulties of {data.corpus}"
-    note(f"{difficulties}, exact matches; written: {folder / 'answers.csv'}, {folder / 'answers.png'}")
-    if config.controls:
-        trained = [batch for one in questions if one.trained for batch in one.batches]
-        write_controls(loaded, config, trained, _counts(loaded, depths), write, note)
-
-
-def _counts(loaded: LoadedModel, depths: Sequence[DepthConfig]) -> list[int]:
-    """The steps of a sweep."""
-    return [one.steps or loaded.config.model.steps for one in depths]
-
-
-def _sweep_labels(
-    loaded: LoadedModel, config: InferConfig, depths: tuple[DepthConfig, ...], write: Write, note: Write
-) -> None:
-    """Loss and metrics of a classifier's labels in the place of a text's loss."""
-    text = labelled_text(loaded, config)
-    _tell(text, note)
-    rows = label_sweep(loaded.architecture, loaded.params, text.batches, depths, loaded.labels)
-    unit = "words" if loaded.task == "token_classifier" else "texts"
-    folder = Path(config.out) if config.out else loaded.run.path
-    write(save_label_sweep(folder, rows) + "\n")
-    note(f"{rows[0][unit]} {unit} labelled; written: {folder / 'sweep.csv'}, {folder / 'sweep.png'}")
-
-
-def _compare_states(
-    loaded: LoadedModel,
-    lines: Lines | None,
-    config: InferConfig,
-    depths: tuple[DepthConfig, ...],
-    methods: tuple[Method, ...],
-    write: Write,
-    note: Write,
-) -> None:
-    """Sweep or report of an encoder: errors of its states in the place of losses."""
-    folder, reports = Path(config.out) if config.out else loaded.run.path, bool(methods)
-    compared = methods or tuple(Method(f"{one.solver}, {one.schedule}", one) for one in depths)
-    tuned = tuned_model(loaded, config.tuned, by_labels=False) if config.tuned else None
-    if lines is None:
-        batches = list(validation_text(loaded, config.most_batches).batches)
-    else:
-        batches = line_batches(loaded, lines, config)
-    found = compare_states(loaded, batches, compared, profiles=reports, progress="report" if reports else "sweep")
-    if tuned is not None:
-        found = with_tuned(loaded, tuned, batches, config, found)
-    write((save_state_report if reports else save_state_sweep)(folder, found) + "\n")
-    names = ("report.csv", "report.png", "trace.csv", "trace.png") if reports else ("sweep.csv", "sweep.png")
-    note(f"{found.tokens} tokens compared; written: {', '.join(str(folder / name) for name in names)}")
-
-
-def _calibrate(
-    loaded: LoadedModel, config: InferConfig, batches: Sequence[Batch] | None, write: Write, note: Write
-) -> None:
-    assert config.steps is not None  # InferConfig refuses it
-    if batches is None and config.file:
-        text = file_text(loaded, config.file, config.most_batches)
-        _tell(text, note)
-        batches = list(text.batches)
-    elif batches is None:
-        counted = {} if config.batches is None else {"batches": config.batches}
-        batches = calibration_batches(needed_corpus(loaded), config.seed, **counted)
-    # a post-norm network turns along depth: what follows its path starts far from where it ends
-    turns = config.adapters > 0 and loaded.config.model.norm_position == "post"
-    fit = Fit(form="unit" if turns else "step", adapters=config.adapters, updates=config.updates)
-    done = calibrate(loaded, batches, config.steps, fit, progress=True)
-    folder = Path(config.out) if config.out else loaded.calibration_folder
-    path = save(folder, done, loaded.calibration_origin)
-    quality = {name: getattr(done, name) for name in ("kl", "rise", "error", "distance", "plain")}
-    row = {"steps": done.steps, "schedule": ",".join(map(str, done.schedule))}
-    row |= {name: value for name, value in quality.items() if value is not None}
-    row |= {"tokens": done.tokens, "seconds": done.seconds}
-    write(table([row], list(row)) + "\n")
-    unit = "sequence" if loaded.task == "classifier" else "token"
-    what = f"kl and rise in nats per {unit} over"
-    if done.error is not None:
-        what = "relative error of the states to those of"
-    elif done.distance is not None:
-        what = "root mean square distance of the numbers from those of"
-    kept = ""
-    if done.keeps_plain:
-        kept = "; plain steps come nearer than what was fitted, and are kept: give more text (--file, --batches)"
-    note(
-        f"{what} the full depth, on text held out of the fit (plain: of {done.steps} even steps by Euler's method)"
-        f"{kept}; written: {path}"
-    )
-
-
-def _tell(text: Text, note: Write) -> None:
-    if text.note is not None:
-        note(text.note)
 
 
 def _export(loaded: LoadedModel, config: InferConfig, note: Write) -> None:

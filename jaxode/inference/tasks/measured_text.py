@@ -14,6 +14,7 @@ from jaxode.checkpoint import TrainedModel
 from jaxode.config import UserError, require
 from jaxode.data import Batch, BatchSpec, documents, segments
 from jaxode.data.packing import windows
+from jaxode.inference.tasks.output import Write
 
 LONGEST_ROW = 2048
 """Tokens of a row of text that is measured on, at most: models that read 65,536 would need as many at once."""
@@ -32,6 +33,12 @@ class Text:
     """Words as WikiText counts them: what white space divides, and the end of every line; None as for bytes."""
     note: str | None = None
     """What differs from how the model could read it."""
+
+
+def tell(text: Text, note: Write) -> None:
+    """What differs, where anything does."""
+    if text.note is not None:
+        note(text.note)
 
 
 def corpus(trained: TrainedModel) -> jaxode.data.PreparedData:

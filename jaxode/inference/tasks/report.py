@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -31,6 +31,7 @@ from jaxode.inference.loading.names import STATE_TASKS
 from jaxode.inference.tasks.controls import CALIBRATION_BATCHES, write_controls
 from jaxode.inference.tasks.line_text import labelled_text
 from jaxode.inference.tasks.measured_text import Text, corpus, file_text, validation_text
+from jaxode.inference.tasks.output import Write
 from jaxode.interop import is_pretrained
 from jaxode.model.parameters import calibration_parameters, without_calibrations
 
@@ -140,8 +141,8 @@ def write_report(
     trained: TrainedModel,
     config: InferConfig,
     methods: tuple[Method, ...],
-    write: Callable[[str], None],
-    note: Callable[[str], None],
+    write: Write,
+    note: Write,
 ) -> None:
     """Fit magnitude matching, measure everything, write the table and the files.
 
@@ -175,8 +176,8 @@ def write_label_report(
     trained: TrainedModel,
     config: InferConfig,
     methods: tuple[Method, ...],
-    write: Callable[[str], None],
-    note: Callable[[str], None],
+    write: Write,
+    note: Write,
 ) -> None:
     """Measure a classifier on labelled texts or words by every method, write the table and the files.
 
@@ -205,7 +206,7 @@ def _made_folder(trained: TrainedModel, config: InferConfig) -> Path:
     return folder
 
 
-def _magnitudes(trained: TrainedModel, config: InferConfig, text: Text, note: Callable[[str], None]) -> list[Method]:
+def _magnitudes(trained: TrainedModel, config: InferConfig, text: Text, note: Write) -> list[Method]:
     model = trained.config.model
     counts = [n for n in evaluation_counts(model, config.steps) if n < model.steps]
     counts = [n for n in counts if fits(model, DepthConfig(steps=n))]
