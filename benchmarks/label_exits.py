@@ -7,7 +7,8 @@ Reads the runs that the first command leaves in --work. Rules: patience (PABEE, 
 Schuster et al. 2022) over the full depth's steps, for the model whose head was trained on the way (exits) and for the
 elastic one; beside them the elastic model in 12, 6, 4, 3 and 2 steps. Keeps docs/results/label-exits.csv and .png:
 accuracy on the test texts, the mean of block evaluations of a text, and texts a second, whose median over rounds counts
-and which are timed in turns. A batch waits for its last text, so at 32 a rule saves less time than evaluations.
+and which are timed in turns; tasks that are not named keep their rows. A batch waits for its last text, so at 32 a
+rule saves less time than evaluations.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from jaxode.data import Batch
 from jaxode.data.columns import Columns
 from jaxode.data.labelled import labelled_batches
 from jaxode.data.tables import read_table
-from jaxode.evaluation.figures import Panel, panel_figure
+from jaxode.evaluation.figures import Panel, panel_figure, read_csv
 from jaxode.evaluation.loss import batch_inputs
 
 RULES = [Patience(patience, "sequence") for patience in (1, 2, 3, 4)]
@@ -116,8 +117,10 @@ def main() -> None:
     parser.add_argument("--timed", type=int, default=256, help="texts that are timed")
     parser.add_argument("--rounds", type=int, default=5)
     told = parser.parse_args()
-    rows: list[dict[str, Any]] = []
+    kept = RESULTS / "label-exits.csv"
+    rows: list[dict[str, Any]] = read_csv(kept) if kept.exists() else []
     for name in told.tasks.split(","):
+        rows = [row for row in rows if row["task"] != name]
         runs = {kind: jaxode.load(told.work / name / f"{kind}-0") for kind in ("elastic", "exits")}
         own = runs["elastic"]
         table = read_table(str(tables(told.data, told.work, name)[1]), Columns(), labelled=True)
@@ -148,7 +151,7 @@ def main() -> None:
             )
         report("label-exits", rows)
     panels = []
-    for name in told.tasks.split(","):
+    for name in dict.fromkeys(row["task"] for row in rows):
         for work, label in (("block_evaluations", "block evaluations"), ("texts_per_second_of_32", "texts a second")):
             series: dict[str, Any] = {}
             for row in rows:
