@@ -143,7 +143,7 @@ def test_what_is_measured_on_is_known_before_anything_is_compiled(tmp_path):
 
 def test_a_fit_reads_the_words_of_a_file_alone(infer, run, folder, monkeypatch):
     seen = []
-    monkeypatch.setattr(main, "_calibrate", lambda loaded, config, batches, *rest: seen.extend(batches))
+    monkeypatch.setattr(main, "fit_calibration", lambda loaded, config, batches, *rest: seen.extend(batches))
     flags = ("--checkpoint", run[0].run.path, "--task", "calibrate", "--steps", 2)
     ran = infer(*flags, "--file", folder / "train.conll")
     assert ran.code == 0, ran.err
