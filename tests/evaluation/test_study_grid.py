@@ -113,6 +113,12 @@ FIXED = '[[variant]]\nname = "fixed"'
         ('"direct-2"', '"direct 2"', 'variant.name = "direct 2": must be letters, digits'),
         ("depth.steps", "train.seed", "train.seed = 2: name seeds in study.seeds, or as seeds of a variant; leave it"),
         (FIXED, "[settings]\nout = 'here'\n" + FIXED, "settings: out = 'here': the study chooses the folder"),
+        (
+            "= 2 }",
+            '= 2, depth.solver = "heun" }',
+            "variant direct-2: depth.solver = 'heun': a study measures its runs, and",
+        ),
+        ("= 2 }", '= 2, depth.schedule = "unit" }', "depth.schedule = 'unit': a study measures its runs, and compares"),
         ('= "none"', '= "none", depth.steps = 2', "variant unshared: depth.steps = 2 does not fit model.steps = 4"),
     ],
 )

@@ -167,3 +167,30 @@ def test_a_run_that_was_trained_in_fewer_steps_alone_says_so(infer, tmp_path):
     note = "trained in 2 steps alone: --steps 2 runs it so"
     assert note in infer(*common).err.splitlines()
     assert note not in infer(*common, "--steps", 2).err
+
+
+@pytest.mark.parametrize(
+    ("depth", "flags", "note"),
+    [
+        (
+            DepthConfig(steps=2, schedule="unit"),
+            ("--steps", 2),
+            "trained in 2 steps alone and with schedule unit: --steps 2 --schedule unit runs it so",
+        ),
+        (DepthConfig(solver="heun"), ("--steps", 2), "trained with solver heun: --solver heun runs it so"),
+        (
+            DepthConfig(solver="heun", schedule="geometric:1.2"),
+            ("--solver", "heun"),
+            "trained with solver heun and with schedule geometric:1.2: --solver heun --schedule geometric:1.2 runs "
+            "it so",
+        ),
+    ],
+)
+def test_a_run_of_another_solver_or_schedule_says_how_to_run_it_so(infer, tmp_path, depth, flags, note):
+    run = write_run(tmp_path / "run", model_config("causal"), depth=depth)
+    common = ("--checkpoint", run, "--prompt", "abc", "--max-new-tokens", 1)
+    assert note in infer(*common, *flags).err.splitlines()
+    advice = note.split(": ")[1].removesuffix(" runs it so").split()
+    so = infer(*common, *advice)
+    assert so.code == 0, so.err
+    assert "runs it so" not in so.err

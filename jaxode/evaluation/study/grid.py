@@ -145,7 +145,19 @@ def _runs(file: StudyConfig, base: Config, path: Path) -> Iterator[Run]:
                     f"{source}: depth.steps = {run.trained_at} does not fit model.steps = {config.model.steps} in "
                     f'{config.model.distinct_blocks} blocks (model.sharing = "{config.model.sharing}"); choose others',
                 )
+                _measured_so(config, source)
                 yield run
+
+
+def _measured_so(config: Config, source: str) -> None:
+    """Refuse a solver or schedule of training that the study would not measure with."""
+    for name, usual in (("solver", "euler"), ("schedule", config.model.loop.schedule)):
+        value = getattr(config.depth, name)
+        require(
+            value in ("auto", usual),
+            f"{source}: depth.{name} = {value!r}: a study measures its runs, and compares them, with {name} "
+            f'"{usual}"; leave it out, and measure a run of its own with infer.py --task sweep --{name} {value}',
+        )
 
 
 def _flat(settings: Mapping[str, Any], source: str, prefix: str = "") -> dict[str, Any]:

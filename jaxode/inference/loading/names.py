@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from jaxode.checkpoint import RunFolder, Task
-from jaxode.config import ModelConfig, UserError, require
+from jaxode.config import DepthConfig, ModelConfig, UserError, require
 from jaxode.config.task_settings import READERS
 from jaxode.interop import is_pretrained, locate, model_config, pretrained_task
 from jaxode.interop.pretrained import with_loops
@@ -35,6 +35,8 @@ class ModelFolder:
     """N of its files, where `config` has another that was asked for."""
     only_steps: int | None = None
     """The one number of steps that it was trained in, where that is not N."""
+    trained: DepthConfig = field(default_factory=DepthConfig)
+    """Solver and schedule of its training; its steps where they are `only_steps`."""
 
     @property
     def ours(self) -> bool:
@@ -88,7 +90,9 @@ def resolve(name: Path | str, task: str | None = None, loops: int | None = None)
         f'{path}: is a {kind} model: task = "{task}" is for a Hugging Face model; leave it out',
     )
     origin: Origin = "shipped" if is_shipped(path) else "exported" if run.exported else "run"
-    return ModelFolder(path, origin, kind, config.model, config.data.text_key, only_steps=config.only_steps)
+    only = config.only_steps
+    trained = DepthConfig(steps=only, solver=config.depth.solver, schedule=config.depth.schedule)
+    return ModelFolder(path, origin, kind, config.model, config.data.text_key, only_steps=only, trained=trained)
 
 
 def shipped() -> dict[str, Path]:

@@ -115,6 +115,21 @@ def meaning(model: ModelConfig, depth: DepthConfig, trained: int | None = None) 
     )
 
 
+def as_trained(model: ModelConfig, trained: DepthConfig, asked: DepthConfig) -> str | None:
+    """How to ask for the depth that a run was trained at, where another one is asked for; None where it is that one, or
+    the depth that is meant when nothing is asked for.
+    """
+    own = resolve(model, trained)
+    usual, asked = resolve(model, DepthConfig()), resolve(model, asked)
+    unusual = [name for name in ("solver", "schedule") if getattr(own, name) != getattr(usual, name)]
+    flags = {name: getattr(own, name) for name in (*(("steps",) if own.steps is not None else ()), *unusual)}
+    if all(getattr(asked, name) == value for name, value in flags.items()):
+        return None
+    alone = [f"in {own.steps} steps alone"] if own.steps is not None else []
+    how = " and ".join([*alone, *(f"with {name} {flags[name]}" for name in unusual)])
+    return f"trained {how}: {' '.join(f'--{name} {value}' for name, value in flags.items())} runs it so"
+
+
 def risk(model: ModelConfig, depth: DepthConfig) -> str | None:
     """What Euler's method risks at this depth, and the remedy; None where it risks nothing that is known of.
 

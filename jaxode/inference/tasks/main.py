@@ -23,6 +23,7 @@ from jaxode.inference.programs import keep_compiled
 from jaxode.inference.tasks.calibration import fit_calibration
 from jaxode.inference.tasks.comparison import bench, compare
 from jaxode.inference.tasks.depths import (
+    as_trained,
     asked_depth,
     check_full_depth,
     check_start,
@@ -137,8 +138,8 @@ def run(config: InferConfig, write: Write, note: Write) -> None:
         f"{name}, {source}: {folder.task.replace('_', ' ')}, "
         f"{loaded.model.num_parameters:,} parameters, tokenizer {loaded.own_tokenizer.name}"
     )
-    if folder.only_steps is not None and task != "export" and named.steps != folder.only_steps:
-        note(f"trained in {folder.only_steps} steps alone: --steps {folder.only_steps} runs it so")
+    if task != "export" and (line := as_trained(model, folder.trained, named)) is not None:
+        note(line)
     # what is fitted, compared or copied says more than the depth that was named
     if task not in ("calibrate", "report", "export"):
         for chosen in compared or (depth,):
