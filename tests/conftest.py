@@ -94,16 +94,28 @@ def pytest_unconfigure(config):
         shutil.rmtree(os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 
 
+MAPPED = 20_000
+"""Mappings of a process after which compiled programs are dropped."""
+
+
 @pytest.fixture(scope="module", autouse=True)
-def _programs_of_their_own():
-    """Drop what a module has compiled: each program maps memory, and a process may map 65,530 times in all."""
+def _not_too_many_programs():
+    """Drop what is compiled, from time to time: each program maps memory, and a process may map 65,530 times in all."""
     yield
-    if "jax" in sys.modules:
+    if "jax" in sys.modules and _mappings() > MAPPED:
         import jax
 
         jax.clear_caches()
         gc.collect()
         gc.freeze()  # what is left are modules and collected tests: the next collection need not go through them again
+
+
+def _mappings():
+    try:
+        with open("/proc/self/maps", "rb") as lines:
+            return sum(1 for _ in lines)
+    except OSError:
+        return MAPPED + 1  # not told: after every module
 
 
 @pytest.fixture(scope="session")
@@ -135,8 +147,8 @@ def lively():
 
 
 @pytest.fixture(scope="session")
-def compilations():
-    """A function that says how many programs XLA has compiled so far."""
+def _compiled():
+    """A list that grows with every program that XLA compiles."""
     import jax.monitoring
 
     compiled = []
@@ -146,7 +158,16 @@ def compilations():
             compiled.append(duration)
 
     jax.monitoring.register_event_duration_secs_listener(listen)
-    return lambda: len(compiled)
+    return compiled
+
+
+@pytest.fixture
+def compilations(_compiled):
+    """A function that says how many programs XLA has compiled so far, none of which an earlier test has left."""
+    import jax
+
+    jax.clear_caches()
+    return lambda: len(_compiled)
 
 
 @pytest.fixture
