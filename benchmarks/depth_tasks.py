@@ -65,6 +65,13 @@ WAYS: dict[str, dict[str, Any]] = {
     "unshared-3": {"model.sharing": "none", "model.steps": 3, "model.inject_input": False},
 }
 """What each changes of the recipe."""
+EASIER: dict[str, tuple[dict[str, Any], ...]] = {
+    "p-hop": (
+        {"data.task.difficulty": "1", "data.task.beyond": "", "data.task.examples": 40000, "train.updates": 200},
+        {"data.task.difficulty": "1-2", "data.task.beyond": "", "data.task.examples": 80000, "train.updates": 400},
+    ),
+}
+"""Of a task that is hardly learned all at once: what comes before, each from where the one before it ended."""
 DEPTHS = (12, 8, 6, 4, 3, 2)
 FITS = {"calibrated": (Fit(), 20), "adapters": (Fit(updates=400, adapters=16), 80)}
 """Solvers that are fitted to the fixed model, and on how many batches of its training questions."""
@@ -81,11 +88,14 @@ def depths(config: Config) -> list[DepthConfig]:
     return [*even, *(DepthConfig(steps=n, solver="euler", schedule="unit") for n in beyond)]
 
 
-def training_flops(config: Config, updates: int) -> int:
-    """Of the whole run."""
-    curriculum, tokens = Curriculum(config), config.train.batch_size * config.model.length
-    solves = (curriculum.at(update) for update in range(updates))
-    return tokens * sum(cost(config.model, config.depth, config.objective, one).flops for one in solves)
+def training_flops(task: str, config: Config) -> int:
+    """Of the whole run, with what came before it."""
+    total = 0
+    for one in (config, *(override(config, changes, task) for changes in EASIER.get(task, ()))):
+        curriculum, tokens = Curriculum(one), one.train.batch_size * one.model.length
+        solves = (curriculum.at(update) for update in range(one.train.updates))
+        total += tokens * sum(cost(one.model, one.depth, one.objective, each).flops for each in solves)
+    return total
 
 
 def rows(task: str, way: str, seed: int, done: TrainResult) -> Iterator[dict[str, Any]]:
@@ -96,7 +106,7 @@ def rows(task: str, way: str, seed: int, done: TrainResult) -> Iterator[dict[str
         "way": way,
         "seed": seed,
         "parameters": done.architecture.bind(done.params).num_parameters,
-        "training_flops": training_flops(done.config, done.step),
+        "training_flops": training_flops(task, done.config),
     }
     if way in FITS:
         yield from (about | row for row in calibrated(done, seed, questions, *FITS[way]))
@@ -122,13 +132,12 @@ def results(tasks: Sequence[str], ways: Sequence[str], seeds: Sequence[int], wor
         if any((row["task"], row["way"], row["seed"]) == (task, way, seed) for row in kept_rows()):
             continue
         trained = "fixed" if way in FITS else way
-        out = work / task / f"{trained}-{seed}"
         config = override(from_toml(Config, RECIPES / f"{task}.toml"), WAYS[trained], f"way {way}")
-        loop = dataclasses.replace(config.train, seed=seed)
-        begun, resumed = time.perf_counter(), (out / "config.toml").exists()
-        done = train(dataclasses.replace(config, train=loop, out=str(out), resume=resumed))
-        if done.stopped_by is not None:
-            raise SystemExit(f"{out}: stopped at update {done.step}; the same command goes on")
+        config = dataclasses.replace(config, train=dataclasses.replace(config.train, seed=seed))
+        begun = time.perf_counter()
+        for done in stages(task, config, work / task / f"{trained}-{seed}"):
+            if done.stopped_by is not None:
+                raise SystemExit(f"{done.config.out}: stopped at update {done.step}; the same command goes on")
         # of the part that ran now, where it was stopped in between
         minutes = (time.perf_counter() - begun) / 60
         # a fit's are not those of the model that it is fitted to
@@ -138,6 +147,17 @@ def results(tasks: Sequence[str], ways: Sequence[str], seeds: Sequence[int], wor
         print(table(by_depth(found), list(by_depth(found)[0])), flush=True)
         # read again: another process may have measured meanwhile
         write_csv(KEPT, [*kept_rows(), *found])
+
+
+def stages(task: str, config: Config, out: Path) -> Iterator[TrainResult]:
+    """Train what is easier first where a task has that, then the recipe itself."""
+    before = ""
+    for number, changes in enumerate((*EASIER.get(task, ()), {})):
+        one = override(config, changes, f"stage {number} of {task}") if changes else config
+        folder = out.with_name(f"{out.name}-easier-{number}") if changes else out
+        resumed = (folder / "config.toml").exists()
+        yield train(dataclasses.replace(one, init=before, out=str(folder), resume=resumed))
+        before = str(folder)
 
 
 def kept_rows() -> list[dict[str, Any]]:

@@ -15,13 +15,12 @@ from jaxode.data.tasks import TASKS, asked, find_task, task_documents, task_exam
 
 
 def follow(text, answer):
-    pairs, count, starts = re.fullmatch(r"(\w+?)(\|+)(\w{4})", text).groups()
-    leads = {pairs[i]: pairs[i + 1] for i in range(0, len(pairs), 2)}
-    assert len(leads) == 16
-    here = starts
-    for _ in count:
-        here = "".join(leads[node] for node in here)
-    return here
+    """By powers of a permutation matrix."""
+    pointers, bars, dots = re.fullmatch(r"([a-q]{17})(\|+)(\.*)", text).groups()
+    assert len(bars + dots) == 8
+    leads = np.eye(17, dtype=int)[[ord(node) - ord("a") for node in pointers]]
+    powers = [np.linalg.matrix_power(leads, len(bars) * jump) for jump in range(1, len(answer) + 1)]
+    return "".join(chr(ord("a") + (power @ np.arange(17))[0]) for power in powers)
 
 
 def permute(objects):
@@ -99,9 +98,21 @@ def test_chance_is_one_over_the_answers_that_there_are(name, difficulty, answers
 
 
 def test_chance_where_there_are_more_answers_than_are_drawn():
-    # four nodes of sixteen in some order, eleven cells
-    assert TASKS["p-hop"].answers(3) == 16 * 15 * 14 * 13
+    # eight of the sixteen other nodes in some order, eleven cells
+    assert TASKS["p-hop"].answers(3) == 16 * 15 * 14 * 13 * 12 * 11 * 10 * 9
     assert TASKS["rule-30"].answers(3) == 2048
+
+
+@pytest.mark.parametrize("difficulty", [1, 8])
+def test_pointers_are_one_circle_and_no_answer_comes_twice(difficulty):
+    for question in task_examples(TASKS["p-hop"], difficulty, 20, seed=3, share=0.1, held_out=False):
+        leads = dict(zip("abcdefghijklmnopq", question.text, strict=False))
+        node, seen = "a", []
+        while node not in seen:
+            seen.append(node)
+            node = leads[node]
+        assert len(seen) == 17
+        assert len(set(question.answer) - {"a"}) == 8
 
 
 def test_every_task_has_a_solver():
@@ -178,7 +189,7 @@ def test_a_task_is_a_corpus_whose_answers_are_predicted(tmp_path):
         (
             "tasks/p-hop",
             {},
-            r"data.task, difficulty 2: a question with its answer has 43 tokens, the model reads model.l",
+            r"data.task, difficulty 2: a question with its answer has 34 tokens, the model reads model.l",
         ),
         ("tasks/s3", {"beyond": "40"}, "difficulty 40: a question with its answer has 44 tokens"),
         ("tasks/s3", {"beyond": "4-5"}, r'data.task.beyond = "4-5": 4 is trained on'),

@@ -13,26 +13,36 @@ from jaxode.data.tasks.examples import Question, Task
 
 NODES = string.ascii_lowercase[:24]
 """Of reachable."""
-CIRCLE, STARTS = NODES[:16], 4
-"""Nodes of p-hop, and how many of them a question asks about: one answer is too little to learn from."""
+CIRCLE, JUMPS = NODES[:17], 8
+"""Nodes of p-hop, as many as no number of pointers divides, and how often that number is followed: one answer is too
+little to learn from."""
 CELLS = 11
 """Width of the automaton, whose ends touch."""
 
 
 def hops(rng: np.random.Generator, difficulty: int) -> Question:
-    """Follow `difficulty` pointers from each of some nodes. All pointers are one circle, so none leads back early.
+    """Follow `difficulty` pointers from the first node, as many from where they lead, and so on.
 
-    abcabdca..|||cadb=: pairs say that a points to b and c to a; three pointers (a bar each, so that more of them than
-    were trained on can be read) from c lead where, from a, d and b? Half of the circle at most: from there on the way
-    back is shorter. After the induction of p hops that Sanford et al. 2024 (arXiv 2402.09268) show to need depth in
-    log p.
+    epklhqjfbodangicm|||.....=fnopdeqg: a points to e, b to p, c to k; three pointers from a lead to f (by way of e and
+    h), three from f to n. A bar each, in as many places as the most difficult question needs, so that everything stands
+    at a place of its own. All pointers are one circle, so that none leads back early, and half of it at most are
+    followed: from there on the way back is shorter.
+
+    After the induction of p hops that Sanford et al. 2024 (arXiv 2402.09268) show to need depth in log p, without what
+    gradients hardly find in it: a pointer stands at the place that its node names, so that one attention looks it up
+    (of pairs in any order it takes one for what stood before and one for the match, and neither helps without the
+    other), and each answer begins at the token that is read, so that nothing is fetched first.
     """
-    circle = [CIRCLE[i] for i in rng.permutation(len(CIRCLE))]
-    pairs = [circle[i] + circle[(i + 1) % len(circle)] for i in range(len(circle))]
-    starts = rng.permutation(len(circle))[:STARTS]
-    text = "".join(pairs[i] for i in rng.permutation(len(pairs)))
-    asked, answers = ("".join(circle[(start + hop) % len(circle)] for start in starts) for hop in (0, difficulty))
-    return Question(f"{text}{'|' * difficulty}{asked}", answers)
+    order = rng.permutation(len(CIRCLE))
+    after = np.empty_like(order)
+    after[order] = np.roll(order, -1)
+    node, walk = 0, []
+    for _ in range(JUMPS):
+        for _ in range(difficulty):
+            node = after[node]
+        walk.append(node)
+    pointers, answers = ("".join(CIRCLE[node] for node in nodes) for nodes in (after, walk))
+    return Question(pointers + ("|" * difficulty).ljust(len(CIRCLE) // 2, "."), answers)
 
 
 def swaps(objects: int) -> Task:
@@ -91,7 +101,7 @@ def reachable(rng: np.random.Generator, difficulty: int) -> Question:
 TASKS = {
     task.name: task
     for task in (
-        Task("p-hop", hops, lambda difficulty: math.perm(len(CIRCLE), STARTS), 1, 5, most=len(CIRCLE) // 2),
+        Task("p-hop", hops, lambda difficulty: math.perm(len(CIRCLE) - 1, JUMPS), 1, 5, most=len(CIRCLE) // 2),
         swaps(3),
         swaps(5),
         Task("parity", parity, lambda difficulty: 2, 1, 16),
