@@ -135,9 +135,7 @@ def results(tasks: Sequence[str], ways: Sequence[str], seeds: Sequence[int], wor
         config = override(from_toml(Config, RECIPES / f"{task}.toml"), WAYS[trained], f"way {way}")
         config = dataclasses.replace(config, train=dataclasses.replace(config.train, seed=seed))
         begun = time.perf_counter()
-        for done in stages(task, config, work / task / f"{trained}-{seed}"):
-            if done.stopped_by is not None:
-                raise SystemExit(f"{done.config.out}: stopped at update {done.step}; the same command goes on")
+        done = trained_model(task, config, work / task / f"{trained}-{seed}")
         # of the part that ran now, where it was stopped in between
         minutes = (time.perf_counter() - begun) / 60
         # a fit's are not those of the model that it is fitted to
@@ -149,15 +147,21 @@ def results(tasks: Sequence[str], ways: Sequence[str], seeds: Sequence[int], wor
         write_csv(KEPT, [*kept_rows(), *found])
 
 
-def stages(task: str, config: Config, out: Path) -> Iterator[TrainResult]:
-    """Train what is easier first where a task has that, then the recipe itself."""
+def trained_model(task: str, config: Config, out: Path) -> TrainResult:
+    """Trained on what is easier first where a task has that, then by the recipe itself."""
     before = ""
-    for number, changes in enumerate((*EASIER.get(task, ()), {})):
-        one = override(config, changes, f"stage {number} of {task}") if changes else config
-        folder = out.with_name(f"{out.name}-easier-{number}") if changes else out
-        resumed = (folder / "config.toml").exists()
-        yield train(dataclasses.replace(one, init=before, out=str(folder), resume=resumed))
-        before = str(folder)
+    for number, changes in enumerate(EASIER.get(task, ())):
+        easier = override(config, changes, f"{task}, easier questions")
+        before = _trained(easier, before, out.with_name(f"{out.name}-easier-{number}")).config.out
+    return _trained(config, before, out)
+
+
+def _trained(config: Config, init: str, out: Path) -> TrainResult:
+    resumed = (out / "config.toml").exists()
+    done = train(dataclasses.replace(config, init=init, out=str(out), resume=resumed))
+    if done.stopped_by is not None:
+        raise SystemExit(f"{out}: stopped at update {done.step}; the same command goes on")
+    return done
 
 
 def kept_rows() -> list[dict[str, Any]]:
