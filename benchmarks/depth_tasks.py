@@ -66,9 +66,9 @@ WAYS: dict[str, dict[str, Any]] = {
 }
 """What each changes of the recipe."""
 EASIER: dict[str, tuple[dict[str, Any], ...]] = {
-    "p-hop": (
-        {"data.task.difficulty": "1", "data.task.beyond": "", "data.task.examples": 40000, "train.updates": 200},
-        {"data.task.difficulty": "1-2", "data.task.beyond": "", "data.task.examples": 80000, "train.updates": 400},
+    "p-hop": tuple(
+        {"data.task.difficulty": which, "data.task.beyond": "", "data.task.examples": 80000, "train.updates": updates}
+        for which, updates in (("1", 200), ("1-2", 600), ("1-3", 300), ("1-4", 300))
     ),
 }
 """Of a task that is hardly learned all at once: what comes before, each from where the one before it ended."""
