@@ -33,10 +33,8 @@ class ModelFolder:
     """Field of a line of JSON that holds its text, as in the run's own corpus."""
     trained_steps: int | None = None
     """N of its files, where `config` has another that was asked for."""
-    only_steps: int | None = None
-    """The one number of steps that it was trained in, where that is not N."""
     trained: DepthConfig = field(default_factory=DepthConfig)
-    """Solver and schedule of its training; its steps where they are `only_steps`."""
+    """Solver and schedule of its training; steps where it was trained in one number of them alone that is not N."""
 
     @property
     def ours(self) -> bool:
@@ -90,9 +88,8 @@ def resolve(name: Path | str, task: str | None = None, loops: int | None = None)
         f'{path}: is a {kind} model: task = "{task}" is for a Hugging Face model; leave it out',
     )
     origin: Origin = "shipped" if is_shipped(path) else "exported" if run.exported else "run"
-    only = config.only_steps
-    trained = DepthConfig(steps=only, solver=config.depth.solver, schedule=config.depth.schedule)
-    return ModelFolder(path, origin, kind, config.model, config.data.text_key, only_steps=only, trained=trained)
+    trained = DepthConfig(config.only_steps, config.depth.solver, config.depth.schedule)
+    return ModelFolder(path, origin, kind, config.model, config.data.text_key, trained=trained)
 
 
 def shipped() -> dict[str, Path]:

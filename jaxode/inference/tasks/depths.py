@@ -52,9 +52,9 @@ def check_full_depth(folder: ModelFolder, task: str) -> None:
         UserError: a run that was trained in fewer steps alone.
     """
     require(
-        folder.only_steps is None,
+        folder.trained.steps is None,
         f"{task}: compares with the full depth, N = {folder.config.steps}, and {folder.path} was trained in "
-        f"{folder.only_steps} steps alone (depth.steps); train it with model.steps = {folder.only_steps}, or in "
+        f"{folder.trained.steps} steps alone (depth.steps); train it with model.steps = {folder.trained.steps}, or in "
         "several numbers of steps (objective.steps)",
     )
 
@@ -116,11 +116,11 @@ def meaning(model: ModelConfig, depth: DepthConfig, trained: int | None = None) 
 
 
 def as_trained(model: ModelConfig, trained: DepthConfig, asked: DepthConfig) -> str | None:
-    """How to ask for the depth that a run was trained at, where another one is asked for; None where it is that one, or
-    the depth that is meant when nothing is asked for.
+    """How to ask for the depth that a run was trained at, where another one, its solver named, is asked for; None where
+    it is that one, or the depth that is meant when nothing is asked for.
     """
     own = resolve(model, trained)
-    usual, asked = resolve(model, DepthConfig()), resolve(model, asked)
+    usual = resolve(model, DepthConfig())
     unusual = [name for name in ("solver", "schedule") if getattr(own, name) != getattr(usual, name)]
     flags = {name: getattr(own, name) for name in (*(("steps",) if own.steps is not None else ()), *unusual)}
     if all(getattr(asked, name) == value for name, value in flags.items()):
